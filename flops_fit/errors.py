@@ -1,0 +1,17 @@
+"""The errors that a user can mend. Each says what was got, what was expected and what to do."""
+
+
+class UserError(ValueError):
+    """Something in the command, the configs or the files; shown without a traceback."""
+
+
+class PlanError(UserError):
+    """The sweep that was asked for can't be planned."""
+
+
+class StudyError(UserError):
+    """A study folder or one of its files can't be used as it is."""
+
+
+class ConfigError(UserError):
+    """A model, dataset, loss or optimizer can't be built or doesn't fit the others."""

@@ -1,0 +1,454 @@
+"""Plan an IsoFLOP sweep: for each budget, which model sizes to train and for how many steps.
+
+Knows nothing of torch: model sizes come measured from a `Family`, so the arithmetic of budgets,
+steps and tokens can be read, tested and used on its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from flops_fit.errors import PlanError, StudyError
+from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FlopRule
+
+SCHEMA_VERSION = 1
+"""Of plan.json and result.json. A file of another version is refused, never guessed at."""
+
+COMPUTE_OPTIMAL_TOKENS_PER_PARAM = 20.0
+"""Where a grid is centred when nobody knows better (Hoffmann et al. 2022, table 3)."""
+
+COUNTED_WARNING = 1.25
+"""Counted and formula FLOPs further apart than this factor are pointed out."""
+
+FEWEST_SIZES = 3
+"""Points a parabola needs before its minimum means anything."""
+
+FORWARD_SHARE = 1 / 3
+"""Of the FLOPs to train on a token, those of its forward pass (2 of 6)."""
+
+EVALUATION_SHARE = 0.1
+"""The final evaluation may cost this share of the cheapest run's training compute."""
+
+SizeValue = int | float | Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The argument that scales a model family, and its value: a number, or a whole shape."""
+
+    name: str
+    value: SizeValue
+
+    @property
+    def label(self) -> str:
+        if isinstance(self.value, Mapping):
+            return " ".join(f"{key}={value}" for key, value in self.value.items())
+        return f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """One member of a model family as measured. FLOPs are per token, forward and backward."""
+
+    size: Size
+    num_params: int
+    num_params_total: int
+    counted_flops_per_token: float | None
+
+
+class Family(Protocol):
+    """A model family that the planner can ask for sizes."""
+
+    def nearest(self, num_params: float) -> ModelSize:
+        """The legal size whose N is closest in ratio."""
+
+    def at(self, value: SizeValue) -> ModelSize:
+        """The size with this value."""
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What the planner must know of a dataset. `unique_samples` is None where data never ends."""
+
+    tokens_per_sample: int
+    unique_samples: int | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to plan: the knobs of a sweep with their defaults and units."""
+
+    budgets: tuple[float, ...]  # FLOPs
+    batch_size: int  # samples per step
+    sizes: tuple[SizeValue, ...] | None = None
+    num_sizes: int = 7
+    span: float = 16.0  # largest N / centre = centre / smallest N
+    center: float | None = None  # tokens per parameter at the centre of the grid
+    min_steps: int = 100
+    max_epochs: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.budgets:
+            raise PlanError("no budgets: give some in FLOPs, such as budgets=1e15,1e16")
+        for budget in self.budgets:
+            if not math.isfinite(budget) or budget <= 0:
+                raise PlanError(
+                    f"budget {budget:g} is not a finite positive number of FLOPs: "
+                    "give budgets such as budgets=1e15,1e16"
+                )
+        if len(set(self.budgets)) != len(self.budgets):
+            raise PlanError(f"budgets repeat: {list(self.budgets)}: give each once")
+        for name, lowest in (("batch_size", 1), ("num_sizes", 1), ("min_steps", 1)):
+            if getattr(self, name) < lowest:
+                raise PlanError(f"{name} is {getattr(self, name)}: it must be at least {lowest}")
+        if not self.span > 1:
+            raise PlanError(f"span is {self.span:g}: largest N over centre must be above 1")
+        if not self.max_epochs > 0:
+            raise PlanError(f"max_epochs is {self.max_epochs:g}: it must be above 0")
+        if self.center is not None and not self.center > 0:
+            raise PlanError(f"center is {self.center:g} tokens per parameter: it must be above 0")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One planned training run: what will really be done, in whole optimizer steps."""
+
+    budget: float  # FLOPs asked
+    size: Size
+    num_params: int
+    num_params_total: int
+    num_steps: int
+    batch_size: int  # samples per step
+    batch_tokens: int
+    flops_per_token: float  # by the plan's FLOP rule
+    flops_per_token_counted: float | None
+    flops_per_token_formula: float
+    unique_tokens: int | None
+    seed: int
+    id: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_steps * self.batch_tokens
+
+    @property
+    def flops(self) -> float:
+        return self.num_tokens * self.flops_per_token
+
+    @property
+    def flops_counted(self) -> float | None:
+        if self.flops_per_token_counted is None:
+            return None
+        return self.num_tokens * self.flops_per_token_counted
+
+    @property
+    def counted_over_formula(self) -> float | None:
+        if self.flops_per_token_counted is None:
+            return None
+        return self.flops_per_token_counted / self.flops_per_token_formula
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.num_tokens / self.num_params
+
+    @property
+    def epochs(self) -> float | None:
+        return None if self.unique_tokens is None else self.num_tokens / self.unique_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The experiments of a sweep, in order of budget and size, and how they came about."""
+
+    experiments: tuple[Experiment, ...]
+    flop_rule: FlopRule
+    notes: tuple[str, ...] = ()  # sizes dropped and other things worth knowing
+    study: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the composed config, plain values
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(sorted({e.budget for e in self.experiments}))
+
+    @property
+    def total_flops(self) -> float:
+        return math.fsum(e.flops for e in self.experiments)
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def __str__(self) -> str:
+        return (
+            f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
+            f"total_flops={self.total_flops:.2e})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        check_schema_version(data, "plan.json")
+        rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
+        return cls(
+            experiments=tuple(
+                Experiment(**{**e, "size": Size(**e["size"])}) for e in data["experiments"]
+            ),
+            flop_rule=FlopRule(**rule),
+            notes=tuple(data["notes"]),
+            study=data["study"],
+            settings=data["settings"],
+        )
+
+
+def check_schema_version(data: Mapping[str, Any], name: str) -> None:
+    found = data.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise StudyError(
+            f"{name} has schema version {found}, this flops-fit reads {SCHEMA_VERSION}: "
+            "use the flops-fit that wrote it, or name another study"
+        )
+
+
+class FlopCount(Protocol):
+    """How the FLOPs of a training token are defined for a study."""
+
+    def __call__(self, model: ModelSize) -> float:
+        """FLOPs per token, forward and backward."""
+
+    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
+        """The same as a function of N, for laws."""
+
+
+@dataclass(frozen=True)
+class FormulaFlops:
+    """C = constant x N x D."""
+
+    constant: float = FLOPS_PER_PARAM_PER_TOKEN
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.constant) and self.constant > 0):
+            raise PlanError(
+                f"flops_per_param_per_token is {self.constant:g}: it must be finite and above 0"
+            )
+
+    def __call__(self, model: ModelSize) -> float:
+        return self.constant * model.num_params
+
+    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
+        return FlopRule.constant(self.constant)
+
+
+@dataclass(frozen=True)
+class CountedFlops:
+    """C = what the model's operations add up to, measured for each size."""
+
+    def __call__(self, model: ModelSize) -> float:
+        if not model.counted_flops_per_token:
+            raise PlanError(
+                f"the FLOPs of {model.size.name}={model.size.label} could not be counted on the "
+                "meta device: give the model a flops_per_token() method or set flops=formula"
+            )
+        return model.counted_flops_per_token
+
+    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
+        by_num_params = {model.num_params: self(model) for model in models}
+        num_params = sorted(by_num_params)
+        return FlopRule(
+            tuple(float(n) for n in num_params), tuple(by_num_params[n] for n in num_params)
+        )
+
+
+def plan_sweep(
+    sweep: Sweep, family: Family, data: DataShape, flops: FlopCount | None = None
+) -> Plan:
+    """The experiments of `sweep`, with sizes from `family`; they have no ids yet.
+
+    Sizes that can't be trained as asked are left out with a note.
+    Raises `PlanError` where a budget leaves none.
+    """
+    flops = flops or FormulaFlops()
+    experiments: list[Experiment] = []
+    models: dict[int, ModelSize] = {}
+    notes: list[str] = []
+    for budget in sorted(sweep.budgets):
+        candidates = _models_for(budget, sweep, family, flops)
+        planned = [_experiment(budget, m, sweep, data, flops) for m in candidates]
+        refused = [reason for e in planned if (reason := _refusal(e, sweep))]
+        kept = [e for e in planned if not _refusal(e, sweep)]
+        if not kept:
+            raise PlanError(f"budget {budget:g} leaves no size to train: {_first_of(refused)}")
+        notes += _notes_on(budget, sweep, kept, refused)
+        experiments += kept
+        models.update((m.num_params, m) for m in candidates)
+    notes += _notes_on_counts(experiments)
+    return Plan(tuple(experiments), flops.rule(models.values()), tuple(notes))
+
+
+def _models_for(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> list[ModelSize]:
+    if sweep.sizes is not None:
+        found = [family.at(value) for value in sweep.sizes]
+    else:
+        center = _center(budget, sweep, family, flops)
+        found = [family.nearest(center * ratio) for ratio in _ratios(sweep)]
+    return sorted({m.num_params: m for m in found}.values(), key=lambda m: m.num_params)
+
+
+def _ratios(sweep: Sweep) -> list[float]:
+    """N over the centre's N, evenly spaced in logs from 1/span to span."""
+    if sweep.num_sizes == 1:
+        return [1.0]
+    last = sweep.num_sizes - 1
+    return [sweep.span ** (2 * i / last - 1) for i in range(sweep.num_sizes)]
+
+
+def _center(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> float:
+    """N at which the budget buys `center` tokens per parameter: C = flops_per_token(N) center N.
+
+    Found by repetition, since FLOPs per parameter may themselves depend on N, but weakly.
+    """
+    tokens_per_param = sweep.center or COMPUTE_OPTIMAL_TOKENS_PER_PARAM
+    num_params = math.sqrt(budget / (FLOPS_PER_PARAM_PER_TOKEN * tokens_per_param))
+    for _ in range(20):
+        model = family.nearest(num_params)
+        per_param = flops(model) / model.num_params
+        previous, num_params = num_params, math.sqrt(budget / (per_param * tokens_per_param))
+        if math.isclose(previous, num_params, rel_tol=0.01):
+            break
+    return num_params
+
+
+def _experiment(
+    budget: float, model: ModelSize, sweep: Sweep, data: DataShape, flops: FlopCount
+) -> Experiment:
+    batch_tokens = sweep.batch_size * data.tokens_per_sample
+    per_token = flops(model)
+    unique = data.unique_samples
+    return Experiment(
+        budget=float(budget),
+        size=model.size,
+        num_params=model.num_params,
+        num_params_total=model.num_params_total,
+        num_steps=round(budget / (per_token * batch_tokens)),
+        batch_size=sweep.batch_size,
+        batch_tokens=batch_tokens,
+        flops_per_token=per_token,
+        flops_per_token_counted=model.counted_flops_per_token,
+        flops_per_token_formula=FLOPS_PER_PARAM_PER_TOKEN * model.num_params,
+        unique_tokens=None if unique is None else unique * data.tokens_per_sample,
+        seed=sweep.seed,
+    )
+
+
+def _refusal(experiment: Experiment, sweep: Sweep) -> str | None:
+    """Why this size is not trained, with what to change; None where it is."""
+    e = experiment
+    if e.num_steps < sweep.min_steps:
+        return (
+            f"{e.size.name} {e.size.label} gets {e.num_steps:,} steps of {e.batch_tokens:,} "
+            f"tokens, fewer than min_steps={sweep.min_steps}: raise the budget or lower batch_size"
+        )
+    if e.epochs is not None and e.epochs > sweep.max_epochs:
+        return (
+            f"{e.size.name} {e.size.label} would see its {e.unique_tokens:,} tokens "
+            f"{e.epochs:.3g} times, more than max_epochs={sweep.max_epochs:g}: "
+            "bring more data, lower the budget or raise max_epochs"
+        )
+    return None
+
+
+def _first_of(reasons: Sequence[str]) -> str:
+    more = f" (and {len(reasons) - 1} more sizes)" if len(reasons) > 1 else ""
+    return reasons[0] + more
+
+
+def _notes_on(
+    budget: float, sweep: Sweep, kept: Sequence[Experiment], refused: Sequence[str]
+) -> list[str]:
+    notes = [f"budget {budget:g}: dropped {reason}" for reason in refused]
+    asked = sweep.num_sizes if sweep.sizes is None else len(sweep.sizes)
+    merged = asked - len(kept) - len(refused)
+    if merged > 0:
+        sizes = f"{kept[0].size.label} to {kept[-1].size.label}"
+        notes.append(
+            f"budget {budget:g}: {asked} sizes asked, {asked - merged} different ones exist around "
+            f"its centre ({kept[0].size.name} {sizes}): widen the model's size range, or ask fewer"
+        )
+    if len(kept) < FEWEST_SIZES:
+        notes.append(
+            f"budget {budget:g} has {len(kept)} sizes: a minimum shows only from {FEWEST_SIZES} on"
+        )
+    repeated = [e for e in kept if e.epochs is not None and e.epochs > 1]
+    if repeated:
+        most = max(e.epochs or 0.0 for e in repeated)
+        notes.append(
+            f"budget {budget:g}: {len(repeated)} of {len(kept)} sizes repeat the data, up to "
+            f"{most:.3g} epochs: their loss is that of repeated tokens"
+        )
+    return notes
+
+
+def _notes_on_counts(experiments: Iterable[Experiment]) -> list[str]:
+    ratios = [r for e in experiments if (r := e.counted_over_formula) is not None]
+    if not ratios or max(*ratios, *(1 / r for r in ratios)) <= COUNTED_WARNING:
+        return []
+    return [
+        f"counted FLOPs are {min(ratios):.3g} to {max(ratios):.3g} times 6ND, depending on the "
+        "size: flops=counted plans and fits with the counted ones, flops=formula with 6ND"
+    ]
+
+
+def held_out_samples(plan: Plan, available: int | None) -> int:
+    """Samples to measure every run's final loss on: the same for all of them.
+
+    As many as keep the evaluation within `EVALUATION_SHARE` of the cheapest run's compute,
+    whole batches, at least one, and no more than there are.
+    """
+    fewest = min(e.num_steps for e in plan.experiments)
+    batch = plan.experiments[0].batch_size
+    samples = max(1, int(fewest * EVALUATION_SHARE / FORWARD_SHARE)) * batch
+    return samples if available is None else min(samples, available)
+
+
+def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:
+    """The plan with an id for every experiment; `identity` is all else that decides its result."""
+    return replace(
+        plan,
+        experiments=tuple(replace(e, id=_experiment_id(e, identity)) for e in plan.experiments),
+    )
+
+
+def _experiment_id(experiment: Experiment, identity: Mapping[str, Any]) -> str:
+    """A readable prefix and a hash, such as C1e15-N1.2M-0123456789ab."""
+    deciding = {
+        "schema_version": SCHEMA_VERSION,
+        "identity": identity,
+        "size": asdict(experiment.size),
+        "budget": experiment.budget,
+        "num_steps": experiment.num_steps,
+        "batch_size": experiment.batch_size,
+        "flops_per_token": experiment.flops_per_token,
+        "seed": experiment.seed,
+    }
+    budget = f"{experiment.budget:.6g}".replace("e+", "e")
+    return f"C{budget}-N{short_number(experiment.num_params)}-{digest(deciding)}"
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of the value's JSON; the order of keys doesn't matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def short_number(value: float) -> str:
+    """A count as people say it: 950, 1.2M, 70B."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
