@@ -76,6 +76,28 @@ class FlopRule:
         """D that spends `flops` at N."""
         return np.asarray(flops, dtype=float) / self(num_params)
 
+    @property
+    def segments(self) -> tuple[FlopSegment, ...]:
+        """The power laws that make up the rule, from small to large N."""
+        log_n, log_f = np.log(self.num_params), np.log(self.flops_per_token)
+        edges = np.concatenate([[-np.inf], log_n, [np.inf]])
+        slopes = np.concatenate([[1.0], np.diff(log_f) / np.diff(log_n), [1.0]])
+        anchors = np.concatenate([[0], np.arange(len(log_n))])
+        return tuple(
+            FlopSegment(float(low), float(high), float(slope), float(log_f[k] - slope * log_n[k]))
+            for low, high, slope, k in zip(edges, edges[1:], slopes, anchors, strict=False)
+        )
+
+
+@dataclass(frozen=True)
+class FlopSegment:
+    """ln FLOPs per token = log_coefficient + slope * ln N, for ln N between log_low and log_high."""
+
+    log_low: float
+    log_high: float
+    slope: float
+    log_coefficient: float
+
 
 class Law(Protocol):
     """What every fitted law answers. All in FLOPs, parameters, tokens and nats per token."""
@@ -119,3 +141,51 @@ class LossSurface:
         """N_opt = G (C/constant)^a and D_opt = (C/constant)^b / G."""
         ratio = (self.alpha * self.A) / (self.beta * self.B)
         return float(ratio ** (1.0 / (self.alpha + self.beta)))
+
+    def N_opt(self, flops: ArrayLike, rule: FlopRule) -> Array:
+        """The N of least loss among all (N, D) that spend `flops` under `rule`."""
+        log_a, log_b = np.log(self.A), np.log(self.B)
+        return optimal_num_params(log_a, log_b, self.alpha, self.beta, flops, rule)
+
+    def loss_opt(self, flops: ArrayLike, rule: FlopRule) -> Array:
+        """The least loss that `flops` can buy under `rule`."""
+        num_params = self.N_opt(flops, rule)
+        return self(num_params, rule.tokens(flops, num_params))
+
+    def tokens_to_reach(self, loss: float, num_params: float) -> float | None:
+        """D at which a model of N reaches `loss`, None where its own capacity forbids it."""
+        left_for_data = loss - self.E - self.A * num_params**-self.alpha
+        if left_for_data <= 0:
+            return None
+        return float((left_for_data / self.B) ** (-1.0 / self.beta))
+
+
+def optimal_num_params(
+    log_A: ArrayLike,
+    log_B: ArrayLike,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    flops: ArrayLike,
+    rule: FlopRule,
+) -> Array:
+    """argmin over N of A / N^alpha + B / D^beta along rule(N) D = flops; arguments broadcast.
+
+    On a segment where rule(N) = c N^s the minimum has a closed form,
+    N^(alpha + s beta) = (alpha A / s beta B) (C/c)^beta; the answer is the best of the segments'
+    minima, each kept inside its segment. For a constant rule this is G (C/constant)^a.
+    """
+    log_a, log_b, alpha, beta = (np.asarray(v, dtype=float) for v in (log_A, log_B, alpha, beta))
+    log_c = np.log(np.asarray(flops, dtype=float))
+    minima, losses = [], []
+    for segment in rule.segments:
+        data_exponent = segment.slope * beta
+        log_data = log_b - beta * (log_c - segment.log_coefficient)  # of B / D^beta at N = 1
+        # Where FLOPs per token fall with N, larger is better up to the segment's end.
+        rising = data_exponent > 0
+        safe = np.where(rising, data_exponent, 1.0)
+        free = (np.log(alpha / safe) + log_a - log_data) / (alpha + safe)
+        log_n = np.clip(np.where(rising, free, np.inf), segment.log_low, segment.log_high)
+        minima.append(log_n)
+        losses.append(np.exp(log_a - alpha * log_n) + np.exp(log_data + data_exponent * log_n))
+    best = np.argmin(np.stack(losses), axis=0)
+    return np.exp(np.take_along_axis(np.stack(minima), best[None], axis=0)[0])

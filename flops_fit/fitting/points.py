@@ -1,0 +1,182 @@
+"""The rows that enter a fit, checked, and the rows that don't, each with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flops_fit.fitting.errors import FitError
+from flops_fit.laws import Array, FlopRule
+from flops_fit.runs import Run
+
+INCONSISTENT_FLOPS = 10.0
+"""A table whose C differs from the FLOP rule by this factor names the wrong column or unit."""
+
+SAME_POINT = 1e-9
+"""Relative difference of N and D below which two rows are the same point."""
+
+CONFLICT = 0.05
+"""Relative spread of the losses of one (N, D) beyond which they are no repeated seeds: published
+sweeps show 0.1 to 1% between seeds."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A run left out of the fit, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows of a fit as columns of length n. `budget` is the asked FLOPs that groups the rows."""
+
+    ids: tuple[str, ...]
+    num_params: Array
+    num_tokens: Array
+    loss: Array
+    budget: Array
+    flop_rule: FlopRule
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def flops(self) -> Array:
+        """FLOPs of each row by the FLOP rule."""
+        return self.flop_rule(self.num_params) * self.num_tokens
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(sorted({float(b) for b in self.budget}))
+
+    def where(self, keep: Array) -> Points:
+        """The rows that a boolean mask or an index picks."""
+        chosen = np.arange(len(self))[keep]
+        return Points(
+            ids=tuple(self.ids[i] for i in chosen),
+            num_params=self.num_params[chosen],
+            num_tokens=self.num_tokens[chosen],
+            loss=self.loss[chosen],
+            budget=self.budget[chosen],
+            flop_rule=self.flop_rule,
+        )
+
+    def at_budget(self, budget: float) -> Points:
+        return self.where(self.budget == budget)
+
+    def with_loss(self, loss: Array) -> Points:
+        return Points(
+            self.ids, self.num_params, self.num_tokens, loss, self.budget, self.flop_rule
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of ids, N, D, loss and budget in order: equal for equal inputs."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        for column in (self.num_params, self.num_tokens, self.loss, self.budget):
+            digest.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+
+def usable_points(
+    runs: Sequence[Run], flop_rule: FlopRule
+) -> tuple[Points, tuple[Dropped, ...]]:
+    """The runs that a fit can use, and the others by name.
+
+    Runs that did not finish, diverged or have no loss are left out, and exact repetitions counted
+    once. Raises `FitError` for numbers that can't be: NaN, infinite or negative values, FLOPs that
+    contradict N and D, and rows of one id or one (N, D) that contradict each other.
+    """
+    dropped: list[Dropped] = []
+    kept: dict[tuple[float, float, float, int | None], Run] = {}
+    for run in runs:
+        reason = _reason_to_leave_out(run)
+        if reason is None:
+            _check_numbers(run)
+            key = (run.num_params, run.num_tokens, float(run.loss or 0), run.seed)
+            if kept.setdefault(key, run) is not run:
+                reason = f"the same row as {kept[key].id}"
+        if reason is not None:
+            dropped.append(Dropped(run.id, reason))
+    points = _as_points(list(kept.values()), flop_rule)
+    _check_flops(list(kept.values()), points)
+    _check_conflicts(points)
+    return points, tuple(dropped)
+
+
+def _reason_to_leave_out(run: Run) -> str | None:
+    if run.status == "diverged":
+        return "diverged"
+    if run.status != "done":
+        return f"status is {run.status}"
+    if run.loss is None:
+        return "has no loss"
+    return None
+
+
+def _check_numbers(run: Run) -> None:
+    """Refuse numbers that no run can have."""
+    named = {
+        "num_params": run.num_params,
+        "num_tokens": run.num_tokens,
+        "loss": run.loss,
+        "budget": run.budget,
+    }
+    for name, value in named.items():
+        if value is None or not np.isfinite(value) or value <= 0:
+            raise FitError(
+                f"run {run.id} has {name} = {value}",
+                f"correct or remove this row: {name} must be finite and above 0",
+            )
+
+
+def _as_points(runs: Sequence[Run], flop_rule: FlopRule) -> Points:
+    def column(name: str) -> Array:
+        return np.array([getattr(run, name) for run in runs], dtype=float)
+
+    return Points(
+        ids=tuple(run.id for run in runs),
+        num_params=column("num_params"),
+        num_tokens=column("num_tokens"),
+        loss=column("loss"),
+        budget=column("budget"),
+        flop_rule=flop_rule,
+    )
+
+
+def _check_flops(runs: Sequence[Run], points: Points) -> None:
+    """Refuse FLOPs that are another order of magnitude than the rule's for the row's N and D."""
+    for run, expected in zip(runs, points.flops, strict=True):
+        ratio = run.flops / expected
+        if not 1 / INCONSISTENT_FLOPS < ratio < INCONSISTENT_FLOPS:
+            raise FitError(
+                f"run {run.id} has C = {run.flops:.3g}, {ratio:.3g} times the {expected:.3g} that "
+                f"the FLOP rule gives for N = {run.num_params:.4g} and D = {run.num_tokens:.4g}",
+                "check the units of these columns, or give the FLOP rule that holds",
+            )
+
+
+def _check_conflicts(points: Points) -> None:
+    """Refuse one (N, D) with losses too far apart to be repeated seeds."""
+    for rows in replicate_groups(points):
+        losses = points.loss[rows]
+        if np.ptp(losses) > CONFLICT * losses.mean():
+            raise FitError(
+                f"runs {', '.join(points.ids[i] for i in rows[:4])} have one N and D but losses "
+                f"from {losses.min():.4g} to {losses.max():.4g}",
+                "keep one of them, or select the lowest loss of each (select=best)",
+            )
+
+
+def replicate_groups(points: Points) -> list[Array]:
+    """Indices of the rows that share N and D, one array for each (N, D) with several rows."""
+    rounded = np.round(
+        np.log(np.stack([points.num_params, points.num_tokens])) / SAME_POINT
+    ).astype(np.int64)
+    _, group, counts = np.unique(rounded, axis=1, return_inverse=True, return_counts=True)
+    return [np.flatnonzero(group.ravel() == g) for g in np.flatnonzero(counts > 1)]

@@ -1,0 +1,272 @@
+"""Many weighted surface fits at once: damped Newton steps on a shared design, batched in numpy.
+
+A fit is a row of 5 numbers (E, ln A', ln B', alpha, beta) of
+    u = E + A' exp(-alpha x) + B' exp(-beta y),    x, y = ln N, ln D less their means,
+because A and alpha of the uncentred surface are 0.999 correlated. A bootstrap resample is a row of
+integer weights, so 4,000 of them share x and y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from flops_fit.fitting.objectives import Objective
+from flops_fit.laws import Array, LossSurface
+
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-12, 1e10
+"""Share of the majorant's curvature added to the Hessian. At `MOST_DAMPING` no step can improve
+the objective in double precision: the fit has ended."""
+
+RIDGE = 1e-13
+"""Of the majorant's diagonal: keeps a direction that no row informs from making the system singular."""
+
+CHUNK_VALUES = 20_000
+"""Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
+
+STEEPEST = 12.0
+"""Upper bound of alpha and beta. The steepest published optimum is 5 (Gemstones, one width)."""
+
+SHALLOWEST = 1e-4
+"""Lower bound of alpha and beta: a loss falling by 0.01% per e-fold is constant for every purpose."""
+
+LEAST_LOG_TERM = -35.0
+"""Lower bound of ln A' and ln B' relative to the loss: below it a term is lost in rounding."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """Centred ln N and ln D and the measured loss of the rows, each of shape (n,)."""
+
+    x: Array
+    y: Array
+    loss: Array
+    mean_log_n: float
+    mean_log_d: float
+
+    @classmethod
+    def of(cls, num_params: Array, num_tokens: Array, loss: Array) -> Design:
+        log_n, log_d = np.log(num_params), np.log(num_tokens)
+        mean_n, mean_d = float(log_n.mean()), float(log_d.mean())
+        return cls(log_n - mean_n, log_d - mean_d, loss, mean_n, mean_d)
+
+    def centred(self, surface: LossSurface) -> Array:
+        """The 5 numbers of an uncentred surface."""
+        log_a = np.log(surface.A) - surface.alpha * self.mean_log_n
+        log_b = np.log(surface.B) - surface.beta * self.mean_log_d
+        return np.array([surface.E, log_a, log_b, surface.alpha, surface.beta])
+
+    def surface(self, fit: Array) -> LossSurface:
+        """The uncentred surface of one row of 5 numbers."""
+        E, log_a, log_b, alpha, beta = self.uncentred(fit)
+        return LossSurface(*map(float, (E, np.exp(log_a), np.exp(log_b), alpha, beta)))
+
+    def uncentred(self, fits: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """E, ln A, ln B, alpha, beta of fits (..., 5)."""
+        E, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(fits), -1, 0)
+        return E, log_a + alpha * self.mean_log_n, log_b + beta * self.mean_log_d, alpha, beta
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When a fit ends: a step promises less than `tolerance` of the objective, or `max_steps`."""
+
+    tolerance: float
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a fit may vary: k free numbers within `low` and `high` (k,), spread over the 5 by `basis`.
+
+    `basis` (5, k) is the identity, or sends one exponent to both alpha and beta.
+    """
+
+    basis: Array
+    low: Array
+    high: Array
+
+    @classmethod
+    def free(cls, design: Design) -> Space:
+        top = float(np.log(design.loss.max()))
+        low = [0.0, top + LEAST_LOG_TERM, top + LEAST_LOG_TERM, SHALLOWEST, SHALLOWEST]
+        # No term can exceed the largest loss in the middle of the data, give or take a factor e.
+        high = [float(design.loss.max()), top + 1, top + 1, STEEPEST, STEEPEST]
+        return cls(np.eye(5), np.array(low), np.array(high))
+
+    def with_tied_exponents(self) -> Space:
+        """alpha = beta."""
+        one_exponent = self.basis[:, :4] + np.eye(5)[:, [4]] * [0, 0, 0, 1]
+        return Space(one_exponent, self.low[:4], self.high[:4])
+
+    def with_asymptote(self, E: float) -> Space:
+        """The irreducible loss pinned at E."""
+        low, high = self.low.copy(), self.high.copy()
+        low[0] = high[0] = E
+        return Space(self.basis, low, high)
+
+    def names_at_bounds(self, fit: Array) -> tuple[str, ...]:
+        """Which of the fit's numbers ended at a limit that nobody pinned them to."""
+        free = self.from_fits(fit[None])[0]
+        ends = (self.low < self.high) & ((free <= self.low) | (free >= self.high))
+        names = ("E", "A", "B", "alpha", "beta")
+        return tuple(names[i] for i in np.flatnonzero(self.basis @ ends))
+
+    def nearest(self, fits: Array) -> Array:
+        """The fits (B, 5) of this space nearest to any fits (B, 5)."""
+        return self.fits(self.from_fits(fits))
+
+    def inside(self, free: Array) -> Array:
+        return np.clip(free, self.low, self.high)
+
+    def from_fits(self, fits: Array) -> Array:
+        """The free numbers (B, k) nearest to fits (B, 5)."""
+        return self.inside(fits @ np.linalg.pinv(self.basis).T)
+
+    def fits(self, free: Array) -> Array:
+        return free @ self.basis.T
+
+    def blocked(self, free: Array, gradient: Array) -> Array:
+        """Where a number stands at a bound and the descent would leave it."""
+        return ((free <= self.low) & (gradient > 0)) | ((free >= self.high) & (gradient < 0))
+
+
+class Solutions(NamedTuple):
+    """Of B fits: numbers (B, 5), summed objectives (B,), gradients (B,) and steps taken (B,).
+
+    A gradient is the decrease that a full Newton step still promises, as a share of the objective.
+    """
+
+    fits: Array
+    values: Array
+    gradients: Array
+    steps: Array
+
+
+def terms(fits: Array, design: Design) -> tuple[Array, Array, Array]:
+    """Predicted loss, A' exp(-alpha x) and B' exp(-beta y), each (B, n)."""
+    capacity = np.exp(fits[:, 1:2] - fits[:, 3:4] * design.x)
+    data = np.exp(fits[:, 2:3] - fits[:, 4:5] * design.y)
+    return fits[:, 0:1] + capacity + data, capacity, data
+
+
+def objective_values(fits: Array, weights: Array, design: Design, objective: Objective) -> Array:
+    """Summed objective of each fit, (B,)."""
+    predicted, _, _ = terms(fits, design)
+    return np.einsum("bn,bn->b", weights, objective.values(predicted, design.loss))
+
+
+def solve(
+    starts: Array,
+    weights: Array,
+    design: Design,
+    objective: Objective,
+    space: Space,
+    ending: Ending,
+) -> Solutions:
+    """Minimise from each of `starts` (B, 5) under `weights` (B, n), in chunks that fit the cache."""
+    size = max(1, CHUNK_VALUES // len(design.loss))
+    chunks = [
+        _solve_chunk(starts[i : i + size], weights[i : i + size], design, objective, space, ending)
+        for i in range(0, len(starts), size)
+    ]
+    return Solutions(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+
+
+def _solve_chunk(
+    starts: Array,
+    weights: Array,
+    design: Design,
+    objective: Objective,
+    space: Space,
+    ending: Ending,
+) -> Solutions:
+    free = space.from_fits(starts)
+    count = len(free)
+    values, promised = np.empty(count), np.full(count, np.inf)
+    steps = np.zeros(count, dtype=int)
+    damping = np.full(count, FIRST_DAMPING)
+    going = np.arange(count)
+    for _ in range(ending.max_steps):
+        model = _local_model(free[going], weights[going], design, objective, space)
+        values[going] = model.value
+        trial, promise = _step(free[going], model, damping[going], space)
+        reached = objective_values(space.fits(trial), weights[going], design, objective)
+        better = reached < model.value
+        gain = (model.value - reached) / np.where(promise > 0, promise, np.inf)
+        free[going[better]] = trial[better]
+        values[going[better]] = reached[better]
+        damping[going] = _next_damping(damping[going], better, gain)
+        promised[going] = promise / np.maximum(model.value, np.finfo(float).tiny)
+        steps[going] += 1
+        ended = (better & (promised[going] < ending.tolerance)) | (damping[going] > MOST_DAMPING)
+        going = going[~ended]
+        if not going.size:
+            break
+    return Solutions(space.fits(free), values, promised, steps)
+
+
+def _step(free: Array, model: _Model, damping: Array, space: Space) -> tuple[Array, Array]:
+    """Trial point of a damped Newton step inside the bounds, and the decrease it promises."""
+    blocked = space.blocked(free, model.gradient)
+    gradient = np.where(blocked, 0.0, model.gradient)
+    matrix = model.hessian + damping[:, None, None] * model.majorant
+    scale = np.einsum("bii->bi", model.majorant)
+    ridge = RIDGE * np.maximum(scale, scale.max(axis=1, keepdims=True) * RIDGE)
+    matrix[blocked] = 0.0
+    matrix.swapaxes(1, 2)[blocked] = 0.0
+    diagonal = np.einsum("bii->bi", matrix)
+    diagonal += np.where(blocked, 1.0, ridge + np.finfo(float).tiny)
+    move = np.linalg.solve(matrix, -gradient[:, :, None])[:, :, 0]
+    trial = space.inside(free + move)
+    taken = trial - free
+    promise = -np.einsum("bi,bi->b", gradient, taken) - 0.5 * np.einsum(
+        "bi,bij,bj->b", taken, model.hessian, taken
+    )
+    return trial, promise
+
+
+def _next_damping(damping: Array, better: Array, gain: Array) -> Array:
+    """Less after a step that kept its promise, more after one that didn't."""
+    kept = np.where(gain > 0.75, damping / 8, np.where(gain < 0.25, damping * 3, damping))
+    return np.where(better, np.maximum(kept, LEAST_DAMPING), np.maximum(damping, 1e-4) * 8)
+
+
+class _Model(NamedTuple):
+    """Local picture in the k free numbers: value (B,), gradient (B, k), Hessian, majorant (B, k, k)."""
+
+    value: Array
+    gradient: Array
+    hessian: Array
+    majorant: Array
+
+
+def _local_model(
+    free: Array, weights: Array, design: Design, objective: Objective, space: Space
+) -> _Model:
+    predicted, capacity, data = terms(space.fits(free), design)
+    value, slope, curvature, majorant = objective.penalty(predicted, design.loss)
+    slope = slope * weights
+    jacobian = np.stack(  # (B, 5, n)
+        [np.ones_like(capacity), capacity, data, -design.x * capacity, -design.y * data], axis=1
+    )
+    columns = jacobian.swapaxes(1, 2)
+    hessian = (jacobian * (curvature * weights)[:, None]) @ columns
+    # Second derivatives of the prediction itself: only within a term, ln A' with alpha.
+    for log_term, exponent, term, where in ((1, 3, capacity, design.x), (2, 4, data, design.y)):
+        pulled = slope * term
+        first = pulled @ where
+        hessian[:, log_term, log_term] += pulled.sum(axis=1)
+        hessian[:, log_term, exponent] -= first
+        hessian[:, exponent, log_term] -= first
+        hessian[:, exponent, exponent] += pulled @ where**2
+    least_majorant = (jacobian * (majorant * weights)[:, None]) @ columns
+    basis = space.basis
+    return _Model(
+        value=np.einsum("bn,bn->b", weights, value),
+        gradient=(jacobian @ slope[:, :, None])[:, :, 0] @ basis,
+        hessian=basis.T @ hessian @ basis,
+        majorant=basis.T @ least_majorant @ basis,
+    )

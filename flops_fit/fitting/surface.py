@@ -1,0 +1,244 @@
+"""Approach 3: one loss surface through all runs (Hoffmann et al. 2022, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import nnls
+
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.objectives import Huber, Objective
+from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.solver import (
+    Design,
+    Ending,
+    Solutions,
+    Space,
+    objective_values,
+    solve,
+)
+from flops_fit.laws import Array, FlopRule, LossSurface, optimal_num_params
+from flops_fit.runs import Run
+
+GRID_EXPONENTS = np.geomspace(0.03, 3.0, 20)
+"""alpha and beta of the starting grid: published fits lie between 0.05 and 1."""
+
+STARTS_PER_SIDE = 4
+"""The grid is cut into 4 x 4 blocks; the best point of each is polished as a start of its own."""
+
+TO_THE_END = Ending(tolerance=1e-13, max_steps=400)
+"""Of the fit itself: as deep as double precision goes (objective 1e-8 below it is resolved)."""
+
+RESAMPLE_ENDING = Ending(tolerance=1e-8, max_steps=80)
+"""Of a bootstrap refit: an objective within 1e-8 moves alpha by less than 1e-3 standard errors."""
+
+SAME_OPTIMUM = 1e-6
+"""Relative difference of objectives below which two starts ended in the same place."""
+
+FEWEST_RUNS, FEWEST_RUNS_TIED = 6, 4
+"""Distinct (N, D) needed: one more than the 5 numbers of a surface; with alpha = beta as many as
+the 4 that are left."""
+
+COLLINEAR = 0.02
+"""Smallest allowed spread (standard deviation) of ln N, ln D across their common line. A sweep of
+three sizes within a factor of 2 at two budgets a factor of 2 apart has 0.3."""
+
+@dataclass(frozen=True)
+class SurfaceLaw:
+    """The optimum of a fitted surface under a FLOP rule, and how the fit ended.
+
+    `value` is the summed (never averaged) objective at the optimum.
+    """
+
+    surface: LossSurface
+    flop_rule: FlopRule
+    objective: Objective
+    value: float
+    start_agreement: float  # share of polished starts that ended at this optimum
+    promised_decrease: float  # of one more Newton step, relative to `value`
+    at_bounds: tuple[str, ...] = ()  # which of E, A, B, alpha, beta ended at a limit
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return self.surface.N_opt(flops, self.flop_rule)
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        return self.surface.loss_opt(flops, self.flop_rule)
+
+
+@dataclass(frozen=True)
+class SurfaceDraws:
+    """The surfaces of many bootstrap refits as columns (draws,): one answer per draw."""
+
+    E: Array
+    log_A: Array
+    log_B: Array
+    alpha: Array
+    beta: Array
+    flop_rule: FlopRule
+
+    @property
+    def A(self) -> Array:
+        return np.exp(self.log_A)
+
+    @property
+    def B(self) -> Array:
+        return np.exp(self.log_B)
+
+    @property
+    def a(self) -> Array:
+        return self.beta / (self.alpha + self.beta)
+
+    @property
+    def b(self) -> Array:
+        return self.alpha / (self.alpha + self.beta)
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return optimal_num_params(
+            self.log_A, self.log_B, self.alpha, self.beta, flops, self.flop_rule
+        )
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        num_params = self.N_opt(flops)
+        log_d = np.log(self.flop_rule.tokens(flops, num_params))
+        capacity = np.exp(self.log_A - self.alpha * np.log(num_params))
+        return self.E + capacity + np.exp(self.log_B - self.beta * log_d)
+
+
+@dataclass(frozen=True)
+class SurfaceFit:
+    """Approach 3: minimise the summed objective over (E, A, B, alpha, beta), E, A, B >= 0.
+
+    `tied_exponents` sets alpha = beta, for few runs. `asymptote` pins E, in nats per token.
+    """
+
+    objective: Objective = Huber()
+    tied_exponents: bool = False
+    asymptote: float | None = None
+
+    method = "surface"
+
+    def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> SurfaceLaw:
+        points, _ = usable_points(runs, flop_rule or FlopRule.constant())
+        return self.law(points)
+
+    def law(self, points: Points) -> SurfaceLaw:
+        """The best surface through `points`. Raises `FitError` where they can't determine one."""
+        self.check(points)
+        design = _design(points)
+        space = self.space(design)
+        ends = self._polished(design, space)
+        best = int(np.argmin(ends.values))
+        agree = ends.values <= ends.values[best] * (1 + SAME_OPTIMUM) + np.finfo(float).tiny
+        return SurfaceLaw(
+            surface=design.surface(ends.fits[best]),
+            flop_rule=points.flop_rule,
+            objective=self.objective,
+            value=float(ends.values[best]),
+            start_agreement=float(agree.mean()),
+            promised_decrease=float(ends.gradients[best]),
+            at_bounds=space.names_at_bounds(ends.fits[best]),
+        )
+
+    def draws(self, points: Points, law: SurfaceLaw, weights: Array) -> SurfaceDraws:
+        """Refits under each row of integer `weights` (draws, n), started from `law`."""
+        design = _design(points)
+        starts = np.tile(design.centred(law.surface), (len(weights), 1))
+        space = self.space(design)
+        ends = solve(starts, weights, design, self.objective, space, RESAMPLE_ENDING)
+        return SurfaceDraws(*design.uncentred(ends.fits), flop_rule=points.flop_rule)
+
+    def space(self, design: Design) -> Space:
+        space = Space.free(design)
+        if self.asymptote is not None:
+            space = space.with_asymptote(self.asymptote)
+        return space.with_tied_exponents() if self.tied_exponents else space
+
+    def check(self, points: Points) -> None:
+        """Raise `FitError` where no surface can be told from these points."""
+        fewest = FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
+        places = len({*zip(points.num_params, points.num_tokens, strict=True)})
+        if places < fewest:
+            raise FitError(
+                f"{places} different (N, D) for a surface that needs {fewest}",
+                "train more sizes or budgets"
+                + ("" if self.tied_exponents else ", or tie the exponents (alpha = beta)"),
+            )
+        if np.ptp(points.loss) <= 1e-9 * points.loss.mean():
+            raise FitError(
+                f"every loss is {points.loss[0]:g}",
+                "check the loss column: a law needs losses that differ",
+            )
+        _check_directions(points)
+
+    def _polished(self, design: Design, space: Space) -> Solutions:
+        """The ends of all starts, each led through the smoother objectives first."""
+        fits = self._starts(design)
+        weights = np.ones((len(fits), len(design.loss)))
+        for easier in self.objective.smoother:
+            fits = solve(fits, weights, design, easier, space, RESAMPLE_ENDING).fits
+        return solve(fits, weights, design, self.objective, space, TO_THE_END)
+
+    def _starts(self, design: Design) -> Array:
+        """The best grid point of each block of the (alpha, beta) grid, E, A, B by least squares."""
+        grid = [(alpha, beta) for alpha in GRID_EXPONENTS for beta in GRID_EXPONENTS]
+        if self.tied_exponents:
+            grid = [(exponent, exponent) for exponent in GRID_EXPONENTS]
+        fits = self.space(design).nearest(
+            np.array([_projected(design, alpha, beta) for alpha, beta in grid])
+        )
+        values = objective_values(fits, np.ones((1, len(design.loss))), design, self.objective)
+        per_block = len(GRID_EXPONENTS) // STARTS_PER_SIDE
+        block = np.arange(len(GRID_EXPONENTS)) // per_block
+        blocks = block if self.tied_exponents else np.add.outer(block * 100, block).ravel()
+        chosen = [np.flatnonzero(blocks == b)[np.argmin(values[blocks == b])] for b in set(blocks)]
+        return fits[chosen]
+
+
+def _design(points: Points) -> Design:
+    return Design.of(points.num_params, points.num_tokens, points.loss)
+
+
+def _projected(design: Design, alpha: float, beta: float) -> Array:
+    """E, ln A', ln B' >= 0 of least relative squared error for given exponents, by NNLS."""
+    columns = np.column_stack(
+        [np.ones_like(design.x), np.exp(-alpha * design.x), np.exp(-beta * design.y)]
+    )
+    (E, A, B), _ = nnls(columns / design.loss[:, None], np.ones_like(design.loss))
+    least = np.finfo(float).tiny
+    return np.array([E, np.log(max(A, least)), np.log(max(B, least)), alpha, beta])
+
+
+def _check_directions(points: Points) -> None:
+    """Refuse rows that lie on one line of (ln N, ln D): alpha and beta can't be told apart."""
+    log_n, log_d = np.log(points.num_params), np.log(points.num_tokens)
+    if np.std(log_n) < COLLINEAR:
+        raise FitError(
+            f"all runs have one size, N = {points.num_params[0]:.4g}",
+            "train other sizes: alpha and A can't be told from one",
+        )
+    if np.std(log_d) < COLLINEAR:
+        raise FitError(
+            f"all runs have one number of tokens, D = {points.num_tokens[0]:.4g}",
+            "train other lengths: beta and B can't be told from one",
+        )
+    spread = np.linalg.svd(np.stack([log_n - log_n.mean(), log_d - log_d.mean()]))[1]
+    if spread[1] / np.sqrt(len(log_n)) >= COLLINEAR:
+        return
+    if np.std(log_d - log_n) < np.std(log_d + log_n):
+        raise FitError(
+            f"all runs have one ratio of tokens to parameters, {np.exp(np.mean(log_d - log_n)):.3g}",
+            "train other ratios: along one, alpha and beta are not identifiable",
+        )
+    raise FitError(
+        f"all runs lie on one budget, {np.exp(np.mean(np.log(points.flops))):.3g} FLOPs",
+        "train a second budget: no exponent can be told from one",
+    )
