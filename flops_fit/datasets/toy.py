@@ -1,0 +1,92 @@
+"""A regression task with a clean scaling law: sums of ever finer random waves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from flops_fit.datasets.source import Batch, seeded_generator
+from flops_fit.errors import ConfigError
+
+CHUNK_SAMPLES = 1024
+"""Samples made at a time: many enough to hide the cost of a call, few enough for the cache."""
+
+AMPLITUDE_DECAY = 0.9
+FREQUENCY_GROWTH = 1 / 8
+LOWEST_FREQUENCY = 1.5
+"""Wave k has amplitude k^-AMPLITUDE_DECAY and frequency LOWEST_FREQUENCY k^FREQUENCY_GROWTH, so
+that each doubling of the student's size has something left to learn."""
+
+SCALING_SAMPLES = 2**15
+"""On which the teacher's variance is measured and set to 1."""
+
+TEACHER, HELD_OUT, TRAINING = range(3)
+"""What a generator is for: part of its key, so that no two draw the same numbers."""
+
+
+class Toy:
+    """Endless fresh samples: x normal in `dim` dimensions, y the teacher's answer plus noise.
+
+    The teacher is y(x) = sum over k = 1..num_waves of c_k k^-0.9 sin(w_k x + b_k), scaled to unit
+    variance; `noise` is the standard deviation of what is added, so no model gets below a mean
+    squared error of noise^2. `teacher_seed` draws the waves.
+    """
+
+    tokens_per_sample = 1
+    unique_samples = None
+    held_out_samples = None
+
+    def __init__(
+        self, dim: int = 8, num_waves: int = 512, noise: float = 0.1, teacher_seed: int = 0
+    ) -> None:
+        if dim < 1 or num_waves < 1 or noise < 0:
+            raise ConfigError(
+                f"toy with dim {dim}, num_waves {num_waves}, noise {noise:g}: "
+                "dim and num_waves must be at least 1, noise at least 0"
+            )
+        self.dim = dim
+        self.noise = noise
+        self.teacher_seed = teacher_seed
+        self.fingerprint = f"toy-1-{dim}-{num_waves}-{noise!r}-{teacher_seed}"
+        generator = seeded_generator(TEACHER, teacher_seed)
+        k = torch.arange(1, num_waves + 1, dtype=torch.float32)  # (num_waves,)
+        frequency = LOWEST_FREQUENCY * k**FREQUENCY_GROWTH
+        directions = torch.randn(dim, num_waves, generator=generator) / dim**0.5
+        self._waves = directions * frequency  # (dim, num_waves)
+        self._phases = 2 * torch.pi * torch.rand(num_waves, generator=generator)
+        amplitudes = torch.randn(num_waves, generator=generator) * k**-AMPLITUDE_DECAY
+        self._amplitudes = amplitudes[:, None]  # (num_waves, 1)
+        probe = torch.randn(SCALING_SAMPLES, dim, generator=generator)
+        self._amplitudes /= self.teacher(probe).std()
+
+    def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of x (batch_size, dim) and y (batch_size, 1), never the same twice."""
+        steps_per_chunk = max(1, CHUNK_SAMPLES // batch_size)
+        first_chunk, skipped = divmod(start_step, steps_per_chunk)
+        for chunk in itertools.count(first_chunk):
+            generator = seeded_generator(TRAINING, self.teacher_seed, seed, chunk)
+            x, y = self.draw(steps_per_chunk * batch_size, generator)
+            yield from list(
+                zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+            )[skipped:]
+            skipped = 0
+
+    def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
+        generator = seeded_generator(HELD_OUT, self.teacher_seed)
+        x, y = self.draw(num_samples, generator)
+        yield from zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Batch:
+        """x (num_samples, dim) and y (num_samples, 1) with noise."""
+        x = torch.randn(num_samples, self.dim, generator=generator)
+        noise = torch.randn(num_samples, 1, generator=generator)
+        answers = torch.cat([self.teacher(part) for part in torch.split(x, CHUNK_SAMPLES)])
+        return x, answers.add_(noise, alpha=self.noise)
+
+    def teacher(self, x: Tensor) -> Tensor:
+        """The answer without noise: (B, dim) -> (B, 1), of unit variance for normal x."""
+        waves = torch.addmm(self._phases, x, self._waves).sin_()  # (B, num_waves)
+        return waves @ self._amplitudes

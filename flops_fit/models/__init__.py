@@ -1,0 +1,6 @@
+"""Model families that ship with flops-fit: each scaled by its `width`."""
+
+from flops_fit.models.mlp import MLP
+from flops_fit.models.transformer import Transformer
+
+__all__ = ["MLP", "Transformer"]

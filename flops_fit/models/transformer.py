@@ -1,0 +1,146 @@
+"""A small decoder-only transformer for token ids."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MLP_RATIO = 4
+"""Width of the feed-forward layer over the model's width."""
+
+LONGEST_EXPLICIT_CONTEXT = 512
+"""Where written-out attention stops beating the fused kernel on a CPU."""
+
+
+POSITION_STD = 0.1
+EMBEDDING_LR_SCALE = 0.5
+
+
+class Transformer(nn.Module):
+    """Pre-norm decoder: learned positions, parameter-free RMSNorm, squared ReLU, no biases.
+
+    Every layer that writes to the residual stream, and the head, starts at zero, so training
+    starts at uniform predictions: ln(vocab_size) nats per token at every width. `width` scales the
+    family; `base_width` is the width at which the learning rate is meant literally, see
+    `param_groups`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        context_length: int,
+        depth: int = 2,
+        num_heads: int = 2,
+        base_width: int = 16,
+    ) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(
+                f"width {width} can't be shared by {num_heads} heads: use multiples of num_heads"
+            )
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Parameter(torch.empty(context_length, width))
+        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        self.blocks = nn.ModuleList(Block(width, num_heads, query_scale) for _ in range(depth))
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        self.lr_scale = base_width / width
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.token_embedding.weight)
+        nn.init.normal_(self.position_embedding, std=POSITION_STD)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T) -> logits (B, T, vocab_size), T up to context_length."""
+        length = tokens.shape[1]
+        if length > len(self.position_embedding):
+            raise ValueError(
+                f"{length} tokens in a sequence, the model's context_length is "
+                f"{len(self.position_embedding)}: shorten the sequences or raise context_length"
+            )
+        x = self.token_embedding(tokens) + self.position_embedding[:length]  # (B, T, width)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(rms_norm(x))
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The hidden weight matrices, head left out."""
+        return [p for block in self.blocks for p in block.parameters()]
+
+    def num_params(self) -> int:
+        """N of the law: weights that multiply activations, head included, embeddings not."""
+        return sum(p.numel() for p in (*self.matrices(), self.head.weight))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
+
+        Maximal update parametrization (Yang et al. 2022, table 8): hidden matrices and head take
+        base_width / width. Embeddings take EMBEDDING_LR_SCALE at every width.
+        """
+        embeddings = [self.token_embedding.weight, self.position_embedding]
+        return [
+            {"params": embeddings, "lr_scale": EMBEDDING_LR_SCALE, "matrix": False},
+            {"params": self.matrices(), "lr_scale": self.lr_scale, "matrix": True},
+            {"params": [self.head.weight], "lr_scale": self.lr_scale, "matrix": False},
+        ]
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each added to the residual stream."""
+
+    def __init__(self, width: int, num_heads: int, query_scale: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_scale = query_scale
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
+        self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Rows of unit length in, zeros out: a fresh block is the identity."""
+        for layer in (self.qkv, self.up):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        for layer in (self.attention_out, self.down):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        x = x + self.attention_out(self.attend(rms_norm(x)))
+        return x + self.down(self.up(rms_norm(x)).relu().square())
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Causal multi-head self-attention: (B, T, width) -> (B, T, width)."""
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, width / H)
+        y = causal_attention(q, k, v, self.query_scale)  # (B, H, T, width / H)
+        return y.transpose(1, 2).reshape(batch, length, width)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over its root mean square along the last dimension, without parameters."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T, causal) v, all (B, H, T, head_dim).
+
+    On a CPU the written-out products beat the fused kernel's backward pass up to
+    LONGEST_EXPLICIT_CONTEXT; on the meta device they are what FLOP counters count in full.
+    """
+    explicit = q.is_meta or (q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT)
+    if not explicit:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B * H, T, head_dim)
+    length = q.shape[1]
+    future = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=scale)  # (B * H, T, T)
+    return torch.bmm(scores.softmax(-1), v)
