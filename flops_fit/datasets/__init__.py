@@ -1,8 +1,18 @@
 """Datasets that ship with flops-fit, and `as_source` for everybody else's."""
 
+from flops_fit.datasets.adapters import FixedBatchSource, as_source
 from flops_fit.datasets.source import Batch, Source
 from flops_fit.datasets.text import PythonSource, Text
 from flops_fit.datasets.tokens import Tokens
 from flops_fit.datasets.toy import Toy
 
-__all__ = ["Batch", "PythonSource", "Source", "Text", "Tokens", "Toy"]
+__all__ = [
+    "Batch",
+    "FixedBatchSource",
+    "PythonSource",
+    "Source",
+    "Text",
+    "Tokens",
+    "Toy",
+    "as_source",
+]

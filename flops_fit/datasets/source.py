@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flops_fit.errors import ConfigError
+
 Batch = tuple[Tensor, Tensor]
 """(input, target); where a dataset gives one tensor, it stands for both."""
 
@@ -65,10 +67,14 @@ class Samples(Protocol):
         """The samples `indices` (B,), int64, collated."""
 
 
+def seed_of(*key: int) -> int:
+    """One 64-bit seed for a `key` such as (seed, epoch), of numbers that are not negative."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
 def seeded_generator(*key: int) -> torch.Generator:
-    """A generator of its own for each `key`, such as (seed, epoch). Keys are not negative."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    """A generator of its own for each `key`."""
+    return torch.Generator().manual_seed(seed_of(*key))
 
 
 def shuffled_batches(
@@ -92,6 +98,13 @@ def fixed_batches(samples: Samples, batch_size: int, num_samples: int) -> Iterat
     order = torch.randperm(len(samples), generator=seeded_generator(HELD_OUT_ORDER))
     for indices in torch.split(order[:num_samples], batch_size):
         yield samples.batch(indices)
+
+
+def check_held_out_fraction(held_out: float) -> float:
+    """The fraction itself. Raises `ConfigError` unless it lies between 0 and 1."""
+    if not 0 < held_out < 1:
+        raise ConfigError(f"held_out is {held_out:g}: give a fraction of the data, such as 0.1")
+    return held_out
 
 
 def check_held_out_request(num_samples: int, available: int) -> None:

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from flops_fit.datasets.source import Batch, content_hash, fixed_batches, shuffled_batches
-from flops_fit.datasets.tokens import Windows, check_held_out_fraction
+from flops_fit.datasets.source import (
+    Batch,
+    check_held_out_fraction,
+    content_hash,
+    fixed_batches,
+    shuffled_batches,
+)
+from flops_fit.datasets.tokens import Windows
 from flops_fit.errors import ConfigError
 
 NUM_BYTE_VALUES = 256

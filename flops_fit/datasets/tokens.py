@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flops_fit.datasets.source import (
     Batch,
+    check_held_out_fraction,
     content_hash,
     fixed_batches,
     hashed_blocks,
@@ -103,10 +104,3 @@ def read_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
             f"set it to at least {largest + 1}, or check that the file is {dtype}"
         )
     return tokens
-
-
-def check_held_out_fraction(held_out: float) -> float:
-    """The fraction itself. Raises `ConfigError` unless it lies between 0 and 1."""
-    if not 0 < held_out < 1:
-        raise ConfigError(f"held_out is {held_out:g}: give a fraction of the data, such as 0.05")
-    return held_out

@@ -57,7 +57,7 @@ class Toy:
         directions = torch.randn(dim, num_waves, generator=generator) / dim**0.5
         self._waves = directions * frequency  # (dim, num_waves)
         self._phases = 2 * torch.pi * torch.rand(num_waves, generator=generator)
-        amplitudes = torch.randn(num_waves, generator=generator) * k**-AMPLITUDE_DECAY
+        amplitudes = k**-AMPLITUDE_DECAY
         self._amplitudes = amplitudes[:, None]  # (num_waves, 1)
         probe = torch.randn(SCALING_SAMPLES, dim, generator=generator)
         self._amplitudes /= self.teacher(probe).std()

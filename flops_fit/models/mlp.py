@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -38,8 +36,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) -> (B, out_features)."""
-        x = self.hidden(self.first(x))  # (B, width)
-        return self.output(x.relu())
+        hidden: Tensor = self.hidden(self.first(x)).relu()  # (B, width)
+        prediction: Tensor = self.output(hidden)
+        return prediction
 
     def num_params(self) -> int:
         """N of the law: all weights and biases."""

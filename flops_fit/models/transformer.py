@@ -67,7 +67,8 @@ class Transformer(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding[:length]  # (B, T, width)
         for block in self.blocks:
             x = block(x)
-        return self.head(rms_norm(x))
+        logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
+        return logits
 
     def matrices(self) -> list[nn.Parameter]:
         """The hidden weight matrices, head left out."""
@@ -114,7 +115,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
         x = x + self.attention_out(self.attend(rms_norm(x)))
-        return x + self.down(self.up(rms_norm(x)).relu().square())
+        hidden = self.up(rms_norm(x)).relu().square()  # (B, T, MLP_RATIO * width)
+        y: Tensor = x + self.down(hidden)
+        return y
 
     def attend(self, x: Tensor) -> Tensor:
         """Causal multi-head self-attention: (B, T, width) -> (B, T, width)."""
