@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from flops_fit.laws import Array, FlopRule, Law, LossSurface
+from flops_fit.laws import FlopRule, Law, LossSurface
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -180,7 +180,9 @@ def _budget_where(gap: Any, letter: str, target: float) -> float:
     try:
         root = brentq(lambda x: gap(np.exp(x)), SMALLEST_LOG_FLOPS, LARGEST_LOG_FLOPS, xtol=1e-12)
     except ValueError as error:
-        raise ValueError(f"no budget makes {letter} = {target:.3g} optimal under this law") from error
+        raise ValueError(
+            f"no budget makes {letter} = {target:.3g} optimal under this law"
+        ) from error
     return float(np.exp(root))
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,13 @@ class Run:
         return cls(**values)
 
 
-def failed_run(experiment: Experiment, error: str, *, num_steps: int = 0) -> Run:
-    """The record of a run that ended after `num_steps` without a loss."""
+def ended_run(experiment: Experiment, status: str, error: str | None, *, num_steps: int = 0) -> Run:
+    """The record of a run that ended after `num_steps`, before anything was measured of it."""
     e = experiment
     num_tokens = num_steps * e.batch_tokens
     return Run(
         id=e.id,
-        status="failed",
+        status=status,
         num_params=e.num_params,
         num_tokens=num_tokens,
         flops=num_tokens * e.flops_per_token,
@@ -147,11 +148,14 @@ class StudyFolder:
         return FileLock(folder / ".lock")
 
     def write_plan(self, plan: Plan) -> Path:
-        """Write the plan and make it the one in force; returns its folder."""
+        """Keep the plan; returns its folder."""
         folder = self.plan_folder(plan)
         write_json(folder / "plan.json", plan.to_json())
-        point_to(self.path / "latest", folder)
         return folder
+
+    def put_in_force(self, plan: Plan) -> None:
+        """Make a kept plan the one that fit, predict, report and status are about."""
+        point_to(self.path / "latest", self.plan_folder(plan))
 
     def latest_plan_folder(self) -> Path:
         """The folder of the plan in force."""
@@ -193,6 +197,14 @@ class StudyFolder:
         runs, _ = self.runs_of(plan)
         settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
         return [e for e in plan.experiments if e.id not in settled]
+
+    def set_aside(self, plan: Plan) -> None:
+        """Move what there is of the plan's runs to `superseded`; nothing computed is lost."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+        for folder in (self.run_folder(e.id) for e in plan.experiments):
+            if folder.exists():
+                (self.path / "superseded" / stamp).mkdir(parents=True, exist_ok=True)
+                folder.rename(self.path / "superseded" / stamp / folder.name)
 
     def pinned(self) -> dict[str, Any]:
         """What was decided at the study's first training and holds for all its runs."""

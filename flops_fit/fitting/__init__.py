@@ -1,9 +1,34 @@
 """Scaling laws from runs: approach 1 (envelope), 2 (IsoFLOP) and 3 (surface), and how sure.
 
-    result = fit_runs(runs, answer=SurfaceFit())
-    result.predict(1e21)
+result = fit_runs(runs, answer=SurfaceFit())
+result.predict(1e21)
 """
 
+from flops_fit.fitting.curves import Akima, Cubic, IsoflopCurve, Parabola
 from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.fit import fit_runs
+from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopFit, IsoflopLaw
+from flops_fit.fitting.objectives import AbsoluteError, Huber, SquaredError
+from flops_fit.fitting.scaling_law import ScalingLaw
+from flops_fit.fitting.selection import EveryRun, LowestLoss
+from flops_fit.fitting.surface import SurfaceFit, SurfaceLaw
 
-__all__ = ["FitError"]
+__all__ = [
+    "AbsoluteError",
+    "Akima",
+    "BudgetOptimum",
+    "Cubic",
+    "EveryRun",
+    "FitError",
+    "Huber",
+    "IsoflopCurve",
+    "IsoflopFit",
+    "IsoflopLaw",
+    "LowestLoss",
+    "Parabola",
+    "ScalingLaw",
+    "SquaredError",
+    "SurfaceFit",
+    "SurfaceLaw",
+    "fit_runs",
+]

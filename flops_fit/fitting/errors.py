@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from flops_fit.errors import UserError
 
-class FitError(ValueError):
+
+class FitError(UserError):
     """Nothing trustworthy can be fitted: `reason` says what was found, `next_step` what to do."""
 
     def __init__(self, reason: str, next_step: str) -> None:

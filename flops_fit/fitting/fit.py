@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
 
+import numpy as np
+import scipy
+
+from flops_fit import __version__
+from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
+from flops_fit.fitting.examination import examine
+from flops_fit.fitting.fits import Fits, fit_both
 from flops_fit.fitting.isoflop import IsoflopFit
+from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.scaling_law import ScalingLaw
+from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import FlopRule
+from flops_fit.prediction import Prediction
 from flops_fit.runs import Run
+
+BEYOND = (10.0, 100.0, 1000.0)
+"""Multiples of the largest trained budget for which every fit states a prediction."""
 
 
 def fit_runs(
@@ -16,8 +31,64 @@ def fit_runs(
     *,
     flop_rule: FlopRule | None = None,
     answer: IsoflopFit | SurfaceFit | None = None,
-    draws: int = 4000,
+    select: Selection | None = None,
+    draws: int = DEFAULT_DRAWS,
     seed: int = 0,
 ) -> ScalingLaw:
-    """Both laws of a sweep, `answer` (approach 3 unless told otherwise) being the one that predicts."""
-    raise NotImplementedError
+    """Approach 2 and approach 3 through `runs`; `answer` (approach 3 by default) is the one asked.
+
+    C = 6 N D unless `flop_rule` says otherwise. `select` chooses among runs of one (N, D).
+    Intervals come from `draws` bootstrap refits, none where it is 0. Runs that diverged or have
+    no loss are left out by name.
+
+    Where one method refuses, the other answers and the reason stands in `refusals`. Raises
+    `FitError` where both refuse, or where a row can't be true.
+    """
+    answer = answer or SurfaceFit()
+    isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
+    surface = answer if isinstance(answer, SurfaceFit) else SurfaceFit()
+    select = select or EveryRun()
+    points, dropped = usable_points(runs, flop_rule or FlopRule.constant())
+    points, unselected = select(points)
+    fits = fit_both(points, isoflop, surface, draws, seed)
+    method = answer.method if answer.method in fits.methods else fits.methods[0]
+    return ScalingLaw(
+        answer=method,
+        fits=fits,
+        flop_rule=points.flop_rule,
+        budgets=isoflop.optima(points, isoflop.noise(points)),
+        intervals=fits.intervals,
+        predictions=_predictions(points, fits),
+        diagnostics=examine(points, isoflop, surface, fits, method),
+        rows_used=points.ids,
+        dropped=(*dropped, *unselected),
+        provenance={
+            "asked": answer.method,
+            "settings": {"isoflop": _settings(isoflop), "surface": _settings(surface)},
+            "select": _settings(select),
+            "draws": draws,
+            "seed": seed,
+            "input_sha256": points.sha256,
+            "versions": {
+                "flops_fit": __version__,
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+        },
+    )
+
+
+def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
+    """By both methods, at the trained budgets and beyond."""
+    largest = points.budgets[-1]
+    budgets = (*points.budgets, *(multiple * largest for multiple in BEYOND))
+    return tuple(fits.predict(m, budget, largest) for m in fits.methods for budget in budgets)
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """A settings dataclass as plain values: its class under "type", then its fields."""
+    entries = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {
+        "type": type(value).__name__,
+        **{k: _settings(v) if is_dataclass(v) else v for k, v in entries.items()},
+    }

@@ -1,4 +1,4 @@
-"""What a surface fit minimises: the penalty of a predicted loss, with the derivatives a solver needs."""
+"""What a surface fit minimises: the penalty of a predicted loss, and its derivatives."""
 
 from __future__ import annotations
 
@@ -135,3 +135,13 @@ class AbsoluteError:
     def penalty(self, predicted: Array, measured: Array) -> Penalty:
         smooth = Huber(NEARLY_ABSOLUTE).penalty(predicted, measured)
         return Penalty(*(part / NEARLY_ABSOLUTE for part in smooth))
+
+
+def objective_named(name: str, delta: float | None) -> Objective:
+    """The objective that law.json names."""
+    objectives = (Huber(delta or HOFFMANN_DELTA), SquaredError(), AbsoluteError())
+    for objective in objectives:
+        if objective.name == name:
+            return objective
+    names = ", ".join(o.name for o in objectives)
+    raise FitError(f"the objective is {name!r}", f"one of {names} was expected")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
@@ -17,10 +18,6 @@ INCONSISTENT_FLOPS = 10.0
 
 SAME_POINT = 1e-9
 """Relative difference of N and D below which two rows are the same point."""
-
-CONFLICT = 0.05
-"""Relative spread of the losses of one (N, D) beyond which they are no repeated seeds: published
-sweeps show 0.1 to 1% between seeds."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class Points:
     def budgets(self) -> tuple[float, ...]:
         return tuple(sorted({float(b) for b in self.budget}))
 
-    def where(self, keep: Array) -> Points:
-        """The rows that a boolean mask or an index picks."""
+    def where(self, keep: NDArray[np.bool_]) -> Points:
+        """The rows that a mask (n,) picks."""
         chosen = np.arange(len(self))[keep]
         return Points(
             ids=tuple(self.ids[i] for i in chosen),
@@ -70,9 +67,7 @@ class Points:
         return self.where(self.budget == budget)
 
     def with_loss(self, loss: Array) -> Points:
-        return Points(
-            self.ids, self.num_params, self.num_tokens, loss, self.budget, self.flop_rule
-        )
+        return Points(self.ids, self.num_params, self.num_tokens, loss, self.budget, self.flop_rule)
 
     @property
     def sha256(self) -> str:
@@ -83,14 +78,12 @@ class Points:
         return digest.hexdigest()
 
 
-def usable_points(
-    runs: Sequence[Run], flop_rule: FlopRule
-) -> tuple[Points, tuple[Dropped, ...]]:
+def usable_points(runs: Sequence[Run], flop_rule: FlopRule) -> tuple[Points, tuple[Dropped, ...]]:
     """The runs that a fit can use, and the others by name.
 
     Runs that did not finish, diverged or have no loss are left out, and exact repetitions counted
-    once. Raises `FitError` for numbers that can't be: NaN, infinite or negative values, FLOPs that
-    contradict N and D, and rows of one id or one (N, D) that contradict each other.
+    once. Raises `FitError` for numbers that can't be: NaN, infinite or negative values, and FLOPs
+    that contradict N and D.
     """
     dropped: list[Dropped] = []
     kept: dict[tuple[float, float, float, int | None], Run] = {}
@@ -105,7 +98,6 @@ def usable_points(
             dropped.append(Dropped(run.id, reason))
     points = _as_points(list(kept.values()), flop_rule)
     _check_flops(list(kept.values()), points)
-    _check_conflicts(points)
     return points, tuple(dropped)
 
 
@@ -161,22 +153,14 @@ def _check_flops(runs: Sequence[Run], points: Points) -> None:
             )
 
 
-def _check_conflicts(points: Points) -> None:
-    """Refuse one (N, D) with losses too far apart to be repeated seeds."""
-    for rows in replicate_groups(points):
-        losses = points.loss[rows]
-        if np.ptp(losses) > CONFLICT * losses.mean():
-            raise FitError(
-                f"runs {', '.join(points.ids[i] for i in rows[:4])} have one N and D but losses "
-                f"from {losses.min():.4g} to {losses.max():.4g}",
-                "keep one of them, or select the lowest loss of each (select=best)",
-            )
+def places(points: Points) -> NDArray[np.int64]:
+    """A number for each row, (n,), equal where N and D are."""
+    logs = np.log(np.stack([points.num_params, points.num_tokens]))
+    _, group = np.unique(np.round(logs / SAME_POINT).astype(np.int64), axis=1, return_inverse=True)
+    return group.ravel()
 
 
-def replicate_groups(points: Points) -> list[Array]:
+def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
     """Indices of the rows that share N and D, one array for each (N, D) with several rows."""
-    rounded = np.round(
-        np.log(np.stack([points.num_params, points.num_tokens])) / SAME_POINT
-    ).astype(np.int64)
-    _, group, counts = np.unique(rounded, axis=1, return_inverse=True, return_counts=True)
-    return [np.flatnonzero(group.ravel() == g) for g in np.flatnonzero(counts > 1)]
+    group = places(points)
+    return [np.flatnonzero(group == g) for g in np.flatnonzero(np.bincount(group) > 1)]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.objectives import Huber, Objective
-from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.objectives import Huber, Objective, objective_named
+from flops_fit.fitting.points import Points, places, usable_points
 from flops_fit.fitting.solver import (
     Design,
     Ending,
@@ -46,6 +47,7 @@ COLLINEAR = 0.02
 """Smallest allowed spread (standard deviation) of ln N, ln D across their common line. A sweep of
 three sizes within a factor of 2 at two budgets a factor of 2 apart has 0.3."""
 
+
 @dataclass(frozen=True)
 class SurfaceLaw:
     """The optimum of a fitted surface under a FLOP rule, and how the fit ended.
@@ -70,6 +72,34 @@ class SurfaceLaw:
     def loss_opt(self, flops: ArrayLike) -> Array:
         return self.surface.loss_opt(flops, self.flop_rule)
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the FLOP rule, which stands for itself in law.json."""
+        surface = self.surface
+        return {
+            "objective": self.objective.name,
+            "delta": self.objective.delta,
+            "value": self.value,
+            **surface.__dict__,
+            "a": surface.a,
+            "b": surface.b,
+            "G": surface.G,
+            "start_agreement": self.start_agreement,
+            "promised_decrease": self.promised_decrease,
+            "at_bounds": list(self.at_bounds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> SurfaceLaw:
+        return cls(
+            surface=LossSurface(**{k: data[k] for k in ("E", "A", "B", "alpha", "beta")}),
+            flop_rule=rule,
+            objective=objective_named(data["objective"], data["delta"]),
+            value=data["value"],
+            start_agreement=data["start_agreement"],
+            promised_decrease=data["promised_decrease"],
+            at_bounds=tuple(data["at_bounds"]),
+        )
+
 
 @dataclass(frozen=True)
 class SurfaceDraws:
@@ -81,14 +111,6 @@ class SurfaceDraws:
     alpha: Array
     beta: Array
     flop_rule: FlopRule
-
-    @property
-    def A(self) -> Array:
-        return np.exp(self.log_A)
-
-    @property
-    def B(self) -> Array:
-        return np.exp(self.log_B)
 
     @property
     def a(self) -> Array:
@@ -112,6 +134,28 @@ class SurfaceDraws:
         capacity = np.exp(self.log_A - self.alpha * np.log(num_params))
         return self.E + capacity + np.exp(self.log_B - self.beta * log_d)
 
+    def quantities(self) -> dict[str, Array]:
+        """The fitted numbers that law.json gives intervals for, (draws,) each."""
+        log_ratio = np.log(self.alpha / self.beta) + self.log_A - self.log_B
+        return {
+            "E": self.E,
+            "A": np.exp(self.log_A),
+            "B": np.exp(self.log_B),
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "a": self.a,
+            "b": self.b,
+            "G": np.exp(log_ratio / (self.alpha + self.beta)),
+        }
+
+    def columns(self) -> dict[str, Array]:
+        """Everything needed to read the draws back with `from_columns`."""
+        return {name: getattr(self, name) for name in ("E", "log_A", "log_B", "alpha", "beta")}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> SurfaceDraws:
+        return cls(**columns, flop_rule=rule)
+
 
 @dataclass(frozen=True)
 class SurfaceFit:
@@ -120,11 +164,11 @@ class SurfaceFit:
     `tied_exponents` sets alpha = beta, for few runs. `asymptote` pins E, in nats per token.
     """
 
-    objective: Objective = Huber()
+    objective: Objective = Huber()  # noqa: RUF009 (frozen)
     tied_exponents: bool = False
     asymptote: float | None = None
 
-    method = "surface"
+    method: ClassVar[str] = "surface"
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> SurfaceLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
@@ -162,13 +206,17 @@ class SurfaceFit:
             space = space.with_asymptote(self.asymptote)
         return space.with_tied_exponents() if self.tied_exponents else space
 
+    @property
+    def fewest_runs(self) -> int:
+        """Different (N, D) that this fit needs."""
+        return FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
+
     def check(self, points: Points) -> None:
         """Raise `FitError` where no surface can be told from these points."""
-        fewest = FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
-        places = len({*zip(points.num_params, points.num_tokens, strict=True)})
-        if places < fewest:
+        found = len(set(places(points).tolist()))
+        if found < self.fewest_runs:
             raise FitError(
-                f"{places} different (N, D) for a surface that needs {fewest}",
+                f"{found} different (N, D) for a surface that needs {self.fewest_runs}",
                 "train more sizes or budgets"
                 + ("" if self.tied_exponents else ", or tie the exponents (alpha = beta)"),
             )
@@ -201,6 +249,22 @@ class SurfaceFit:
         blocks = block if self.tied_exponents else np.add.outer(block * 100, block).ravel()
         chosen = [np.flatnonzero(blocks == b)[np.argmin(values[blocks == b])] for b in set(blocks)]
         return fits[chosen]
+
+
+def log_loss_jacobian(surface: LossSurface, num_params: Array, num_tokens: Array) -> Array:
+    """d ln loss / d (E, ln A, ln B, alpha, beta) at each point, (n, 5)."""
+    capacity = surface.A * num_params**-surface.alpha
+    data = surface.B * num_tokens**-surface.beta
+    columns = np.column_stack(
+        [
+            np.ones_like(capacity),
+            capacity,
+            data,
+            -np.log(num_params) * capacity,
+            -np.log(num_tokens) * data,
+        ]
+    )
+    return np.asarray(columns / (surface.E + capacity + data)[:, None])
 
 
 def _design(points: Points) -> Design:

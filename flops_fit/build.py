@@ -1,0 +1,154 @@
+"""From a composed config to the objects of a study."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flops_fit.datasets.adapters import as_source
+from flops_fit.errors import ConfigError
+from flops_fit.parts import FLOPS, SIZE, Node, Part
+from flops_fit.planning import CountedFlops, FlopCount, FormulaFlops, Sweep
+from flops_fit.sizing import SizeSpec
+from flops_fit.study import StudySpec, sweep_for
+
+GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
+
+
+@dataclass(frozen=True)
+class ModelFactory:
+    """Builds the configured model for one size, all nested parts anew each time."""
+
+    part: Part
+
+    def __call__(self, **size: Any) -> Any:
+        return self.part.instantiate(size)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What is left to be given, as `inspect.signature` shows it."""
+        signature = self.part.signature()
+        if signature is None:
+            return inspect.Signature(
+                [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
+            )
+        given = self.part.arguments
+        left = [p for p in signature.parameters.values() if p.name not in given]
+        return signature.replace(parameters=left)
+
+
+def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
+    """The objects that the config names.
+
+    `origins` maps each of `GROUPS` to the file chosen for it, for error messages.
+    Raises `ConfigError`, or `PlanError` for a sweep that can't be.
+    """
+    parts = {group: Part(group, config[group], origins.get(group, group)) for group in GROUPS}
+    for part in parts.values():
+        part.check_arguments()
+    dataset = parts["dataset"].build()
+    source = as_source(
+        dataset,
+        held_out=config["held_out"],
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        tokens_per_sample=config["tokens_per_sample"],
+    )
+    model = parts["model"]
+    return StudySpec(
+        factory=ModelFactory(model),
+        size=size_spec(model),
+        source=source,
+        loss=parts["loss"].build(),
+        optimizer=parts["optimizer"].build(),
+        schedule=parts["schedule"].build(),
+        sweep=sweep_for(sweep(config), source),
+        flops=flop_count(config["flops"] or model.node.get(FLOPS), config),
+        device=config["device"],
+        precision=config["precision"],
+        held_out_samples=config["held_out_samples"],
+        identity={
+            **{group: _described(part) for group, part in parts.items() if group != "dataset"},
+            "dataset": {"_target_": parts["dataset"].target, "fingerprint": source.fingerprint},
+        },
+        hint=_hint(parts),
+        settings=config,
+    )
+
+
+def size_spec(model: Part) -> SizeSpec:
+    """The reserved key `size` of a model's YAML."""
+    node = model.node.get(SIZE)
+    example = "`size: {name: width, min: 8, max: 4096}`"
+    if not isinstance(node, Mapping) or not (node.get("name") or node.get("values")):
+        raise ConfigError(
+            f"{model.origin}: the model has no size to scale: add the argument that sets it, "
+            f"such as {example}"
+        )
+    values = node.get("values")
+    known = {**node, "name": node.get("name") or "shape"}
+    if values is not None:
+        known["values"] = tuple(values)
+    try:
+        return SizeSpec(**known)
+    except TypeError as error:
+        raise ConfigError(
+            f"{model.origin}: size is {dict(node)} ({error}): use {example}"
+        ) from error
+
+
+def sweep(config: Node) -> Sweep:
+    """The knobs of the plan. Raises `PlanError` for values that make no sense."""
+    sizes = config["sizes"]
+    return Sweep(
+        budgets=tuple(config["budgets"]),
+        batch_size=config["batch_size"],
+        sizes=None if sizes is None else tuple(sizes),
+        num_sizes=config["num_sizes"],
+        span=config["span"],
+        center=_center(config["center"]),
+        min_steps=config["min_steps"],
+        max_epochs=config["max_epochs"],
+        seed=config["seed"],
+    )
+
+
+def _center(value: Any) -> float | None:
+    if value in ("auto", None):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"center is {value!r}: use auto, or tokens per parameter such as center=20"
+        ) from None
+
+
+def flop_count(name: str | None, config: Node) -> FlopCount | None:
+    """How C is defined; None leaves it to the model."""
+    constant = config["flops_per_param_per_token"]
+    match name:
+        case None if constant == FormulaFlops().constant:
+            return None
+        case None | "formula":
+            return FormulaFlops(constant)
+        case "counted":
+            return CountedFlops()
+    raise ConfigError(f"flops is {name!r}: use formula (C = 6ND) or counted")
+
+
+def _described(part: Part) -> dict[str, Any]:
+    return {"_target_": part.target, **part.arguments}
+
+
+def _hint(parts: Mapping[str, Part]) -> str:
+    """Where the numbers that must agree are configured."""
+    lines = []
+    for group in ("model", "dataset"):
+        part = parts[group]
+        numbers = {k: v for k, v in part.arguments.items() if isinstance(v, int)}
+        keys = ", ".join(f"{group}.{name}={value}" for name, value in numbers.items())
+        lines.append(f"{part.origin}{f' sets {keys}' if keys else ''}")
+    return "\n  " + "\n  ".join(lines)

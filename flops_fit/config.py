@@ -1,0 +1,94 @@
+"""The knobs of the command line: names, types, defaults and units.
+
+A misspelt key or a value of the wrong type is refused by these classes. What users bring
+themselves (model, dataset, loss, optimizer, schedule) stays plain YAML with a `_target_`.
+Numbers that people write as 1e9 are floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Of the verbs `plan` and `train`."""
+
+    model: Any = MISSING
+    dataset: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    fit: Any = MISSING
+
+    # The plan.
+    budgets: list[float] = field(default_factory=list)  # training FLOPs of one run
+    batch_size: int = 64  # samples per optimizer step
+    sizes: list[Any] | None = None  # train just these size values
+    num_sizes: int = 7  # per budget
+    span: float = 16.0  # largest N / centre = centre / smallest N
+    center: Any = "auto"  # tokens per parameter at the centre of the grid
+    min_steps: int = 100  # a size with fewer is dropped
+    max_epochs: float = 4.0  # a size that repeats its data more often is dropped
+    flops: str | None = None  # formula, counted, or null: as the model's YAML says
+    flops_per_param_per_token: float = 6.0  # of the formula
+    seed: int = 0
+
+    # Data without a held-out part of its own.
+    held_out: Any = 0.1  # fraction of the samples, or null: the first batches of a stream
+    held_out_samples: int | None = None  # null: within 10% of the cheapest run's compute
+    tokens_per_sample: int | None = None  # null: sequence length of token ids, 1 for rows
+
+    # The machine.
+    device: str = "auto"  # cuda, mps or cpu
+    precision: str = "auto"  # fp32 or bf16
+    workers: int | None = None  # runs at once; null: one per CPU core or GPU
+    threads: int | None = None  # per run; null: one where several run at once
+    retry: str | None = None  # "diverged": train diverged runs again
+
+    # The answer.
+    draws: int = 4000  # bootstrap
+    study: str = MISSING
+    output_root: str = "outputs"
+    json: bool = False  # print the result as one JSON document on stdout
+
+
+@dataclass
+class AnswerConfig:
+    """Of the verbs `fit`, `predict`, `report` and `status`, which train nothing."""
+
+    study: str | None = None  # null: the last one trained under output_root
+    output_root: str = "outputs"
+    json: bool = False
+
+
+@dataclass
+class FitConfig(AnswerConfig):
+    """Of `fit`."""
+
+    fit: Any = MISSING
+    runs: str | None = None  # a table of runs, CSV or JSON lines; null: the study's own
+    columns: dict[str, str] = field(default_factory=dict)  # our name -> the table's column
+    flops_per_param_per_token: float = 6.0  # where the table has no FLOPs
+    draws: int = 4000
+    seed: int = 0
+
+
+@dataclass
+class PredictConfig(AnswerConfig):
+    """Of `predict`."""
+
+    budget: Any = None  # FLOPs, one or a list
+
+
+def register_schemas() -> None:
+    """Make the classes known to Hydra under the names that configs/*.yaml use."""
+    store = ConfigStore.instance()
+    store.store(name="sweep_schema", node=SweepConfig)
+    store.store(name="answer_schema", node=AnswerConfig)
+    store.store(name="fit_schema", node=FitConfig)
+    store.store(name="predict_schema", node=PredictConfig)

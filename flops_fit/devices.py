@@ -1,0 +1,58 @@
+"""What the training runs on: the device, its precision, and what is worth recording of them."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+
+import torch
+
+from flops_fit import __version__
+from flops_fit.errors import ConfigError
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """On CUDA what tensors took at most, else the largest size of this whole process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"{device.type}: {platform.processor() or platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    return {
+        "flops_fit": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes the first there is of cuda, mps and cpu. Raises `ConfigError`."""
+    if name != "auto":
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device {name!r} can't be used here: {error}") from error
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU that computes it, fp32 elsewhere. Raises `ConfigError`."""
+    if name == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has_bf16 else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise ConfigError(f"precision is {name!r}: use auto, fp32 or bf16")
+    return name

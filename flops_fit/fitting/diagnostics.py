@@ -1,0 +1,138 @@
+"""What a person should know before trusting a fit: findings in words, with the numbers behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Numbers = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Without:
+    """Exponent a of N_opt when something is left out; None where a method then refuses."""
+
+    left_out: str
+    isoflop_a: float | None
+    surface_a: float | None
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A single run without which the surface's a moves by more than one standard error."""
+
+    id: str
+    surface_a: float
+    standard_errors: float
+
+
+@dataclass(frozen=True)
+class DeltaFit:
+    """The surface refitted with another Huber threshold."""
+
+    delta: float
+    a: float
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class BackTest:
+    """A law fitted without the largest budget, asked for that budget.
+
+    `loss_error` = predicted / measured - 1; `log10_num_params_error` = log10 of N_opt predicted
+    over measured, None where the largest budget has no bracketed minimum.
+    """
+
+    method: str
+    budget: float
+    extrapolation: float
+    loss_predicted: float
+    loss_measured: float
+    loss_error: float
+    log10_num_params_error: float | None
+
+
+@dataclass(frozen=True)
+class IsoflopBias:
+    """What approach 2 gets wrong on this very grid if the fitted surface is the truth.
+
+    Shift of the exponent a, and of log10 N_opt at `budget` FLOPs: positive is too large.
+    """
+
+    a: float
+    budget: float
+    log10_num_params: float
+
+
+@dataclass(frozen=True)
+class NextRuns:
+    """Runs that would narrow the prediction at `target` FLOPs, and by how much.
+
+    `narrowing` is the interval of log N_opt expected after them over the one now;
+    `num_params_80` the 80% interval of N_opt then.
+    """
+
+    budget: float
+    num_params: tuple[float, ...]
+    total_flops: float
+    target: float
+    narrowing: float
+    num_params_80: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Verdict first, then findings as sentences, then the numbers they rest on.
+
+    `reach` is the extrapolation (target / largest trained budget) up to which the 80% interval of
+    N_opt stays within a factor of 2 either way, at most 30; None where there are no intervals.
+    `noise` is the relative standard deviation of one loss about the surface, robust to outliers.
+    """
+
+    verdict: str
+    findings: tuple[str, ...]
+    reach: float | None
+    noise: float | None
+    identifiable: bool | None
+    start_agreement: float | None
+    promised_decrease: float | None
+    at_bounds: tuple[str, ...]
+    exponents_agree: bool | None
+    flops_ratio: float  # FLOPs of the predicted optima by the FLOP rule, over their budgets
+    without_budget: tuple[Without, ...] = ()
+    without_edges: Without | None = None
+    influential_runs: tuple[Influence, ...] = ()
+    deltas: tuple[DeltaFit, ...] = ()
+    back_tests: tuple[BackTest, ...] = ()
+    isoflop_bias: IsoflopBias | None = None
+    next_runs: tuple[NextRuns, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Diagnostics:
+        lists: dict[str, Any] = {
+            "without_budget": Without,
+            "influential_runs": Influence,
+            "deltas": DeltaFit,
+            "back_tests": BackTest,
+            "next_runs": _next_runs,
+        }
+        values = dict(data)
+        for name, kind in lists.items():
+            values[name] = tuple(kind(**entry) for entry in data[name])
+        for name, kind in (("without_edges", Without), ("isoflop_bias", IsoflopBias)):
+            values[name] = None if data[name] is None else kind(**data[name])
+        for name in ("findings", "at_bounds"):
+            values[name] = tuple(data[name])
+        return cls(**values)
+
+
+def _next_runs(
+    num_params: list[float], num_params_80: tuple[float, float], **rest: float
+) -> NextRuns:
+    low, high = num_params_80
+    return NextRuns(num_params=tuple(num_params), num_params_80=(low, high), **rest)

@@ -1,0 +1,368 @@
+"""Approach 2: the minimum of each budget's curve, and a line through them (Hoffmann 2022, 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flops_fit.fitting.curves import CurveFamily, IsoflopCurve, Parabola
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.loss_trend import LossTrend, fit_loss_trend
+from flops_fit.fitting.points import Points, replicate_groups, usable_points
+from flops_fit.laws import Array, FlopRule, PowerLaw
+from flops_fit.runs import Run
+
+OK, EDGE, FLAT, CONCAVE, FEW = "ok", "edge", "flat", "concave", "few"
+"""Verdicts on a budget: only `ok` ones, whose minimum is bracketed, enter the line."""
+
+SIGNIFICANT = 2.0
+"""Standard errors by which a curvature must differ from 0 to be believed."""
+
+FEWEST_BRACKETED = 2
+"""Bracketed budgets through which a line can be drawn."""
+
+ON_EDGE = 1e-9
+"""ln N from the outermost size within which a minimum is the size itself."""
+
+FEWEST_FREEDOM = 3
+"""Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
+
+
+@dataclass(frozen=True)
+class BudgetOptimum:
+    """What one budget says. `flops` is the geometric mean really spent, `reason` a sentence.
+
+    `N_opt`, `D_opt`, `loss` and `curve` are None where there are too few sizes for a curve.
+    """
+
+    budget: float
+    flops: float
+    num_sizes: int
+    verdict: str
+    reason: str
+    N_opt: float | None = None
+    D_opt: float | None = None
+    loss: float | None = None
+    curve: IsoflopCurve | None = None
+
+    @property
+    def is_bracketed(self) -> bool:
+        return self.verdict == OK
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "curve": None if self.curve is None else self.curve.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BudgetOptimum:
+        curve = None if data["curve"] is None else IsoflopCurve.from_json(data["curve"])
+        return cls(**{**data, "curve": curve})
+
+
+@dataclass(frozen=True)
+class IsoflopLaw:
+    """N_opt = N_coefficient * C^a through the bracketed optima; D_opt by the FLOP rule.
+
+    `b` is the exponent of those D_opt, 1 - a under a constant rule. `noise` is the standard
+    deviation of one loss in nats per token, None where nothing tells it.
+    """
+
+    line: PowerLaw
+    b: float
+    trend: LossTrend
+    budgets: tuple[BudgetOptimum, ...]
+    flop_rule: FlopRule
+    noise: float | None
+
+    @property
+    def a(self) -> float:
+        return self.line.exponent
+
+    @property
+    def N_coefficient(self) -> float:
+        return self.line.coefficient
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return self.line(flops)
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        return self.trend(flops)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but budgets and FLOP rule, which stand for themselves in law.json."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "N_coefficient": self.N_coefficient,
+            "trend": self.trend.to_json(),
+            "noise": self.noise,
+        }
+
+    @classmethod
+    def from_json(
+        cls, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
+    ) -> IsoflopLaw:
+        return cls(
+            line=PowerLaw(data["N_coefficient"], data["a"]),
+            b=data["b"],
+            trend=LossTrend.from_json(data["trend"]),
+            budgets=budgets,
+            flop_rule=rule,
+            noise=data["noise"],
+        )
+
+
+@dataclass(frozen=True)
+class IsoflopDraws:
+    """Lines and trends of many noise draws as columns (draws,): one answer per draw.
+
+    `scatter` (1 or more) is how much wider the optima scatter about the line than the noise of
+    their curves explains; the draws are widened by it (Birge's ratio).
+    """
+
+    log_coefficient: Array
+    a: Array
+    b: Array
+    trend: LossTrend
+    flop_rule: FlopRule
+    scatter: float
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return np.exp(self.log_coefficient + self.a * np.log(np.asarray(flops, dtype=float)))
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        return self.trend(flops)
+
+    def quantities(self) -> dict[str, Array]:
+        """The fitted numbers that law.json gives intervals for, (draws,) each."""
+        return {"a": self.a, "b": self.b, "N_coefficient": np.exp(self.log_coefficient)}
+
+    def columns(self) -> dict[str, Array]:
+        """Everything needed to read the draws back with `from_columns`."""
+        return {
+            "log_coefficient": self.log_coefficient,
+            "a": self.a,
+            "b": self.b,
+            "scatter": np.array(self.scatter),
+            **{f"trend_{name}": np.asarray(v) for name, v in self.trend.__dict__.items()},
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> IsoflopDraws:
+        c = columns
+        trend = LossTrend(
+            c["trend_asymptote"], c["trend_drop"], c["trend_gamma"], float(c["trend_scale"])
+        )
+        return cls(c["log_coefficient"], c["a"], c["b"], trend, rule, float(c["scatter"]))
+
+
+@dataclass(frozen=True)
+class IsoflopFit:
+    """Approach 2: a curve per budget, its minimum, a power law through the minima.
+
+    `window`: sizes further than this factor from the size of least loss stay out of the curve (a
+    parabola over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and
+    a range of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least
+    `fewest_in_window` sizes stay in. None takes all.
+    `asymptote` pins the irreducible loss of L(C), in nats per token.
+    """
+
+    curve: CurveFamily = Parabola()  # noqa: RUF009 (frozen)
+    window: float | None = 8.0
+    fewest_in_window: int = 5
+    asymptote: float | None = None
+
+    method: ClassVar[str] = "isoflop"
+
+    def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> IsoflopLaw:
+        points, _ = usable_points(runs, flop_rule or FlopRule.constant())
+        return self.law(points)
+
+    def law(self, points: Points) -> IsoflopLaw:
+        """The line through the bracketed minima. Raises `FitError` where there are fewer than two."""
+        noise = self.noise(points)
+        optima = self.optima(points, noise)
+        bracketed = [o for o in optima if o.is_bracketed]
+        if len(bracketed) < FEWEST_BRACKETED:
+            raise _too_few_bracketed(optima)
+        flops = np.array([o.flops for o in bracketed])
+        log_n = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
+        loss = np.array([o.loss for o in bracketed], dtype=float)
+        log_k, a, b = _line(flops, log_n[:, None], points.flop_rule)
+        line = PowerLaw(float(np.exp(log_k[0])), float(a[0]))
+        return IsoflopLaw(
+            line=line,
+            b=float(b[0]),
+            trend=fit_loss_trend(flops, loss, self.asymptote),
+            budgets=optima,
+            flop_rule=points.flop_rule,
+            noise=noise,
+        )
+
+    def noise(self, points: Points) -> float | None:
+        """Standard deviation of one loss: of repeated seeds, else about the curves; None if unknown."""
+        repeats = [points.loss[rows] for rows in replicate_groups(points)]
+        freedom = sum(len(r) - 1 for r in repeats)
+        if freedom >= FEWEST_FREEDOM:
+            return float(np.sqrt(sum(np.sum((r - r.mean()) ** 2) for r in repeats) / freedom))
+        squares, freedom = 0.0, 0
+        for _, group in self._groups(points):
+            family = self.curve.residual_family
+            if len(group) <= family.parameters:
+                continue
+            fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
+            squares += float(np.sum((group.loss - fitted) ** 2))
+            freedom += len(group) - family.parameters
+        return float(np.sqrt(squares / freedom)) if freedom else None
+
+    def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
+        """Curve, minimum and verdict of every budget, from small to large."""
+        return tuple(
+            self._optimum(budget, group, points.at_budget(budget), noise)
+            for budget, group in self._groups(points)
+        )
+
+    def draws(self, points: Points, law: IsoflopLaw, count: int, seed: int) -> IsoflopDraws | None:
+        """`count` refits of the bracketed budgets with fresh noise on the fitted curves.
+
+        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. None
+        where nothing tells the noise.
+        """
+        if law.noise is None:
+            return None
+        generator = np.random.default_rng(seed)
+        groups = dict(self._groups(points))
+        bracketed = [o for o in law.budgets if o.is_bracketed]
+        log_n, loss = np.empty((2, len(bracketed), count))
+        for row, optimum in enumerate(bracketed):
+            group = groups[optimum.budget]
+            assert optimum.curve is not None
+            noisy = optimum.curve(group.num_params)[:, None] + law.noise * (
+                generator.standard_normal((len(group), count))
+            )
+            log_n[row], loss[row] = self.curve.curve(np.log(group.num_params), noisy).lowest()
+        flops = np.array([o.flops for o in bracketed])
+        measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
+        scatter = _birge_ratio(measured - np.log(law.N_opt(flops)), log_n.std(axis=1))
+        widened = measured[:, None] + scatter * (log_n - measured[:, None])
+        log_k, a, b = _line(flops, widened, points.flop_rule)
+        trend = fit_loss_trend(flops, loss, self.asymptote)
+        return IsoflopDraws(log_k, a, b, trend, points.flop_rule, scatter)
+
+    def _groups(self, points: Points) -> list[tuple[float, Points]]:
+        return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]
+
+    def _in_window(self, group: Points) -> Points:
+        """The sizes near the one of least loss."""
+        if self.window is None:
+            return group
+        log_n = np.log(group.num_params)
+        distance = np.abs(log_n - log_n[np.argmin(group.loss)])
+        sizes = np.unique(distance)
+        reach = max(np.log(self.window), sizes[min(self.fewest_in_window, len(sizes)) - 1])
+        return group.where(distance <= reach * (1 + 1e-9))
+
+    def _optimum(
+        self, budget: float, group: Points, everything: Points, noise: float | None
+    ) -> BudgetOptimum:
+        flops = float(np.exp(np.mean(np.log(group.flops))))
+        num_sizes = len(np.unique(everything.num_params))
+        if len(np.unique(group.num_params)) < self.curve.fewest_sizes:
+            reason = f"{num_sizes} sizes, a curve needs {self.curve.fewest_sizes}: train more sizes"
+            return BudgetOptimum(budget, flops, num_sizes, FEW, reason)
+        curve = self.curve.curve(np.log(group.num_params), group.loss)
+        log_n, loss = curve.lowest()
+        verdict, reason = _verdict(group, everything, float(log_n), noise)
+        num_params = float(np.exp(log_n))
+        return BudgetOptimum(
+            budget=budget,
+            flops=flops,
+            num_sizes=num_sizes,
+            verdict=verdict,
+            reason=reason,
+            N_opt=num_params,
+            D_opt=float(group.flop_rule.tokens(flops, num_params)),
+            loss=float(loss),
+            curve=curve,
+        )
+
+
+def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
+    """ln coefficient and exponent of N_opt, exponent of D_opt, from ln N_opt (budgets, draws)."""
+    log_c = np.log(flops)
+    a, log_k = np.polyfit(log_c, log_n, 1)
+    on_line = np.exp(log_k + np.outer(log_c, a))
+    b, _ = np.polyfit(log_c, np.log(rule.tokens(flops[:, None], on_line)), 1)
+    return log_k, a, b
+
+
+def _birge_ratio(residuals: Array, noise: Array) -> float:
+    """sqrt(chi^2 / degrees of freedom) of optima about their line, never below 1."""
+    freedom = len(residuals) - 2
+    if freedom < 1 or not np.all(noise > 0):
+        return 1.0
+    return max(1.0, float(np.sqrt(np.sum((residuals / noise) ** 2) / freedom)))
+
+
+def _verdict(
+    group: Points, everything: Points, log_n: float, noise: float | None
+) -> tuple[str, str]:
+    """Whether the minimum at `log_n` of a budget's curve can be believed, and why."""
+    curvature, error = _curvature(group, noise)
+    smallest, largest = everything.num_params.min(), everything.num_params.max()
+    if curvature < 0 and -curvature >= SIGNIFICANT * error:
+        return CONCAVE, (
+            "the loss bends downward over ln N: look for diverged or badly tuned runs among "
+            f"N = {smallest:.3g} to {largest:.3g}"
+        )
+    if curvature < SIGNIFICANT * error:
+        return FLAT, (
+            f"the curvature is {curvature:.2g} +- {error:.2g}, no different from 0: train sizes "
+            f"further apart than N = {smallest:.3g} to {largest:.3g}, or repeat seeds"
+        )
+    if log_n <= np.log(smallest) + ON_EDGE:
+        return EDGE, (
+            f"the loss is least at the smallest size, N = {smallest:.3g}: "
+            f"train {smallest / 2:.2g} and {smallest / 4:.2g} too"
+        )
+    if log_n >= np.log(largest) - ON_EDGE:
+        return EDGE, (
+            f"the loss is least at the largest size, N = {largest:.3g}: "
+            f"train {largest * 2:.2g} and {largest * 4:.2g} too"
+        )
+    return OK, f"a minimum between N = {smallest:.3g} and {largest:.3g}"
+
+
+def _curvature(group: Points, noise: float | None) -> tuple[float, float]:
+    """d2 loss / 2 d(ln N)2 by a parabola, and its standard error (0 where the noise is unknown)."""
+    log_n = np.log(group.num_params)
+    powers = np.vander(log_n - log_n.mean(), 3)
+    curvature = np.linalg.lstsq(powers, group.loss, rcond=None)[0][0]
+    spread = np.linalg.inv(powers.T @ powers)[0, 0]
+    return float(curvature), float((noise or 0.0) * np.sqrt(spread))
+
+
+def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
+    if len(optima) < FEWEST_BRACKETED:
+        return FitError(
+            f"{len(optima)} budget" + ("" if len(optima) == 1 else "s"),
+            "an exponent needs at least two budgets: train another",
+        )
+    bracketed = sum(o.is_bracketed for o in optima)
+    troubles = "; ".join(
+        f"{o.budget:.3g} FLOPs: {o.verdict}, {o.reason}" for o in optima if not o.is_bracketed
+    )
+    return FitError(
+        f"{bracketed} of {len(optima)} budgets have a bracketed minimum, a line needs "
+        f"{FEWEST_BRACKETED}",
+        troubles,
+    )

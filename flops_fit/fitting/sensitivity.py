@@ -1,0 +1,204 @@
+"""How a fit answers when its data or settings change: the numbers behind the diagnostics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from flops_fit.fitting.diagnostics import (
+    BackTest,
+    DeltaFit,
+    Influence,
+    IsoflopBias,
+    NextRuns,
+    Without,
+)
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.isoflop import IsoflopFit, IsoflopLaw
+from flops_fit.fitting.objectives import Huber
+from flops_fit.fitting.points import Points
+from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
+from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
+
+DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Huber thresholds tried: from nearly absolute to nearly squared errors."""
+
+MOST_REFITS = 500
+"""Single runs tried for influence: of more rows, those with the largest residuals."""
+
+NEXT_RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Sizes of a proposed budget as multiples of its predicted N_opt."""
+
+NEXT_BUDGETS = (1.0, 3.0, 10.0)
+"""Budgets proposed, as multiples of the largest trained one."""
+
+NEXT_TARGET = 100.0
+"""The target whose interval they are to narrow, as a multiple of the largest trained budget."""
+
+DIFFERENCE_STEP = 1e-5
+"""Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
+
+
+def without_each_budget(
+    points: Points, isoflop: IsoflopFit, surface: SurfaceFit
+) -> tuple[Without, ...]:
+    """Exponents of both methods with one budget left out at a time."""
+    return tuple(
+        _without(f"budget {budget:.4g}", points.where(points.budget != budget), isoflop, surface)
+        for budget in points.budgets
+    )
+
+
+def without_edge_sizes(points: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> Without:
+    """Exponents of both methods without the smallest and the largest size of every budget."""
+    inner = np.ones(len(points), dtype=bool)
+    for budget in points.budgets:
+        rows = np.flatnonzero(points.budget == budget)
+        sizes = points.num_params[rows]
+        inner[rows[(sizes == sizes.min()) | (sizes == sizes.max())]] = False
+    return _without("edge sizes", points.where(inner), isoflop, surface)
+
+
+def influential_runs(
+    points: Points, fit: SurfaceFit, law: SurfaceLaw, standard_error: float
+) -> tuple[Influence, ...]:
+    """Runs without which a moves by more than one standard error, the most influential first."""
+    residual = np.abs(np.log(points.loss / law.surface(points.num_params, points.num_tokens)))
+    rows = np.argsort(-residual)[:MOST_REFITS]
+    weights = np.ones((len(rows), len(points)))
+    weights[np.arange(len(rows)), rows] = 0.0
+    a = fit.draws(points, law, weights).a
+    shift = (a - law.surface.a) / standard_error
+    found = [
+        Influence(points.ids[row], float(a[i]), float(shift[i]))
+        for i, row in enumerate(rows)
+        if abs(shift[i]) > 1
+    ]
+    return tuple(sorted(found, key=lambda f: -abs(f.standard_errors)))
+
+
+def other_deltas(points: Points, fit: SurfaceFit) -> tuple[DeltaFit, ...]:
+    """The surface at other Huber thresholds; nothing for objectives without one."""
+    if fit.objective.delta is None:
+        return ()
+    laws = [(d, replace(fit, objective=Huber(d)).law(points).surface) for d in DELTAS]
+    return tuple(DeltaFit(d, s.a, s.alpha, s.beta) for d, s in laws)
+
+
+def back_tests(points: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> tuple[BackTest, ...]:
+    """Each method refitted without the largest budget and asked for it; refusals are left out."""
+    smaller, largest = points.budgets[:-1], points.budgets[-1]
+    if not smaller:
+        return ()
+    optimum = isoflop.optima(points, isoflop.noise(points))[-1]
+    measured = optimum.loss if optimum.is_bracketed else points.at_budget(largest).loss.min()
+    rest = points.where(points.budget < largest)
+    tests = []
+    for fit in (isoflop, surface):
+        try:
+            law: Law = fit.law(rest)
+        except FitError:
+            continue
+        predicted = float(law.loss_opt(optimum.flops))
+        log_ratio = None
+        if optimum.is_bracketed and optimum.N_opt is not None:
+            log_ratio = float(np.log10(law.N_opt(optimum.flops) / optimum.N_opt))
+        tests.append(
+            BackTest(
+                method=fit.method,
+                budget=largest,
+                extrapolation=largest / smaller[-1],
+                loss_predicted=predicted,
+                loss_measured=float(measured or 0.0),
+                loss_error=predicted / float(measured or 1.0) - 1,
+                log10_num_params_error=log_ratio,
+            )
+        )
+    return tuple(tests)
+
+
+def isoflop_bias(
+    points: Points, fit: IsoflopFit, surface: LossSurface, budget: float
+) -> IsoflopBias | None:
+    """What `fit` makes of the noise-free losses of `surface` at the very points of the sweep."""
+    exact = points.with_loss(surface(points.num_params, points.num_tokens))
+    try:
+        law = fit.law(exact)
+    except FitError:
+        return None
+    rule = points.flop_rule
+    bracketed = np.array([o.flops for o in law.budgets if o.is_bracketed])
+    true_a = np.polyfit(np.log(bracketed), np.log(surface.N_opt(bracketed, rule)), 1)[0]
+    shift = np.log10(law.N_opt(budget) / surface.N_opt(budget, rule))
+    return IsoflopBias(a=law.a - float(true_a), budget=budget, log10_num_params=float(shift))
+
+
+def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[NextRuns, ...]:
+    """Budgets of five sizes that would narrow N_opt at 100 times the largest budget.
+
+    The variance of ln N_opt after n more runs follows from the Jacobian J of ln loss in the five
+    numbers of the surface: g' (J'J)^-1 g noise^2, g the gradient of ln N_opt. Its square root
+    over the one without them scales the 80% interval of the draws.
+    """
+    target = NEXT_TARGET * points.budgets[-1]
+    jacobian = log_loss_jacobian(law.surface, points.num_params, points.num_tokens)
+    gradient = _gradient_of_log_optimum(law, target)
+    now = _standard_error(jacobian, gradient)
+    half_width = np.diff(np.quantile(np.log(draws.N_opt(target)), (0.1, 0.9)))[0] / 2
+    centre = np.log(float(law.N_opt(target)))
+    proposals = []
+    for multiple in NEXT_BUDGETS:
+        budget = multiple * points.budgets[-1]
+        sizes = float(law.N_opt(budget)) * np.array(NEXT_RATIOS)
+        more = log_loss_jacobian(law.surface, sizes, law.flop_rule.tokens(budget, sizes))
+        narrowing = _standard_error(np.concatenate([jacobian, more]), gradient) / now
+        low, high = np.exp(centre + np.array([-1, 1]) * half_width * narrowing)
+        proposals.append(
+            NextRuns(
+                budget=budget,
+                num_params=tuple(map(float, sizes)),
+                total_flops=budget * len(sizes),
+                target=target,
+                narrowing=float(narrowing),
+                num_params_80=(float(low), float(high)),
+            )
+        )
+    return tuple(proposals)
+
+
+def relative_noise(points: Points, surface: LossSurface) -> float:
+    """Standard deviation of ln loss about the surface, by the median absolute deviation.
+
+    1.4826 makes it that of a normal distribution; 5 numbers were fitted.
+    """
+    residual = np.log(points.loss / surface(points.num_params, points.num_tokens))
+    spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
+    return spread * float(np.sqrt(len(points) / max(len(points) - 5, 1)))
+
+
+def _without(what: str, rest: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> Without:
+    return Without(what, _exponent(isoflop, rest), _exponent(surface, rest))
+
+
+def _exponent(fit: IsoflopFit | SurfaceFit, points: Points) -> float | None:
+    """The exponent a, None where the method refuses."""
+    try:
+        law = fit.law(points)
+    except FitError:
+        return None
+    return law.a if isinstance(law, IsoflopLaw) else law.surface.a
+
+
+def _standard_error(jacobian: Array, gradient: Array) -> float:
+    """sqrt(g' (J'J)^-1 g), by the shortest z with J'z = g: squaring J would lose its digits."""
+    return float(np.linalg.norm(np.linalg.lstsq(jacobian.T, gradient, rcond=None)[0]))
+
+
+def _gradient_of_log_optimum(law: SurfaceLaw, flops: float) -> Array:
+    """d ln N_opt / d (E, ln A, ln B, alpha, beta) by central differences."""
+    s = law.surface
+    at = np.array([np.log(s.A), np.log(s.B), s.alpha, s.beta])
+    steps = np.concatenate([np.eye(4), -np.eye(4)]) * DIFFERENCE_STEP
+    optima = np.log(optimal_num_params(*(at + steps).T, flops, law.flop_rule))
+    return np.concatenate([[0.0], (optima[:4] - optima[4:]) / (2 * DIFFERENCE_STEP)])

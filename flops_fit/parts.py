@@ -1,0 +1,100 @@
+"""Config nodes with a `_target_`, checked and built. Only here is `instantiate` called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+
+from flops_fit.errors import ConfigError, UserError
+
+Node = Mapping[str, Any]
+"""A config node as plain values."""
+
+SIZE, FLOPS = "size", "flops"
+"""Keys of a model's YAML that are for us, not for its constructor."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One config group with a `_target_`; `origin` is the file it was read from."""
+
+    group: str
+    node: Node
+    origin: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.node, Mapping) or not self.node.get("_target_"):
+            raise ConfigError(
+                f"{self.origin}: {self.group} has no `_target_`: name a class or function, such as "
+                f"`_target_: my_package.My{self.group.title()}`"
+            )
+
+    @property
+    def target(self) -> str:
+        return str(self.node["_target_"])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the config gives to the target."""
+        ours = (SIZE, FLOPS) if self.group == "model" else ()
+        return {k: v for k, v in self.node.items() if k not in ours and not _is_hydra_key(k)}
+
+    def signature(self) -> inspect.Signature | None:
+        """Of the target; None where Python can't tell. Raises `ConfigError` without a target."""
+        try:
+            target = get_object(self.target)
+        except Exception as error:  # whatever importing a user's module raises
+            cause = error.__cause__ or error
+            raise ConfigError(
+                f"{self.origin}: can't import {self.group}._target_ {self.target!r}: {cause}"
+            ) from error
+        try:
+            return inspect.signature(target)
+        except ValueError:
+            return None
+
+    def check_arguments(self) -> None:
+        """Every configured argument must be one that the target takes."""
+        signature = self.signature()
+        if signature is None:
+            return
+        parameters = signature.parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in self.arguments:
+            if name not in parameters:
+                close = difflib.get_close_matches(name, parameters, n=1)
+                guess = f"did you mean {close[0]!r}? " if close else ""
+                raise ConfigError(
+                    f"{self.origin}: {self.target} takes no argument {name!r}: {guess}"
+                    f"It takes {', '.join(parameters)}"
+                )
+
+    def build(self) -> Any:
+        """The object, or for `_partial_: true` a partial of it."""
+        self.check_arguments()
+        return self.instantiate({})
+
+    def instantiate(self, size: Mapping[str, Any]) -> Any:
+        node = {"_target_": self.target, **self.arguments, **size}
+        partial = bool(self.node.get("_partial_", False))
+        try:
+            return instantiate(node, _partial_=partial, _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from error
+            raise ConfigError(
+                f"{self.origin}: {self.group} {self.target} can't be built: "
+                f"{type(cause).__name__}: {cause}"
+            ) from error
+
+
+def _is_hydra_key(name: str) -> bool:
+    return name.startswith("_") and name.endswith("_")

@@ -1,0 +1,125 @@
+"""Figures of a law: values in, a matplotlib Figure out. The law draws its own curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.isoflop import BudgetOptimum
+from flops_fit.laws import Array, Law
+from flops_fit.planning import short_number
+from flops_fit.prediction import central_intervals
+from flops_fit.runs import Run
+
+CURVE_POINTS = 200
+LINE_POINTS = 40
+BEYOND = 1000.0
+"""How far beyond the largest trained budget the lines of the optima are drawn."""
+
+Colour = tuple[float, float, float, float]
+
+BAND_LEVEL = "95"
+"""Percent. The shaded interval."""
+
+
+def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
+    """Loss against N, one colour per budget: runs, the fitted curve, its minimum.
+
+    Hollow points were left out of the fit; a hollow star is a minimum that is not trusted.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    used = set(law.rows_used)
+    for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
+        mine = [r for r in runs if r.budget == optimum.budget]
+        for run in mine:
+            if run.loss is not None:
+                face = colour if run.id in used else "none"
+                axes.plot(run.num_params, run.loss, "o", color=colour, mfc=face, ms=5)
+        _draw_curve(axes, optimum, colour, [run.num_params for run in mine])
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters N")
+    axes.set_ylabel("held-out loss")
+    axes.set_title("Loss at fixed compute, and its minimum")
+    _count_ticks(axes.xaxis)
+    axes.legend(title="budget, FLOPs", fontsize="small")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def plot_optima(law: ScalingLaw) -> Figure:
+    """N_opt and D_opt against C: the budgets' minima, the law's line, its interval."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_optima(left, law, "parameters N_opt", lambda law: law.N_opt, lambda b: b.N_opt)
+    _draw_optima(right, law, "training tokens D_opt", lambda law: law.D_opt, lambda b: b.D_opt)
+    figure.suptitle(f"Compute-optimal size and tokens ({law.answer})")
+    return figure
+
+
+def budget_colours(count: int) -> list[Colour]:
+    """One colour per budget, from small to large, the same in every figure."""
+    return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _draw_curve(
+    axes: Axes, optimum: BudgetOptimum, colour: Colour, num_params: Sequence[float]
+) -> None:
+    label = f"{optimum.budget:.3g}" + ("" if optimum.is_bracketed else f" ({optimum.verdict})")
+    if optimum.curve is None or optimum.N_opt is None:
+        axes.plot([], [], color=colour, label=label)
+        return
+    n = np.geomspace(min(num_params), max(num_params), CURVE_POINTS)
+    axes.plot(n, optimum.curve(n), color=colour, lw=1.2, label=label)
+    face = colour if optimum.is_bracketed else "none"
+    axes.plot(optimum.N_opt, optimum.loss, "*", color=colour, mfc=face, mec="black", ms=13)
+
+
+def _draw_optima(
+    axes: Axes,
+    law: ScalingLaw,
+    what: str,
+    of_law: Callable[[Law], Callable[[Array], Array]],
+    of_budget: Callable[[BudgetOptimum], float | None],
+) -> None:
+    flops = np.geomspace(law.budgets[0].budget, BEYOND * law.largest_budget, LINE_POINTS)
+    axes.plot(flops, of_law(law.law)(flops), color="black", lw=1.2, label="law")
+    if law.draws is not None:
+        bounds = [central_intervals(of_law(law.draws)(c))[BAND_LEVEL] for c in flops]
+        low, high = zip(*bounds, strict=True)
+        axes.fill_between(flops, low, high, color="black", alpha=0.15, lw=0, label=f"{BAND_LEVEL}%")
+    for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
+        value = of_budget(optimum)
+        if value is None:
+            continue
+        face = colour if optimum.is_bracketed else "none"
+        axes.plot(optimum.flops, value, "*", color=colour, mfc=face, mec="black", ms=12)
+    axes.axvline(law.largest_budget, color="grey", lw=0.8, ls=":")
+    axes.annotate(
+        " trained",
+        (law.largest_budget, 0.02),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        fontsize="small",
+        color="grey",
+    )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("training compute C, FLOPs")
+    axes.set_ylabel(what)
+    _count_ticks(axes.yaxis)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+
+
+def _count_ticks(axis: object) -> None:
+    """Labels such as 1k, 3k, 10k."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))  # type: ignore[attr-defined]
+    axis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))  # type: ignore[attr-defined]
+    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
