@@ -70,7 +70,8 @@ class FlopRule:
         n = np.asarray(num_params, dtype=float)
         knots = np.asarray(self.num_params)
         log_per_param = np.log(np.asarray(self.flops_per_token) / knots)
-        return n * np.exp(np.interp(np.log(n), np.log(knots), log_per_param))
+        per_param = np.exp(np.interp(np.log(n), np.log(knots), log_per_param))
+        return np.asarray(n * per_param)
 
     def tokens(self, flops: ArrayLike, num_params: ArrayLike) -> Array:
         """D that spends `flops` at N."""
@@ -91,7 +92,7 @@ class FlopRule:
 
 @dataclass(frozen=True)
 class FlopSegment:
-    """ln FLOPs per token = log_coefficient + slope * ln N, for ln N between log_low and log_high."""
+    """ln FLOPs per token = log_coefficient + slope * ln N, for ln N from log_low to log_high."""
 
     log_low: float
     log_high: float
@@ -188,4 +189,4 @@ def optimal_num_params(
         minima.append(log_n)
         losses.append(np.exp(log_a - alpha * log_n) + np.exp(log_data + data_exponent * log_n))
     best = np.argmin(np.stack(losses), axis=0)
-    return np.exp(np.take_along_axis(np.stack(minima), best[None], axis=0)[0])
+    return np.asarray(np.exp(np.take_along_axis(np.stack(minima), best[None], axis=0)[0]))

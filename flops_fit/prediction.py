@@ -1,4 +1,4 @@
-"""What a law says about a target: size, tokens, loss, how sure, and what another size would cost."""
+"""What a law says about a target: size, tokens, loss, how sure, and the cost of another size."""
 
 from __future__ import annotations
 

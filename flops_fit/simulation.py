@@ -1,4 +1,4 @@
-"""Runs drawn from a known law, marked `simulated`: to test a fit, or a plan, before compute is spent."""
+"""Runs drawn from a known law, marked `simulated`: to try a fit or a plan before it costs."""
 
 from __future__ import annotations
 

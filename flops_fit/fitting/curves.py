@@ -112,7 +112,7 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Akima:
-    """Akima's interpolation through the (mean) loss of each size (Porian et al. 2024, section 3)."""
+    """Akima's interpolation through the mean loss of each size (Porian et al. 2024)."""
 
     fewest_sizes: ClassVar[int] = 3
     parameters: ClassVar[int] = 3
@@ -142,7 +142,8 @@ def _polynomial(log_n: Array, loss: Array, degree: int) -> IsoflopCurve:
 
 def _cubic(coefficients: Array, t: Array) -> Array:
     c3, c2, c1, c0 = coefficients
-    return ((c3 * t + c2) * t + c1) * t + c0
+    value: Array = ((c3 * t + c2) * t + c1) * t + c0
+    return value
 
 
 def _stationary(coefficients: Array) -> tuple[Array, Array]:

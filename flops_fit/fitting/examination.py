@@ -69,7 +69,7 @@ def examine(
         *_back_test_findings(tests),
         *_bias_findings(bias),
         *_influence_findings(numbers.influential_runs),
-        *_next_findings(numbers.next_runs),
+        *_next_findings(numbers.next_runs, float(points.flops.sum())),
     )
     return replace(
         numbers,
@@ -265,10 +265,12 @@ def _influence_findings(runs: Sequence[Influence]) -> list[str]:
     ]
 
 
-def _next_findings(proposals: Sequence[NextRuns]) -> list[str]:
+def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
+    """The most helpful proposal that costs no more than the sweep did."""
+    affordable = [p for p in proposals if p.total_flops <= spent] or list(proposals[:1])
     return [
         f"{len(p.num_params)} more runs at {p.budget:.3g} FLOPs, N = {p.num_params[0]:.3g} to "
         f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would make the interval of "
         f"log N_opt at {p.target:.3g} FLOPs {p.narrowing:.2f} times as wide"
-        for p in proposals
+        for p in affordable[-1:]
     ]

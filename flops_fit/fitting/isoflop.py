@@ -134,7 +134,8 @@ class IsoflopDraws:
     scatter: float
 
     def N_opt(self, flops: ArrayLike) -> Array:
-        return np.exp(self.log_coefficient + self.a * np.log(np.asarray(flops, dtype=float)))
+        log_c = np.log(np.asarray(flops, dtype=float))
+        return np.asarray(np.exp(self.log_coefficient + self.a * log_c))
 
     def D_opt(self, flops: ArrayLike) -> Array:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
@@ -188,7 +189,7 @@ class IsoflopFit:
         return self.law(points)
 
     def law(self, points: Points) -> IsoflopLaw:
-        """The line through the bracketed minima. Raises `FitError` where there are fewer than two."""
+        """The line through the bracketed minima. Raises `FitError` below two of them."""
         noise = self.noise(points)
         optima = self.optima(points, noise)
         bracketed = [o for o in optima if o.is_bracketed]
@@ -209,7 +210,7 @@ class IsoflopFit:
         )
 
     def noise(self, points: Points) -> float | None:
-        """Standard deviation of one loss: of repeated seeds, else about the curves; None if unknown."""
+        """Standard deviation of a loss: of repeated seeds, else about the curves, else None."""
         repeats = [points.loss[rows] for rows in replicate_groups(points)]
         freedom = sum(len(r) - 1 for r in repeats)
         if freedom >= FEWEST_FREEDOM:

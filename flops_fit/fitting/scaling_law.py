@@ -144,7 +144,7 @@ class ScalingLaw:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
-        """Without draws. Raises `FitError` where keys are missing, `PlanError` for another schema."""
+        """Without draws. Raises `FitError` for missing keys, `StudyError` for another schema."""
         check_schema_version(data, LAW_FILE)
         try:
             return _from_json(data)
@@ -152,7 +152,7 @@ class ScalingLaw:
             raise FitError(f"{LAW_FILE} is incomplete ({error!r})", "fit again") from error
 
     def save(self, folder: Path) -> Path:
-        """Write law.json, and draws.npz beside it, which keeps `predict` instant; returns law.json."""
+        """Write law.json and, for intervals at any budget, draws.npz; returns the former."""
         folder.mkdir(parents=True, exist_ok=True)
         columns = {
             f"{method}.{name}": column

@@ -200,5 +200,6 @@ def _gradient_of_log_optimum(law: SurfaceLaw, flops: float) -> Array:
     s = law.surface
     at = np.array([np.log(s.A), np.log(s.B), s.alpha, s.beta])
     steps = np.concatenate([np.eye(4), -np.eye(4)]) * DIFFERENCE_STEP
-    optima = np.log(optimal_num_params(*(at + steps).T, flops, law.flop_rule))
+    log_a, log_b, alpha, beta = (at + steps).T
+    optima = np.log(optimal_num_params(log_a, log_b, alpha, beta, flops, law.flop_rule))
     return np.concatenate([[0.0], (optima[:4] - optima[4:]) / (2 * DIFFERENCE_STEP)])

@@ -12,16 +12,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.fitting.objectives import Objective
 from flops_fit.laws import Array, LossSurface
+
+Mask = NDArray[np.bool_]
+Weights = NDArray[np.float64] | NDArray[np.uint8]
+"""How often each row counts, (B, n)."""
 
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-12, 1e10
 """Share of the majorant's curvature added to the Hessian. At `MOST_DAMPING` no step can improve
 the objective in double precision: the fit has ended."""
 
 RIDGE = 1e-13
-"""Of the majorant's diagonal: keeps a direction that no row informs from making the system singular."""
+"""Of the majorant's diagonal: a direction that no row informs must not make the system singular."""
 
 CHUNK_VALUES = 20_000
 """Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
@@ -30,7 +35,7 @@ STEEPEST = 12.0
 """Upper bound of alpha and beta. The steepest published optimum is 5 (Gemstones, one width)."""
 
 SHALLOWEST = 1e-4
-"""Lower bound of alpha and beta: a loss falling by 0.01% per e-fold is constant for every purpose."""
+"""Lower bound of alpha and beta: a term falling by 0.01% per e-fold is a constant."""
 
 LEAST_LOG_TERM = -35.0
 """Lower bound of ln A' and ln B' relative to the loss: below it a term is lost in rounding."""
@@ -79,7 +84,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Space:
-    """What a fit may vary: k free numbers within `low` and `high` (k,), spread over the 5 by `basis`.
+    """What a fit may vary: k free numbers between `low` and `high` (k,), sent to the 5 by `basis`.
 
     `basis` (5, k) is the identity, or sends one exponent to both alpha and beta.
     """
@@ -128,7 +133,7 @@ class Space:
     def fits(self, free: Array) -> Array:
         return free @ self.basis.T
 
-    def blocked(self, free: Array, gradient: Array) -> Array:
+    def blocked(self, free: Array, gradient: Array) -> Mask:
         """Where a number stands at a bound and the descent would leave it."""
         return ((free <= self.low) & (gradient > 0)) | ((free >= self.high) & (gradient < 0))
 
@@ -152,21 +157,22 @@ def terms(fits: Array, design: Design) -> tuple[Array, Array, Array]:
     return fits[:, 0:1] + capacity + data, capacity, data
 
 
-def objective_values(fits: Array, weights: Array, design: Design, objective: Objective) -> Array:
+def objective_values(fits: Array, weights: Weights, design: Design, objective: Objective) -> Array:
     """Summed objective of each fit, (B,)."""
     predicted, _, _ = terms(fits, design)
-    return np.einsum("bn,bn->b", weights, objective.values(predicted, design.loss))
+    values = objective.values(predicted, design.loss)
+    return np.asarray(np.einsum("bn,bn->b", weights, values))
 
 
 def solve(
     starts: Array,
-    weights: Array,
+    weights: Weights,
     design: Design,
     objective: Objective,
     space: Space,
     ending: Ending,
 ) -> Solutions:
-    """Minimise from each of `starts` (B, 5) under `weights` (B, n), in chunks that fit the cache."""
+    """Minimise from each of `starts` (B, 5) under `weights` (B, n), in chunks that fit a cache."""
     size = max(1, CHUNK_VALUES // len(design.loss))
     chunks = [
         _solve_chunk(starts[i : i + size], weights[i : i + size], design, objective, space, ending)
@@ -177,7 +183,7 @@ def solve(
 
 def _solve_chunk(
     starts: Array,
-    weights: Array,
+    weights: Weights,
     design: Design,
     objective: Objective,
     space: Space,
@@ -228,14 +234,14 @@ def _step(free: Array, model: _Model, damping: Array, space: Space) -> tuple[Arr
     return trial, promise
 
 
-def _next_damping(damping: Array, better: Array, gain: Array) -> Array:
+def _next_damping(damping: Array, better: Mask, gain: Array) -> Array:
     """Less after a step that kept its promise, more after one that didn't."""
     kept = np.where(gain > 0.75, damping / 8, np.where(gain < 0.25, damping * 3, damping))
     return np.where(better, np.maximum(kept, LEAST_DAMPING), np.maximum(damping, 1e-4) * 8)
 
 
 class _Model(NamedTuple):
-    """Local picture in the k free numbers: value (B,), gradient (B, k), Hessian, majorant (B, k, k)."""
+    """Of the k free numbers: value (B,), gradient (B, k), Hessian and majorant (B, k, k)."""
 
     value: Array
     gradient: Array
@@ -244,7 +250,7 @@ class _Model(NamedTuple):
 
 
 def _local_model(
-    free: Array, weights: Array, design: Design, objective: Objective, space: Space
+    free: Array, weights: Weights, design: Design, objective: Objective, space: Space
 ) -> _Model:
     predicted, capacity, data = terms(space.fits(free), design)
     value, slope, curvature, majorant = objective.penalty(predicted, design.loss)

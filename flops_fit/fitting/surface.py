@@ -18,6 +18,7 @@ from flops_fit.fitting.solver import (
     Ending,
     Solutions,
     Space,
+    Weights,
     objective_values,
     solve,
 )
@@ -38,6 +39,9 @@ RESAMPLE_ENDING = Ending(tolerance=1e-8, max_steps=80)
 
 SAME_OPTIMUM = 1e-6
 """Relative difference of objectives below which two starts ended in the same place."""
+
+PERFECT = 1e-26
+"""Objective of one row that is rounding only: residuals of 1e-13."""
 
 FEWEST_RUNS, FEWEST_RUNS_TIED = 6, 4
 """Distinct (N, D) needed: one more than the 5 numbers of a surface; with alpha = beta as many as
@@ -181,7 +185,7 @@ class SurfaceFit:
         space = self.space(design)
         ends = self._polished(design, space)
         best = int(np.argmin(ends.values))
-        agree = ends.values <= ends.values[best] * (1 + SAME_OPTIMUM) + np.finfo(float).tiny
+        agree = ends.values <= ends.values[best] * (1 + SAME_OPTIMUM) + PERFECT * len(points)
         return SurfaceLaw(
             surface=design.surface(ends.fits[best]),
             flop_rule=points.flop_rule,
@@ -192,7 +196,7 @@ class SurfaceFit:
             at_bounds=space.names_at_bounds(ends.fits[best]),
         )
 
-    def draws(self, points: Points, law: SurfaceLaw, weights: Array) -> SurfaceDraws:
+    def draws(self, points: Points, law: SurfaceLaw, weights: Weights) -> SurfaceDraws:
         """Refits under each row of integer `weights` (draws, n), started from `law`."""
         design = _design(points)
         starts = np.tile(design.centred(law.surface), (len(weights), 1))
@@ -298,8 +302,9 @@ def _check_directions(points: Points) -> None:
     if spread[1] / np.sqrt(len(log_n)) >= COLLINEAR:
         return
     if np.std(log_d - log_n) < np.std(log_d + log_n):
+        ratio = np.exp(np.mean(log_d - log_n))
         raise FitError(
-            f"all runs have one ratio of tokens to parameters, {np.exp(np.mean(log_d - log_n)):.3g}",
+            f"all runs have one ratio of tokens to parameters, {ratio:.3g}",
             "train other ratios: along one, alpha and beta are not identifiable",
         )
     raise FitError(
