@@ -32,4 +32,4 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
             f"cross_entropy needs class indices, the target is {target.dtype}: "
             "give int64 indices, or use mse for real numbers"
         )
-    return F.cross_entropy(logits.flatten(0, -2), target.flatten())
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1))
