@@ -111,13 +111,16 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     def call(config: Any) -> None:
         from flops_fit import verbs
 
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        codes.append(getattr(verbs, verb)(values))
+        try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            codes.append(getattr(verbs, verb)(values))
+        except Exception as error:  # whatever it is, the user gets a message and an exit code
+            codes.append(report_error(error))
 
     decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)
     try:
         decorate(call)()
-    except Exception as error:  # whatever it is, the user gets a message and an exit code
+    except Exception as error:  # of Hydra itself, before a verb is called
         return report_error(error)
     if len(codes) > 1:
         from flops_fit import verbs

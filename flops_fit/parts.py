@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +78,25 @@ class Part:
                 )
 
     def build(self) -> Any:
-        """The object, or for `_partial_: true` a partial of it."""
+        """The object, or for `_partial_: true` a callable with the configured arguments set."""
         self.check_arguments()
+        if self.node.get("_partial_"):
+            return self.partial()
         return self.instantiate({})
 
+    def partial(self) -> Callable[..., Any]:
+        """The target itself, without the check of names that Hydra's own makes at every call."""
+        target = get_object(self.target)
+        arguments = self._instantiated(self.arguments)
+        return functools.partial(target, **arguments) if arguments else target
+
     def instantiate(self, size: Mapping[str, Any]) -> Any:
-        node = {"_target_": self.target, **self.arguments, **size}
-        partial = bool(self.node.get("_partial_", False))
+        """The object with `size` added to the configured arguments."""
+        return self._instantiated({"_target_": self.target, **self.arguments, **size})
+
+    def _instantiated(self, node: Node) -> Any:
         try:
-            return instantiate(node, _partial_=partial, _convert_="all")
+            return instantiate(node, _convert_="all")
         except InstantiationException as error:
             cause = error.__cause__ or error
             if isinstance(cause, UserError):

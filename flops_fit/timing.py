@@ -13,17 +13,19 @@ from flops_fit.training import Recipe, TrainingState, train_step
 MATRIX_SIZE = 1024
 """Side of the square matrices whose product measures the device."""
 
-TIMED_STEPS = 5
+TIMED_STEPS = 10
 """Steps of the smallest model whose fastest one counts as the cost of any step."""
 
 
-def estimated_seconds(plan: Plan, recipe: Recipe, workers: int) -> float:
-    """Seconds to train the plan's experiments on `workers` of this device.
+def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) -> float:
+    """Seconds to train the plan's experiments, `workers` at once with `threads` CPU threads each.
 
     A step takes what the smallest planned model's step takes, mostly the time to start its
     operations, and beyond that its FLOPs at the speed of a matrix product. Large models with
     small matrices take longer than this.
     """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     smallest = min(plan.experiments, key=lambda e: e.flops_per_token)
     state = TrainingState.start(smallest, recipe)
     batches = recipe.source.training_batches(smallest.batch_size, smallest.seed)
@@ -31,8 +33,10 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int) -> float:
         _seconds(lambda: train_step(next(batches), smallest, recipe, state), recipe.device)
         for _ in range(min(TIMED_STEPS, smallest.num_steps))
     )
+    flops_per_second = matrix_flops_per_second(recipe)
+    torch.set_num_threads(threads_before)
     steps = sum(e.num_steps for e in plan.experiments)
-    return (steps * step_seconds + plan.total_flops / matrix_flops_per_second(recipe)) / workers
+    return (steps * step_seconds + plan.total_flops / flops_per_second) / workers
 
 
 def matrix_flops_per_second(recipe: Recipe) -> float:

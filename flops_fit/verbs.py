@@ -53,7 +53,7 @@ def plan(config: Config) -> int:
         results().print(tables.plan_table(planned))
         results().print(str(planned), markup=False)
     show_notes(planned)
-    show_duration(planned, recipe, num_workers(config))
+    show_duration(planned, recipe, config)
     say(f"plan: {path / 'plan.json'}")
     return OK
 
@@ -236,6 +236,13 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
+def num_threads(config: Config, workers: int) -> int:
+    """CPU threads of a run: as configured, else one where several run at once, or all."""
+    import torch
+
+    return int(config["threads"] or (1 if workers > 1 else torch.get_num_threads()))
+
+
 def executor(config: Config, recipe: Recipe, folder: StudyFolder, num_todo: int) -> Execute:
     """Worker processes where they pay, else this process."""
     import torch
@@ -244,15 +251,15 @@ def executor(config: Config, recipe: Recipe, folder: StudyFolder, num_todo: int)
     from flops_fit.study import Inline
 
     workers = min(num_workers(config), num_todo)
-    threads = config["threads"]
+    threads = num_threads(config, workers)
     if workers <= 1:
-        torch.set_num_threads(threads or torch.get_num_threads())
+        torch.set_num_threads(threads)
         return Inline(recipe, folder)
     make_recipe = functools.partial(
         recipe_in_worker, dict(config), origins(), recipe.precision, recipe.held_out_samples
     )
     gpus = tuple(map(str, range(torch.cuda.device_count()))) if recipe.device.type == "cuda" else ()
-    return Workers(make_recipe, folder, workers, threads or 1, gpus)
+    return Workers(make_recipe, folder, workers, threads, gpus)
 
 
 def recipe_in_worker(
@@ -287,10 +294,11 @@ def show_notes(planned: Plan) -> None:
         say(f"note: {note}")
 
 
-def show_duration(planned: Plan, recipe: Recipe, workers: int) -> None:
+def show_duration(planned: Plan, recipe: Recipe, config: Config) -> None:
     from flops_fit.timing import estimated_seconds
 
-    seconds = estimated_seconds(planned, recipe, workers)
+    workers = min(num_workers(config), len(planned))
+    seconds = estimated_seconds(planned, recipe, workers, num_threads(config, workers))
     warning = "warning: " if seconds > LONG_SECONDS else ""
     say(
         f"{warning}at least {duration(seconds)} on this device ({recipe.device}, {workers} at once)"
@@ -341,7 +349,7 @@ def variant(study: Study, num_trained: int) -> tables.Variant:
         num_trained=num_trained,
         num_runs=len(study),
         best_loss=min(losses, default=None),
-        exponent=tables.exponent(study.law) if study.law else "",
+        exponent=tables.exponent(study.law, study.law.answer) if study.law else "",
     )
 
 

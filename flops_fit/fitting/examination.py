@@ -51,7 +51,7 @@ def examine(
     """All diagnostics of `fits`, whose `answer` method predicts."""
     numbers = _surface_numbers(points, isoflop, surface, fits)
     law, draws = fits.law_and_draws(answer)
-    largest = points.budgets[-1]
+    largest = points.largest_budget
     reach = None if draws is None else _reach(draws, largest)
     agree = _exponents_agree(fits, points.flops)
     tests = back_tests(points, isoflop, surface)
@@ -152,7 +152,7 @@ def _exponents_agree(fits: Fits, flops: Array) -> bool | None:
 
 def _flops_ratio(law: Law, points: Points) -> float:
     """FLOPs of the optimum at the largest budget over that budget: 1 but for rounding."""
-    budget = points.budgets[-1]
+    budget = points.largest_budget
     spent = points.flop_rule(law.N_opt(budget)) * law.D_opt(budget)
     return float(spent / budget)
 

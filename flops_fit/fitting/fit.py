@@ -56,6 +56,7 @@ def fit_runs(
         answer=method,
         fits=fits,
         flop_rule=points.flop_rule,
+        largest_budget=points.largest_budget,
         budgets=isoflop.optima(points, isoflop.noise(points)),
         intervals=fits.intervals,
         predictions=_predictions(points, fits),
@@ -80,7 +81,7 @@ def fit_runs(
 
 def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
     """By both methods, at the trained budgets and beyond."""
-    largest = points.budgets[-1]
+    largest = points.largest_budget
     budgets = (*points.budgets, *(multiple * largest for multiple in BEYOND))
     return tuple(fits.predict(m, budget, largest) for m in fits.methods for budget in budgets)
 

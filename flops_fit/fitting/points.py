@@ -49,7 +49,14 @@ class Points:
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        return tuple(sorted({float(b) for b in self.budget}))
+        """The budgets that at least two rows share, from small to large."""
+        values, counts = np.unique(self.budget, return_counts=True)
+        return tuple(map(float, values[counts > 1]))
+
+    @property
+    def largest_budget(self) -> float:
+        """FLOPs where extrapolation begins."""
+        return float(self.budget.max())
 
     def where(self, keep: NDArray[np.bool_]) -> Points:
         """The rows that a mask (n,) picks."""

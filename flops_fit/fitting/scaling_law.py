@@ -51,6 +51,7 @@ class ScalingLaw:
     answer: str
     fits: Fits
     flop_rule: FlopRule
+    largest_budget: float  # FLOPs: where extrapolation begins
     budgets: tuple[BudgetOptimum, ...]  # verdict and optimum of each, approach 2
     intervals: Mapping[str, Intervals]
     predictions: tuple[Prediction, ...]
@@ -81,11 +82,6 @@ class ScalingLaw:
     def draws(self) -> Law | None:
         """The bootstrap laws of the law that answers: one number per draw."""
         return self.fits.law_and_draws(self.answer)[1]
-
-    @property
-    def largest_budget(self) -> float:
-        """FLOPs of the largest trained budget: where extrapolation begins."""
-        return self.budgets[-1].budget
 
     def predict(self, budget: float) -> Prediction:
         """The compute-optimal run at `budget` FLOPs, by the law that answers."""
@@ -124,6 +120,7 @@ class ScalingLaw:
         return {
             "schema_version": SCHEMA_VERSION,
             "answer": self.answer,
+            "largest_budget": self.largest_budget,
             "isoflop": {
                 **(self.isoflop.to_json() if self.isoflop else NO_ISOFLOP),
                 "budgets": [optimum.to_json() for optimum in self.budgets],
@@ -192,6 +189,7 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
             refusals=refusals,
         ),
         flop_rule=rule,
+        largest_budget=data["largest_budget"],
         budgets=budgets,
         intervals={
             name: {level: (low, high) for level, (low, high) in levels.items()}

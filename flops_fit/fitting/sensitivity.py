@@ -88,9 +88,9 @@ def other_deltas(points: Points, fit: SurfaceFit) -> tuple[DeltaFit, ...]:
 
 def back_tests(points: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> tuple[BackTest, ...]:
     """Each method refitted without the largest budget and asked for it; refusals are left out."""
-    smaller, largest = points.budgets[:-1], points.budgets[-1]
-    if not smaller:
+    if len(points.budgets) < 2:
         return ()
+    smaller, largest = points.budgets[:-1], points.budgets[-1]
     optimum = isoflop.optima(points, isoflop.noise(points))[-1]
     measured = optimum.loss if optimum.is_bracketed else points.at_budget(largest).loss.min()
     rest = points.where(points.budget < largest)
@@ -141,7 +141,7 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
     numbers of the surface: g' (J'J)^-1 g noise^2, g the gradient of ln N_opt. Its square root
     over the one without them scales the 80% interval of the draws.
     """
-    target = NEXT_TARGET * points.budgets[-1]
+    target = NEXT_TARGET * points.largest_budget
     jacobian = log_loss_jacobian(law.surface, points.num_params, points.num_tokens)
     gradient = _gradient_of_log_optimum(law, target)
     now = _standard_error(jacobian, gradient)
@@ -149,7 +149,7 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
     centre = np.log(float(law.N_opt(target)))
     proposals = []
     for multiple in NEXT_BUDGETS:
-        budget = multiple * points.budgets[-1]
+        budget = multiple * points.largest_budget
         sizes = float(law.N_opt(budget)) * np.array(NEXT_RATIOS)
         more = log_loss_jacobian(law.surface, sizes, law.flop_rule.tokens(budget, sizes))
         narrowing = _standard_error(np.concatenate([jacobian, more]), gradient) / now

@@ -146,4 +146,4 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B * H, T, head_dim)
     future = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
     scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=scale)  # (B * H, T, T)
-    return torch.bmm(scores.softmax(-1), v).unflatten(0, (batch, num_heads))
+    return torch.bmm(scores.softmax(-1), v).view(batch, num_heads, length, -1)

@@ -72,7 +72,7 @@ def _draw_curve(
     axes: Axes, optimum: BudgetOptimum, colour: Colour, num_params: Sequence[float]
 ) -> None:
     label = f"{optimum.budget:.3g}" + ("" if optimum.is_bracketed else f" ({optimum.verdict})")
-    if optimum.curve is None or optimum.N_opt is None:
+    if optimum.curve is None or optimum.N_opt is None or optimum.loss is None:
         axes.plot([], [], color=colour, label=label)
         return
     n = np.geomspace(min(num_params), max(num_params), CURVE_POINTS)

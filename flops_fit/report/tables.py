@@ -82,11 +82,19 @@ def law_lines(law: ScalingLaw) -> list[str]:
     """The exponents with their intervals, a line per method."""
     lines = []
     if law.isoflop is not None:
-        lines.append(f"approach 2 (IsoFLOP curves): N_opt ~ C^{_exponent(law, 'isoflop.a')}")
+        lines.append(f"approach 2 (IsoFLOP curves): N_opt ~ C^{exponent(law, 'isoflop')}")
     if law.surface is not None:
-        lines.append(f"approach 3 (loss surface):   N_opt ~ C^{_exponent(law, 'surface.a')}")
+        lines.append(f"approach 3 (loss surface):   N_opt ~ C^{exponent(law, 'surface')}")
     lines += [f"{method}: {reason}" for method, reason in law.refusals.items()]
     return lines
+
+
+def exponent(law: ScalingLaw, method: str) -> str:
+    """Of N_opt in C by `method`, with its interval."""
+    value = law.isoflop.a if method == "isoflop" else law.surface.surface.a
+    bounds = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
+    shown = f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
+    return f"{value:.3f}{shown}"
 
 
 @dataclass(frozen=True)
@@ -108,20 +116,6 @@ def variants_table(variants: Iterable[Variant]) -> Table:
         loss = "" if v.best_loss is None else f"{v.best_loss:.4f}"
         table.add_row(" ".join(v.overrides), str(v.num_runs), str(v.num_trained), loss, v.exponent)
     return table
-
-
-def exponent(law: ScalingLaw) -> str:
-    """Of N_opt in C by the law that answers, with its interval."""
-    return _exponent(law, f"{law.answer}.a")
-
-
-def _exponent(law: ScalingLaw, name: str) -> str:
-    method, parameter = name.split(".")
-    value = getattr(getattr(law, method), parameter)
-    bounds = law.intervals.get(name, {}).get(SHOWN_LEVEL)
-    return f"{value:.3f}" + (
-        f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
-    )
 
 
 def runs_table(plan: Plan, runs: Mapping[str, Run]) -> Table:

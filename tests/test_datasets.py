@@ -1,0 +1,233 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flops_fit.datasets import PythonSource, Source, Text, Tokens, Toy
+from flops_fit.datasets.source import content_hash
+from flops_fit.errors import ConfigError
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def same(batches, others):
+    assert len(batches) == len(others)
+    return all(
+        torch.equal(x, other_x) and torch.equal(y, other_y)
+        for (x, y), (other_x, other_y) in zip(batches, others, strict=True)
+    )
+
+
+def rows(batches):
+    """Each sample's input as something that can be compared and counted."""
+    return [tuple(row.tolist()) for x, _ in batches for row in x]
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    """1,000 ids in order, so that a sample's place can be read off its first input."""
+    path = tmp_path / "tokens.bin"
+    np.arange(1000, dtype=np.uint16).tofile(path)
+    return path
+
+
+@pytest.fixture
+def text_folder(tmp_path):
+    """60 files, each of a character of its own."""
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(chr(33 + number) * 100)
+    return tmp_path
+
+
+def sources(token_file, text_folder):
+    return [
+        Toy(dim=3, num_waves=16),
+        Tokens(token_file, vocab_size=1000, context_length=10),
+        Text(str(text_folder / "*.txt"), context_length=10, held_out=0.2),
+    ]
+
+
+@pytest.mark.parametrize("which", range(3), ids=["toy", "tokens", "text"])
+class TestEverySource:
+    @pytest.fixture
+    def source(self, which, token_file, text_folder):
+        return sources(token_file, text_folder)[which]
+
+    def test_is_a_source(self, source):
+        assert isinstance(source, Source)
+
+    def test_the_order_depends_only_on_the_seed(self, source, which, token_file, text_folder):
+        again = sources(token_file, text_folder)[which]
+        first = take(source.training_batches(8, seed=1), 30)
+        assert same(first, take(again.training_batches(8, seed=1), 30))
+        assert not same(first, take(source.training_batches(8, seed=2), 30))
+
+    @pytest.mark.parametrize("start_step", [1, 7, 150])
+    def test_starting_at_a_step_equals_skipping_to_it(self, source, start_step):
+        skipped = take(source.training_batches(8, seed=1), start_step + 20)[start_step:]
+        assert same(take(source.training_batches(8, seed=1, start_step=start_step), 20), skipped)
+
+    def test_batches_are_whole(self, source):
+        assert {len(x) for x, _ in take(source.training_batches(7, seed=0), 100)} == {7}
+
+    def test_held_out_samples_are_the_same_every_time_and_nested(self, source):
+        ten = rows(source.held_out_batches(4, 10))
+        assert len(ten) == 10
+        assert ten == rows(source.held_out_batches(4, 10)) == rows(source.held_out_batches(10, 10))
+        assert set(rows(source.held_out_batches(4, 4))) <= set(ten)
+
+    def test_held_out_samples_are_never_trained_on(self, source):
+        held_out = set(rows(source.held_out_batches(8, source.held_out_samples or 500)))
+        assert held_out.isdisjoint(rows(take(source.training_batches(8, seed=0), 300)))
+
+    def test_the_fingerprint_is_of_what_it_was_made_of(
+        self, source, which, token_file, text_folder
+    ):
+        made = sources(token_file, text_folder)
+        assert source.fingerprint == made[which].fingerprint
+        assert len({other.fingerprint for other in made}) == len(made)
+
+
+def test_toy_samples_are_fresh_and_its_targets_the_teacher_plus_noise():
+    toy = Toy(noise=0.1)
+    x, y = next(toy.training_batches(50_000, seed=0))
+    assert x.shape == (50_000, 8)
+    assert y.shape == (50_000, 1)
+    assert len(x.unique(dim=0)) == 50_000
+    assert toy.teacher(x).var().item() == pytest.approx(1, rel=0.02)
+    assert (y - toy.teacher(x)).std().item() == pytest.approx(0.1, rel=0.02)
+
+
+def test_toy_says_what_cannot_be():
+    with pytest.raises(ConfigError, match="num_waves 0"):
+        Toy(num_waves=0)
+
+
+def test_an_epoch_has_every_window_once_and_a_batch_may_straddle_two(token_file):
+    source = Tokens(token_file, vocab_size=1000, context_length=10, held_out=0.1)
+    assert source.unique_samples == 89  # 900 tokens, one more than 89 x 10 needed
+    batches = take(source.training_batches(10, seed=0), 18)
+    starts = [row[0] for row in rows(batches)]
+    assert sorted(starts[:89]) == sorted(starts[89:178]) == list(range(0, 890, 10))
+    assert starts[:89] != starts[89:178]
+
+
+def test_targets_are_the_inputs_moved_on_by_one(token_file):
+    source = Tokens(token_file, vocab_size=1000, context_length=10)
+    for x, y in [*take(source.training_batches(4, seed=0), 5), *source.held_out_batches(4, 4)]:
+        assert x.dtype == y.dtype == torch.int64
+        assert torch.equal(y, x + 1)
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+
+
+def test_the_tail_of_a_token_file_is_held_out(token_file):
+    source = Tokens(token_file, vocab_size=1000, context_length=10, held_out=0.2)
+    assert source.held_out_samples == 19
+    assert min(min(row) for row in rows(source.held_out_batches(8, 19))) == 800
+
+
+def test_tokens_may_hold_out_a_file_of_their_own(token_file, tmp_path):
+    np.arange(500, 600, dtype=np.uint16).tofile(tmp_path / "held_out.bin")
+    source = Tokens(token_file, 1000, 10, held_out_path=tmp_path / "held_out.bin")
+    assert source.unique_samples == 99
+    assert source.held_out_samples == 9
+
+
+def test_tokens_read_uint32(tmp_path):
+    np.full(100, 70_000, dtype=np.uint32).tofile(tmp_path / "t.bin")
+    source = Tokens(tmp_path / "t.bin", 70_001, 10, dtype="uint32", held_out=0.5)
+    assert next(source.training_batches(2, seed=0))[0].unique().tolist() == [70_000]
+
+
+def test_tokens_say_what_is_wrong_with_a_file(token_file, tmp_path):
+    odd, none = tmp_path / "odd.bin", tmp_path / "none.bin"
+    odd.write_bytes(b"abc")
+    none.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"token id 999, dataset.vocab_size is 999.*1000"):
+        Tokens(token_file, vocab_size=999, context_length=10)
+    with pytest.raises(ConfigError, match="no token file.*missing"):
+        Tokens(tmp_path / "missing", vocab_size=10, context_length=10)
+    with pytest.raises(ConfigError, match="3 bytes"):
+        Tokens(odd, vocab_size=10, context_length=10)
+    with pytest.raises(ConfigError, match="0 bytes"):
+        Tokens(none, vocab_size=10, context_length=10)
+    with pytest.raises(ConfigError, match="dtype is int8"):
+        Tokens(token_file, vocab_size=10, context_length=10, dtype="int8")
+    with pytest.raises(ConfigError, match="50 tokens, a sample needs 513"):
+        Tokens(token_file, vocab_size=1000, context_length=512)
+    with pytest.raises(ConfigError, match=r"held_out is 1\.5"):
+        Tokens(token_file, vocab_size=1000, context_length=10, held_out=1.5)
+
+
+def test_more_held_out_samples_than_there_are_is_an_error(token_file):
+    source = Tokens(token_file, vocab_size=1000, context_length=10)
+    with pytest.raises(ValueError, match="500 held-out samples asked for, 4 are there"):
+        next(source.held_out_batches(4, 500))
+
+
+def test_text_is_bytes_split_by_file(text_folder):
+    source = Text(str(text_folder / "*.txt"), context_length=10, held_out=0.2)
+    held_out = {byte for row in rows(source.held_out_batches(8, source.held_out_samples)) for byte in row}
+    steps = source.unique_samples // 8
+    training = {byte for row in rows(take(source.training_batches(8, seed=0), steps)) for byte in row}
+    assert held_out & training <= {0}  # the byte between files
+    assert 5 < len(held_out) < 20  # of 60 files, one byte value each
+
+
+def test_text_knows_content_only(text_folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for number, path in enumerate(sorted(text_folder.iterdir(), reverse=True)):
+        (elsewhere / f"renamed-{number}").write_bytes(path.read_bytes())
+        (elsewhere / f"copy-{number}").write_bytes(path.read_bytes())
+    original = Text(str(text_folder / "*.txt"), context_length=10)
+    assert Text(str(elsewhere), context_length=10).fingerprint == original.fingerprint
+    (elsewhere / "renamed-0").write_text("changed")
+    assert Text(str(elsewhere), context_length=10).fingerprint != original.fingerprint
+
+
+def test_the_fingerprint_changes_with_how_text_is_cut(text_folder):
+    cuts = [{"context_length": 10}, {"context_length": 11}, {"context_length": 10, "held_out": 0.3}]
+    assert len({Text(str(text_folder), **cut).fingerprint for cut in cuts}) == 3
+
+
+def test_text_takes_files_folders_and_globs(text_folder):
+    by_folder = Text(str(text_folder), context_length=10)
+    by_list = Text([str(path) for path in text_folder.iterdir()], context_length=10)
+    by_globs = Text([f"{text_folder}/?.txt", f"{text_folder}/*[0-9].txt"], context_length=10)
+    assert by_folder.fingerprint == by_list.fingerprint == by_globs.fingerprint
+
+
+def test_text_says_what_is_wrong(text_folder):
+    with pytest.raises(ConfigError, match=r"nothing matches"):
+        Text(str(text_folder / "*.md"))
+    with pytest.raises(ConfigError, match="1 files and held_out 0.1 leave the"):
+        Text(str(text_folder / "1.txt"), held_out=0.1)
+    with pytest.raises(ConfigError, match="vocab_size is 100"):
+        Text(str(text_folder), vocab_size=100)
+
+
+def test_python_source_is_the_standard_library_without_installed_packages():
+    source = PythonSource()
+    library = sum(p.stat().st_size for p in Path(itertools.__file__ or "").parent.glob("*.py"))
+    assert source.vocab_size == 256
+    assert source.tokens_per_sample == source.context_length == 128
+    assert 5e6 < (source.unique_samples + source.held_out_samples) * 128 < 1e8, library
+    assert 0.02 < source.held_out_samples / source.unique_samples < 0.1
+    assert source.fingerprint == PythonSource().fingerprint
+
+
+def test_content_above_a_gibibyte_is_hashed_in_blocks(tmp_path):
+    """A sparse file, so that nothing is really read or written."""
+    path = tmp_path / "huge.bin"
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)
+    before = content_hash(np.memmap(path, dtype=np.uint16, mode="r"))
+    with path.open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"x")
+    assert content_hash(np.memmap(path, dtype=np.uint16, mode="r")) != before
