@@ -5,6 +5,7 @@ result.predict(1e21)
 """
 
 from flops_fit.fitting.curves import Akima, Cubic, IsoflopCurve, Parabola
+from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.fit import fit_runs
 from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopFit, IsoflopLaw
@@ -18,6 +19,8 @@ __all__ = [
     "Akima",
     "BudgetOptimum",
     "Cubic",
+    "EnvelopeFit",
+    "EnvelopeLaw",
     "EveryRun",
     "FitError",
     "Huber",

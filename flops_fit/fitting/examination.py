@@ -19,8 +19,7 @@ from flops_fit.fitting.sensitivity import (
     next_runs,
     other_deltas,
     relative_noise,
-    without_each_budget,
-    without_edge_sizes,
+    without_parts,
 )
 from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import Array, Law
@@ -41,6 +40,12 @@ BIAS_TARGET = 10.0
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""
 
+ENOUGH_BUDGETS = 3
+"""Bracketed budgets from which on a line is tested by its own points."""
+
+MOST_NAMED = 3
+"""Budgets left out of the line that get a sentence of their own."""
+
 LOW_AGREEMENT = 0.5
 """Share of starts ending elsewhere from which on the surface's optimum is called uncertain."""
 
@@ -60,6 +65,7 @@ def examine(
         target = BIAS_TARGET * largest
         bias = isoflop_bias(points, isoflop, fits.surface.surface, target)
     optima = isoflop.optima(points, isoflop.noise(points))
+    without_budgets, without_edges = without_parts(points, isoflop, surface, fits.surface)
     findings = (
         *_refusal_findings(fits),
         *_budget_findings(optima),
@@ -78,8 +84,8 @@ def examine(
         reach=reach,
         exponents_agree=agree,
         flops_ratio=_flops_ratio(law, points),
-        without_budget=without_each_budget(points, isoflop, surface),
-        without_edges=without_edge_sizes(points, isoflop, surface),
+        without_budget=without_budgets,
+        without_edges=without_edges,
         back_tests=tests,
         isoflop_bias=bias,
     )
@@ -166,10 +172,11 @@ def _verdict(
     largest: float,
 ) -> str:
     """One line: what may be relied on, and how far."""
-    if identifiable is False and "isoflop" in fits.methods:
-        return (
-            "alpha and beta are not determined by these runs: trust approach 2 (isoflop) and the "
-            "back-test, and extrapolate no further than the back-test did"
+    if identifiable is False:
+        return "alpha and beta are not determined by these runs: " + (
+            "trust approach 2 (isoflop) and the back-test, and extrapolate no further than it did"
+            if fits.isoflop is not None and fits.isoflop.num_bracketed >= ENOUGH_BUDGETS
+            else "train more sizes and budgets before relying on a prediction"
         )
     if agree is False:
         return (
@@ -195,9 +202,12 @@ def _refusal_findings(fits: Fits) -> list[str]:
 
 
 def _budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
-    return [
-        f"budget {o.budget:.3g} is {o.verdict}: {o.reason}" for o in optima if not o.is_bracketed
-    ]
+    """One sentence for each budget left out of the line, or one for all where they are many."""
+    left_out = [o for o in optima if not o.is_bracketed]
+    if len(left_out) > MOST_NAMED:
+        verdicts = ", ".join(f"{o.budget:.3g} ({o.verdict})" for o in left_out)
+        return [f"{len(left_out)} of {len(optima)} budgets stay out of the line: {verdicts}"]
+    return [f"budget {o.budget:.3g} is {o.verdict}: {o.reason}" for o in left_out]
 
 
 def _identification_findings(identifiable: bool | None) -> list[str]:

@@ -85,6 +85,11 @@ class IsoflopLaw:
     def N_coefficient(self) -> float:
         return self.line.coefficient
 
+    @property
+    def num_bracketed(self) -> int:
+        """Budgets that the line rests on."""
+        return sum(optimum.is_bracketed for optimum in self.budgets)
+
     def N_opt(self, flops: ArrayLike) -> Array:
         return self.line(flops)
 
@@ -353,6 +358,10 @@ def _curvature(group: Points, noise: float | None) -> tuple[float, float]:
 
 
 def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
+    if not optima:
+        return FitError(
+            "no two runs share a budget", "name the budget column, or train sizes at equal FLOPs"
+        )
     if len(optima) < FEWEST_BRACKETED:
         return FitError(
             f"{len(optima)} budget" + ("" if len(optima) == 1 else "s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from flops_fit.fitting.diagnostics import (
     Without,
 )
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop import IsoflopFit, IsoflopLaw
+from flops_fit.fitting.isoflop import IsoflopFit
 from flops_fit.fitting.objectives import Huber
 from flops_fit.fitting.points import Points
+from flops_fit.fitting.solver import Mask
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
 from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
 
@@ -40,24 +42,26 @@ DIFFERENCE_STEP = 1e-5
 """Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
 
 
-def without_each_budget(
-    points: Points, isoflop: IsoflopFit, surface: SurfaceFit
-) -> tuple[Without, ...]:
-    """Exponents of both methods with one budget left out at a time."""
-    return tuple(
-        _without(f"budget {budget:.4g}", points.where(points.budget != budget), isoflop, surface)
-        for budget in points.budgets
-    )
+def without_parts(
+    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, law: SurfaceLaw | None
+) -> tuple[tuple[Without, ...], Without]:
+    """Exponents of both methods with one budget left out at a time, and without the edge sizes.
 
-
-def without_edge_sizes(points: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> Without:
-    """Exponents of both methods without the smallest and the largest size of every budget."""
+    The edges are the smallest and the largest size of every budget.
+    """
     inner = np.ones(len(points), dtype=bool)
     for budget in points.budgets:
         rows = np.flatnonzero(points.budget == budget)
         sizes = points.num_params[rows]
         inner[rows[(sizes == sizes.min()) | (sizes == sizes.max())]] = False
-    return _without("edge sizes", points.where(inner), isoflop, surface)
+    kept = [*(points.budget != budget for budget in points.budgets), inner]
+    names = [*(f"budget {budget:.4g}" for budget in points.budgets), "edge sizes"]
+    surface_exponents = _surface_exponents(points, kept, surface, law)
+    parts = [
+        Without(name, _isoflop_exponent(isoflop, points.where(keep)), a)
+        for name, keep, a in zip(names, kept, surface_exponents, strict=True)
+    ]
+    return tuple(parts[:-1]), parts[-1]
 
 
 def influential_runs(
@@ -177,17 +181,33 @@ def relative_noise(points: Points, surface: LossSurface) -> float:
     return spread * float(np.sqrt(len(points) / max(len(points) - 5, 1)))
 
 
-def _without(what: str, rest: Points, isoflop: IsoflopFit, surface: SurfaceFit) -> Without:
-    return Without(what, _exponent(isoflop, rest), _exponent(surface, rest))
-
-
-def _exponent(fit: IsoflopFit | SurfaceFit, points: Points) -> float | None:
+def _isoflop_exponent(fit: IsoflopFit, points: Points) -> float | None:
     """The exponent a, None where the method refuses."""
     try:
-        law = fit.law(points)
+        return fit.law(points).a
     except FitError:
         return None
-    return law.a if isinstance(law, IsoflopLaw) else law.surface.a
+
+
+def _surface_exponents(
+    points: Points, kept: Sequence[Mask], fit: SurfaceFit, law: SurfaceLaw | None
+) -> list[float | None]:
+    """The exponent a of refits to the kept rows, all at once; None where the method refuses."""
+    if law is None:
+        return [None] * len(kept)
+    exponents = fit.draws(points, law, np.array(kept, dtype=float)).a
+    return [
+        float(a) if _determines_a_surface(fit, points.where(keep)) else None
+        for a, keep in zip(exponents, kept, strict=True)
+    ]
+
+
+def _determines_a_surface(fit: SurfaceFit, points: Points) -> bool:
+    try:
+        fit.check(points)
+    except FitError:
+        return False
+    return True
 
 
 def _standard_error(jacobian: Array, gradient: Array) -> float:
