@@ -167,5 +167,5 @@ def test_impossible_shapes_are_refused():
         transformer(15)
     with pytest.raises(ValueError, match="depth is 0"):
         MLP(8, in_features=2, depth=0)
-    with pytest.raises(ValueError, match="40 tokens in a sequence.*32"):
+    with pytest.raises(ValueError, match=r"40 tokens in a sequence.*32"):
         transformer(16)(token_ids(length=40))

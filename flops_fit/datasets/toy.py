@@ -75,8 +75,11 @@ class Toy:
             skipped = 0
 
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
-        generator = seeded_generator(HELD_OUT, self.teacher_seed)
-        x, y = self.draw(num_samples, generator)
+        chunks = [
+            self.draw(CHUNK_SAMPLES, seeded_generator(HELD_OUT, self.teacher_seed, chunk))
+            for chunk in range(-(-num_samples // CHUNK_SAMPLES))
+        ]  # whole chunks: a shorter draw would not be the start of a longer one
+        x, y = (torch.cat(parts)[:num_samples] for parts in zip(*chunks, strict=True))
         yield from zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
 
     def draw(self, num_samples: int, generator: torch.Generator) -> Batch:
