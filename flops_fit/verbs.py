@@ -334,10 +334,13 @@ def show_law(law: ScalingLaw, config: Config) -> None:
         print_json(law.to_json())
         return
     console = results()
+    console.print(law.diagnostics.verdict, markup=False)
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
         console.print(line, markup=False)
     console.print(tables.predictions_table(p for p in law.predictions if p.method == law.answer))
+    for finding in law.diagnostics.findings:
+        console.print(f"- {finding}", markup=False)
 
 
 def variant(study: Study, num_trained: int) -> tables.Variant:

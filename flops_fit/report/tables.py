@@ -78,23 +78,30 @@ def predictions_table(predictions: Iterable[Prediction]) -> Table:
     return table
 
 
+METHODS = {"isoflop": "approach 2, IsoFLOP curves", "surface": "approach 3, loss surface"}
+
+
 def law_lines(law: ScalingLaw) -> list[str]:
-    """The exponents with their intervals, a line per method."""
-    lines = []
+    """A line per method: the exponent with its interval, or why there is none."""
+    lines = [f"{METHODS[method]}: N_opt ~ C^{exponent(law, method)}" for method in exponents(law)]
+    return lines + [f"{METHODS[method]}: {reason}" for method, reason in law.refusals.items()]
+
+
+def exponents(law: ScalingLaw) -> dict[str, float]:
+    """Of N_opt in C, by the methods that found one."""
+    found = {}
     if law.isoflop is not None:
-        lines.append(f"approach 2 (IsoFLOP curves): N_opt ~ C^{exponent(law, 'isoflop')}")
+        found["isoflop"] = law.isoflop.a
     if law.surface is not None:
-        lines.append(f"approach 3 (loss surface):   N_opt ~ C^{exponent(law, 'surface')}")
-    lines += [f"{method}: {reason}" for method, reason in law.refusals.items()]
-    return lines
+        found["surface"] = law.surface.surface.a
+    return found
 
 
 def exponent(law: ScalingLaw, method: str) -> str:
     """Of N_opt in C by `method`, with its interval."""
-    value = law.isoflop.a if method == "isoflop" else law.surface.surface.a
     bounds = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
     shown = f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
-    return f"{value:.3f}{shown}"
+    return f"{exponents(law)[method]:.3f}{shown}"
 
 
 @dataclass(frozen=True)
