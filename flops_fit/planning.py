@@ -104,15 +104,22 @@ class Sweep:
                 )
         if len(set(self.budgets)) != len(self.budgets):
             raise PlanError(f"budgets repeat: {list(self.budgets)}: give each once")
-        for name, lowest in (("batch_size", 1), ("num_sizes", 1), ("min_steps", 1)):
-            if getattr(self, name) < lowest:
-                raise PlanError(f"{name} is {getattr(self, name)}: it must be at least {lowest}")
-        if not self.span > 1:
-            raise PlanError(f"span is {self.span:g}: largest N over centre must be above 1")
-        if not self.max_epochs > 0:
-            raise PlanError(f"max_epochs is {self.max_epochs:g}: it must be above 0")
-        if self.center is not None and not self.center > 0:
-            raise PlanError(f"center is {self.center:g} tokens per parameter: it must be above 0")
+        if self.sizes is not None and not self.sizes:
+            raise PlanError("sizes is empty: list the sizes to train, or leave it out")
+        lowest = {"batch_size": 1, "num_sizes": 1, "min_steps": 1, "seed": 0}
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise PlanError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+        if not 1 < self.span < math.inf:
+            raise PlanError(
+                f"span is {self.span:g}: largest N over centre must be finite and above 1"
+            )
+        if not 0 < self.max_epochs < math.inf:
+            raise PlanError(f"max_epochs is {self.max_epochs:g}: it must be finite and above 0")
+        if self.center is not None and not 0 < self.center < math.inf:
+            raise PlanError(
+                f"center is {self.center:g} tokens per parameter: it must be finite and above 0"
+            )
 
 
 @dataclass(frozen=True)

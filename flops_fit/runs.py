@@ -175,7 +175,7 @@ class StudyFolder:
             return Plan.from_json(read_json(path))
         except FileNotFoundError:
             raise StudyError(f"{path} is missing: run `flops-fit train` again") from None
-        except (KeyError, TypeError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise StudyError(
                 f"{path} is not a plan ({error}): run `flops-fit train` again"
             ) from error

@@ -30,8 +30,12 @@ ModelFactory = Callable[..., nn.Module]
 LARGEST_SIZE = 2**24
 """Where the search for a size ends if nobody names a maximum."""
 
-LEGAL_SIZE_SEARCH = 64
-"""Neighbours tried when a size can't be built, for families with rules such as "divisible by"."""
+LEGAL_SIZE_SEARCH = 128
+"""Neighbours tried when a size can't be built, for families with rules such as "divisible by";
+heads of 128 are the widest in common use."""
+
+SIZES_APART = (1, 4, 16, 64)
+"""From the smallest size: where a size argument must show an effect."""
 
 BYTES_PER_PARAM = 4
 """A parameter in fp32, as built."""
@@ -119,10 +123,7 @@ class ModelFamily:
     def smallest(self) -> SizeValue:
         if self.spec.values is not None:
             return min(self.spec.values, key=self._num_params)
-        index = self._legal_from(0, self.spec.last_index + 1)
-        if index is None:
-            raise self._cannot_build(self.spec.value_at(0))
-        return self.spec.value_at(index)
+        return self.spec.value_at(self._smallest_index())
 
     @property
     def declares_flops(self) -> bool:
@@ -143,9 +144,7 @@ class ModelFamily:
 
     def _bracket(self, num_params: float) -> list[int]:
         """Indices of the legal sizes just below and just above N (one of them at an end)."""
-        low = self._legal_from(0, self.spec.last_index + 1)
-        if low is None:
-            raise self._cannot_build(self.spec.value_at(0))
+        low = self._smallest_index()
         above: int | None = None
         end = self.spec.last_index + 1  # no candidate here or beyond
         step = 1
@@ -158,6 +157,8 @@ class ModelFamily:
                 low, step = candidate, 2 * step
             else:
                 above = end = candidate
+        if above is None and not self._may_grow(low):
+            return [low]
         while end - low > 1:
             middle = (low + end) // 2
             candidate = self._legal_from(middle, end)
@@ -173,6 +174,12 @@ class ModelFamily:
         """The first index from `index` on, below `end`, whose model can be built."""
         last = min(end, index + LEGAL_SIZE_SEARCH)
         return next((i for i in range(index, last) if self._count(self.spec.value_at(i))), None)
+
+    def _smallest_index(self) -> int:
+        index = self._legal_from(0, self.spec.last_index + 1)
+        if index is None:
+            raise self._cannot_build(self.spec.value_at(0))
+        return index
 
     def _num_params_at(self, index: int) -> int:
         return self._num_params(self.spec.value_at(index))
@@ -202,9 +209,9 @@ class ModelFamily:
             with torch.device("meta"):
                 model = self.build(value)
         except Exception:
-            self._built_on_cpu = True
             with torch.random.fork_rng(devices=[]):
                 model = self.build(value)
+            self._built_on_cpu = True
         return materialized(model, self.sample[0])
 
     def _may_grow(self, index: int) -> bool:
@@ -241,18 +248,22 @@ class ModelFamily:
                 )
 
     def _check_that_size_matters(self) -> None:
-        first = self.smallest
-        if self.spec.values is not None:
-            others = list(self.spec.values)
-        else:
-            others = [self.spec.value_at(min(i, self.spec.last_index)) for i in (1, 4, 16, 64)]
-        counts = {_key(v): n for v in (first, *others) if (n := self._count(v)) is not None}
-        if len({_key(v) for v in (first, *others)}) > 1 and len(set(counts.values())) == 1:
-            tried = ", ".join(counts)
+        counts = {_key(value): self._num_params(value) for value in self._values_apart()}
+        if len(counts) > 1 and len(set(counts.values())) == 1:
             raise PlanError(
-                f"size argument {self.spec.name!r} doesn't change the number of parameters: "
-                f"N is {counts[_key(first)]:,} for {tried}; name the argument that scales the model"
+                f"size argument {self.spec.name!r} doesn't change the number of parameters: N is "
+                f"{next(iter(counts.values())):,} for {', '.join(counts)}; "
+                "name the argument that scales the model"
             )
+
+    def _values_apart(self) -> list[SizeValue]:
+        """All listed values, or the smallest and legal ones at some distance from it."""
+        if self.spec.values is not None:
+            return list(self.spec.values)
+        smallest = self._smallest_index()
+        end = self.spec.last_index + 1
+        others = (self._legal_from(smallest + apart, end) for apart in SIZES_APART)
+        return [self.spec.value_at(i) for i in (smallest, *others) if i is not None]
 
     def _cannot_build(self, value: SizeValue) -> ConfigError:
         error = self._last_error
@@ -277,7 +288,8 @@ def flops_per_token(
     """FLOPs of one training token: what the model says itself, else counted on the meta device.
 
     Counted are matrix products, convolutions and attention, forward and backward, a multiply and
-    an add as two. None where the model can't run without data. The model ends up on meta.
+    an add as two. None where the model can't run without data or there is nothing to count. The
+    model ends up on meta.
     """
     if isinstance(model, CountsFlops):
         return float(_value_of(model.flops_per_token))
@@ -287,7 +299,8 @@ def flops_per_token(
             loss(model.to("meta")(inputs), target).backward()
     except Exception:  # whatever a user's model does with values that meta tensors don't have
         return None
-    return float(counter.get_total_flops()) / (len(inputs) * tokens_per_sample)
+    flops = float(counter.get_total_flops())
+    return flops / (len(inputs) * tokens_per_sample) if flops else None
 
 
 def materialized(model: nn.Module, inputs: Tensor) -> nn.Module:
