@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import chi2
 
 from flops_fit.fitting.curves import CurveFamily, IsoflopCurve, Parabola
 from flops_fit.fitting.errors import FitError
@@ -21,6 +22,9 @@ OK, EDGE, FLAT, CONCAVE, FEW = "ok", "edge", "flat", "concave", "few"
 
 SIGNIFICANT = 2.0
 """Standard errors by which a curvature must differ from 0 to be believed."""
+
+NEAR = 10.0
+"""Factor of N from the minimum within which a curve is drawn and its noise judged."""
 
 FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
@@ -66,8 +70,8 @@ class BudgetOptimum:
 class IsoflopLaw:
     """N_opt = N_coefficient * C^a through the bracketed optima; D_opt by the FLOP rule.
 
-    `b` is the exponent of those D_opt, 1 - a under a constant rule. `noise` is the standard
-    deviation of one loss in nats per token, None where nothing tells it.
+    `b` is the exponent of those D_opt, 1 - a under a constant rule. `noise` is the relative
+    standard deviation of one loss, None where nothing tells it.
     """
 
     line: PowerLaw
@@ -175,15 +179,15 @@ class IsoflopDraws:
 class IsoflopFit:
     """Approach 2: a curve per budget, its minimum, a power law through the minima.
 
-    `window`: sizes further than this factor from the size of least loss stay out of the curve (a
-    parabola over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and
-    a range of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least
-    `fewest_in_window` sizes stay in. None takes all.
+    `window`: sizes further than this factor from the minimum stay out of the curve (a parabola
+    over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and a range
+    of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least `fewest_in_window`
+    sizes stay in. None takes all.
     `asymptote` pins the irreducible loss of L(C), in nats per token.
     """
 
     curve: CurveFamily = Parabola()  # noqa: RUF009 (frozen)
-    window: float | None = 8.0
+    window: float | None = NEAR
     fewest_in_window: int = 5
     asymptote: float | None = None
 
@@ -215,20 +219,23 @@ class IsoflopFit:
         )
 
     def noise(self, points: Points) -> float | None:
-        """Standard deviation of a loss: of repeated seeds, else about the curves, else None."""
-        repeats = [points.loss[rows] for rows in replicate_groups(points)]
+        """Relative noise of a loss: of repeated seeds, else about the curves, else None."""
+        repeats = [np.log(points.loss[rows]) for rows in replicate_groups(points)]
         freedom = sum(len(r) - 1 for r in repeats)
         if freedom >= FEWEST_FREEDOM:
             return float(np.sqrt(sum(np.sum((r - r.mean()) ** 2) for r in repeats) / freedom))
-        squares, freedom = 0.0, 0
-        for _, group in self._groups(points):
-            family = self.curve.residual_family
-            if len(group) <= family.parameters:
+        squares, freedoms = [], []
+        family = self.curve.residual_family
+        for budget in points.budgets:
+            group = near_minimum(points.at_budget(budget), NEAR, self.fewest_in_window)
+            if len(np.unique(group.num_params)) <= family.parameters:
                 continue
             fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
-            squares += float(np.sum((group.loss - fitted) ** 2))
-            freedom += len(group) - family.parameters
-        return float(np.sqrt(squares / freedom)) if freedom else None
+            squares.append(float(np.sum(np.log(group.loss / fitted) ** 2)))
+            freedoms.append(len(group) - family.parameters)
+        # The median over budgets of unbiased estimates: one budget with a bad run, or of another
+        # shape, must not set the noise of all.
+        return float(np.sqrt(np.median(squares / chi2.median(freedoms)))) if squares else None
 
     def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
         """Curve, minimum and verdict of every budget, from small to large."""
@@ -252,9 +259,8 @@ class IsoflopFit:
         for row, optimum in enumerate(bracketed):
             group = groups[optimum.budget]
             assert optimum.curve is not None
-            noisy = optimum.curve(group.num_params)[:, None] + law.noise * (
-                generator.standard_normal((len(group), count))
-            )
+            factors = np.exp(law.noise * generator.standard_normal((len(group), count)))
+            noisy = optimum.curve(group.num_params)[:, None] * factors
             log_n[row], loss[row] = self.curve.curve(np.log(group.num_params), noisy).lowest()
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
@@ -268,14 +274,9 @@ class IsoflopFit:
         return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]
 
     def _in_window(self, group: Points) -> Points:
-        """The sizes near the one of least loss."""
         if self.window is None:
             return group
-        log_n = np.log(group.num_params)
-        distance = np.abs(log_n - log_n[np.argmin(group.loss)])
-        sizes = np.unique(distance)
-        reach = max(np.log(self.window), sizes[min(self.fewest_in_window, len(sizes)) - 1])
-        return group.where(distance <= reach * (1 + 1e-9))
+        return near_minimum(group, self.window, self.fewest_in_window)
 
     def _optimum(
         self, budget: float, group: Points, everything: Points, noise: float | None
@@ -300,6 +301,27 @@ class IsoflopFit:
             loss=float(loss),
             curve=curve,
         )
+
+
+def near_minimum(group: Points, factor: float, fewest: int) -> Points:
+    """The sizes within `factor` of the minimum, and in any case the `fewest` nearest.
+
+    The minimum is that of a parabola through the sizes near the one of least loss.
+    """
+    least = float(np.log(group.num_params[np.argmin(group.loss)]))
+    first = _within(group, least, factor, fewest)
+    if len(np.unique(first.num_params)) < Parabola.fewest_sizes:
+        return first
+    parabola = Parabola().curve(np.log(first.num_params), first.loss)
+    return _within(group, float(parabola.lowest()[0]), factor, fewest)
+
+
+def _within(group: Points, centre: float, factor: float, fewest: int) -> Points:
+    """The sizes within `factor` of ln N = centre, and in any case the `fewest` nearest."""
+    sizes = np.unique(group.num_params)
+    distances = np.sort(np.abs(np.log(sizes) - centre))
+    reach = max(float(np.log(factor)), float(distances[min(fewest, len(sizes)) - 1]))
+    return group.where(np.abs(np.log(group.num_params) - centre) <= reach * (1 + 1e-9))
 
 
 def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
@@ -354,7 +376,7 @@ def _curvature(group: Points, noise: float | None) -> tuple[float, float]:
     powers = np.vander(log_n - log_n.mean(), 3)
     curvature = np.linalg.lstsq(powers, group.loss, rcond=None)[0][0]
     spread = np.linalg.inv(powers.T @ powers)[0, 0]
-    return float(curvature), float((noise or 0.0) * np.sqrt(spread))
+    return float(curvature), float((noise or 0.0) * group.loss.min() * np.sqrt(spread))
 
 
 def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:

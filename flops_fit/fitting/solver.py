@@ -26,7 +26,7 @@ FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-12, 1e10
 the objective in double precision: the fit has ended."""
 
 RIDGE = 1e-13
-"""Of the majorant's diagonal: a direction that no row informs must not make the system singular."""
+"""Added to the scaled system: a direction that no row informs must not make it singular."""
 
 CHUNK_VALUES = 20_000
 """Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
@@ -219,13 +219,14 @@ def _step(free: Array, model: _Model, damping: Array, space: Space) -> tuple[Arr
     blocked = space.blocked(free, model.gradient)
     gradient = np.where(blocked, 0.0, model.gradient)
     matrix = model.hessian + damping[:, None, None] * model.majorant
-    scale = np.einsum("bii->bi", model.majorant)
-    ridge = RIDGE * np.maximum(scale, scale.max(axis=1, keepdims=True) * RIDGE)
+    scale = np.sqrt(np.einsum("bii->bi", model.majorant))
+    scale = np.maximum(scale, RIDGE * scale.max(axis=1, keepdims=True)) + np.finfo(float).tiny
+    matrix /= scale[:, :, None] * scale[:, None, :]
     matrix[blocked] = 0.0
     matrix.swapaxes(1, 2)[blocked] = 0.0
-    diagonal = np.einsum("bii->bi", matrix)
-    diagonal += np.where(blocked, 1.0, ridge + np.finfo(float).tiny)
-    move = np.linalg.solve(matrix, -gradient[:, :, None])[:, :, 0]
+    ridge = RIDGE * (1 + damping[:, None])
+    np.einsum("bii->bi", matrix)[...] += np.where(blocked, 1.0, ridge)
+    move = np.linalg.solve(matrix, -(gradient / scale)[:, :, None])[:, :, 0] / scale
     trial = space.inside(free + move)
     taken = trial - free
     promise = -np.einsum("bi,bi->b", gradient, taken) - 0.5 * np.einsum(

@@ -1,0 +1,108 @@
+"""Figures of published fits, on the published rows (F1 to F5 of docs/fitting.md)."""
+
+import numpy as np
+import pytest
+from sweeps import rows
+
+from flops_fit.fitting import Akima, EnvelopeFit, Huber, IsoflopFit, SurfaceFit
+from flops_fit.fitting.points import Points
+from flops_fit.laws import FlopRule
+
+VOCABULARY = 50304  # of the Gemstones models: embedding rows
+
+GEMSTONES_FILES = {
+    "hot_100b+": "hot_100bplus",
+    "hot_100b+_512x": "hot_100bplus_512x",
+    "hot_120b+_only": "hot_120bplus_only",
+}
+
+
+def column(table, name):
+    return np.array([float(row[name]) for row in table])
+
+
+def test_F1_surface_of_the_points_read_off_chinchillas_figure(public_table):
+    table = public_table("kyo_takano_llm_df.csv")
+    law = SurfaceFit().law(rows(*(column(table, c) for c in ("N", "D", "loss"))))
+    s = law.surface
+    assert law.value <= 0.000840094 * (1 + 1e-8)
+    assert (s.E, s.A, s.B) == pytest.approx((1.7839, 442.2, 1272), abs=0.5, rel=1e-4)
+    assert pytest.approx((1.7839, 0.3426, 0.3420), abs=1e-4) == (s.E, s.alpha, s.beta)
+    assert s.a == pytest.approx(0.4995, abs=5e-4)
+    assert law.start_agreement == 1.0
+
+
+def test_F2_isoflop_exponents_of_fifteen_configurations(public_table):
+    table = public_table("porian_isoflop_points.csv")
+    published = public_table("ref_porian_published_exponents.csv")
+    assert len(published) == 15
+    fit = IsoflopFit(curve=Akima(), window=None)
+    for reference in published:
+        key = (reference["table"], reference["config"])
+        chosen = [row for row in table if (row["table"], row["config"]) == key]
+        points = rows(
+            *(column(chosen, c) for c in ("n", "tokens", "loss")), budget=column(chosen, "flops")
+        )
+        law = fit.law(points)
+        assert law.a == pytest.approx(float(reference["a"]), abs=0.01), key
+        assert float(reference["a_lo95"]) <= law.a <= float(reference["a_hi95"]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "exponent"),
+    [("gemstones_hot_477.csv", 0.4994), ("gemstones_hot_100bplus_477.csv", 0.4579)],
+)
+def test_F3_envelope_of_the_gemstones_curves(public_table, name, exponent):
+    table = [row for row in public_table(name) if float(row["step"]) > 0]
+    per_token = {
+        (row["width"], row["depth"]): float(row["flops_per_token"])
+        for row in public_table("gemstones_flops_per_token.csv")
+    }
+    sizes = {
+        float(row["params_active_precise"]): per_token[row["width"], row["depth"]] for row in table
+    }
+    rule = FlopRule(tuple(sorted(sizes)), tuple(sizes[n] for n in sorted(sizes)))
+    columns = [column(table, c) for c in ("params_active_precise", "tokens", "final_loss")]
+    exact = EnvelopeFit().law(rows(*columns, rule=rule))
+    formula = EnvelopeFit().law(rows(*columns))
+    assert exact.a == pytest.approx(exponent, abs=1e-3)
+    assert 0.02 < abs(formula.a - exact.a) < 0.045
+
+
+def gemstones(public_table, postfix: str) -> Points:
+    base = postfix.removesuffix("_no_embeds")
+    table = public_table(f"gemstones_{GEMSTONES_FILES.get(base, base)}.csv")
+    num_params = column(table, "params_active_precise")
+    if base != postfix:
+        num_params = num_params - VOCABULARY * column(table, "width")
+    return rows(num_params, column(table, "tokens"), column(table, "final_loss"))
+
+
+def test_F4_no_published_gemstones_optimum_is_better(public_table):
+    published = public_table("ref_gemstones_approach3_published.csv")
+    assert len(published) == 32
+    for reference in published:
+        fit = SurfaceFit(objective=Huber(float(reference["delta"])))
+        law = fit.law(gemstones(public_table, reference["postfix"]))
+        assert law.value <= float(reference["objective"]) + 1e-8, reference
+        if (reference["postfix"], reference["delta"]) == ("slim_chinchilla", "0.0001"):
+            assert law.value <= 0.975 * float(reference["objective"])
+
+
+@pytest.mark.parametrize(
+    ("convention", "exponent"), [("kaplan", 0.536), ("all", 0.3745), ("transformer_only", 0.6965)]
+)
+def test_F5_exponent_depends_on_which_parameters_are_counted(public_table, convention, exponent):
+    """The published optima as sweeps of three sizes whose parabola has its minimum there."""
+    table = [
+        row
+        for row in public_table("nanochat_jan2026_optima.csv")
+        if row["param_convention"] == convention
+    ]
+    num_params, flops = column(table, "eff_params"), column(table, "flops_actual")
+    ratios = np.array([0.5, 1.0, 2.0])
+    n = np.outer(num_params, ratios).ravel()
+    c = np.repeat(flops, 3)
+    loss = np.outer(column(table, "val_bpb"), 1 + 0.1 * np.log(ratios) ** 2).ravel()
+    law = IsoflopFit().law(rows(n, c / 6 / n, loss, budget=c))
+    assert law.a == pytest.approx(exponent, abs=1e-3)
