@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,12 @@ VALUE_FLAGS = frozenset(
 )
 """Hydra's flags that take the next word as their value."""
 
-LISTS = {"plan": ("budgets", "sizes"), "train": ("budgets", "sizes"), "predict": ("budget",)}
-"""Settings that may be given as a,b,c outside a multirun."""
+LISTS = {
+    "plan": {"budgets": "budgets", "sizes": "sizes"},
+    "train": {"budgets": "budgets", "sizes": "sizes"},
+    "predict": {"budget": "budgets"},  # where `budget` names no group of configs
+}
+"""Settings that may be given as a,b,c outside a multirun, and their names in the config."""
 
 USER_CONFIGS = "conf"
 """A user's own configs in the working directory, found without being named."""
@@ -133,7 +137,7 @@ def for_hydra(verb: str, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
     if not {"-m", "--multirun"} & set(flags):
-        overrides = [with_brackets(word, LISTS.get(verb, ())) for word in overrides]
+        overrides = [with_brackets(word, LISTS.get(verb, {})) for word in overrides]
     if Path(USER_CONFIGS).is_dir() and not {"--config-dir", "-cd"} & set(flags):
         flags += ["--config-dir", USER_CONFIGS]
     return [*flags, *overrides]
@@ -151,11 +155,12 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, rest
 
 
-def with_brackets(word: str, lists: Sequence[str]) -> str:
+def with_brackets(word: str, lists: Mapping[str, str]) -> str:
+    """`budgets=1e15,1e16` as `budgets=[1e15,1e16]`."""
     name, equals, value = word.partition("=")
-    if name in lists and equals and not value.startswith("["):
-        return f"{name}=[{value}]"
-    return word
+    if not equals or name not in lists:
+        return word
+    return f"{lists[name]}={value}" if value.startswith("[") else f"{lists[name]}=[{value}]"
 
 
 def config_folder() -> Path:

@@ -82,7 +82,7 @@ class FitConfig(AnswerConfig):
 class PredictConfig(AnswerConfig):
     """Of `predict`."""
 
-    budget: Any = None  # FLOPs, one or a list
+    budgets: list[float] = field(default_factory=list)  # FLOPs; on the command line budget=
 
 
 def register_schemas() -> None:

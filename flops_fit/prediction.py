@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
+from flops_fit.errors import UserError
 from flops_fit.laws import FlopRule, Law, LossSurface
 
 CONFIDENCE_LEVELS = (80, 95)
@@ -110,7 +111,7 @@ def predict_at_budget(
 ) -> Prediction:
     """The optimum of `law` at `budget` FLOPs; intervals from `draws`, a law with many answers."""
     if not (np.isfinite(budget) and budget > 0):
-        raise ValueError(f"budget {budget} is not a finite positive number of FLOPs")
+        raise UserError(f"budget {budget} is not a finite positive number of FLOPs")
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
     intervals = {}
     if draws is not None:
@@ -176,11 +177,11 @@ def cost_of_size(
 def _budget_where(gap: Any, letter: str, target: float) -> float:
     """The budget at which `gap(budget)` = 0, `gap` rising with the budget."""
     if not (np.isfinite(target) and target > 0):
-        raise ValueError(f"{letter} = {target} is not a finite positive number")
+        raise UserError(f"{letter} = {target} is not a finite positive number")
     try:
         root = brentq(lambda x: gap(np.exp(x)), SMALLEST_LOG_FLOPS, LARGEST_LOG_FLOPS, xtol=1e-12)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"no budget makes {letter} = {target:.3g} optimal under this law"
         ) from error
     return float(np.exp(root))

@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError, PlanError
@@ -206,7 +207,7 @@ class ModelFamily:
     def _build_to_measure(self, value: SizeValue) -> nn.Module:
         """On the meta device, or on the CPU where user code doesn't work there."""
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), WithoutNormalDraws():
                 model = self.build(value)
         except Exception:
             with torch.random.fork_rng(devices=[]):
@@ -269,6 +270,18 @@ class ModelFamily:
         error = self._last_error
         cause = f": {type(error).__name__}: {error}" if error else ""
         return ConfigError(f"the model can't be built with {self.spec.name}={_key(value)}{cause}")
+
+
+class WithoutNormalDraws(TorchFunctionMode):
+    """Leaves out `normal_`, which changes nothing on the meta device and costs a second there:
+    torch imports its symbolic shape machinery to do it (torch 2.13)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.normal_ and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def num_params(model: nn.Module) -> int:

@@ -111,15 +111,15 @@ def predict(config: Config) -> int:
     folder = found_study(config)
     law = read_law(folder)
     predictions = (
-        [law.predict(budget) for budget in config["budget"]]
-        if config["budget"]
+        [law.predict(budget) for budget in config["budgets"]]
+        if config["budgets"]
         else list(law.predictions)
     )
     if config["json"]:
         print_json({"predictions": [p.to_json() for p in predictions]})
     else:
         results().print(tables.predictions_table(predictions))
-    for warning in filter(None, (p.warning for p in predictions if config["budget"])):
+    for warning in filter(None, (p.warning for p in predictions if config["budgets"])):
         say(f"warning: {warning}")
     return OK
 
