@@ -20,6 +20,10 @@ FLOPS_PER_PARAM_PER_TOKEN = 6.0
 backward (4), once for the gradient of the input and once for the gradient of the weight
 (Kaplan et al. 2020, section 2.1)."""
 
+LARGEST_LOG = 300.0
+"""ln of what is as good as infinite (1e130): an exponent of nearly 0 sends an optimum there, and
+products of such numbers must stay finite."""
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -186,7 +190,8 @@ def optimal_num_params(
         safe = np.where(rising, data_exponent, 1.0)
         free = (np.log(alpha / safe) + log_a - log_data) / (alpha + safe)
         log_n = np.clip(np.where(rising, free, np.inf), segment.log_low, segment.log_high)
+        log_n = np.clip(log_n, -LARGEST_LOG, LARGEST_LOG)
         minima.append(log_n)
-        losses.append(np.exp(log_a - alpha * log_n) + np.exp(log_data + data_exponent * log_n))
+        losses.append(np.logaddexp(log_a - alpha * log_n, log_data + data_exponent * log_n))
     best = np.argmin(np.stack(losses), axis=0)
     return np.asarray(np.exp(np.take_along_axis(np.stack(minima), best[None], axis=0)[0]))

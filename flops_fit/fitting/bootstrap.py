@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array
 
 DEFAULT_DRAWS = 4000
@@ -29,8 +28,6 @@ def resample_weights(
     `places` (n,) numbers the (N, D) of each row. A resample with fewer than `fewest_places`
     different ones determines nothing and is drawn again.
     """
-    if draws < 0:
-        raise FitError(f"draws is {draws}", "give 0 for no intervals, or some thousand")
     generator = np.random.default_rng(seed)
     blocks = [np.empty((0, len(places)), dtype=np.uint8)]
     left, attempts = draws, 0

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Numbers = Mapping[str, float | None]
-
 
 @dataclass(frozen=True)
 class Without:
@@ -93,20 +91,23 @@ class Diagnostics:
 
     verdict: str
     findings: tuple[str, ...]
+    has_intervals: bool
     reach: float | None
-    noise: float | None
-    identifiable: bool | None
-    start_agreement: float | None
-    promised_decrease: float | None
-    at_bounds: tuple[str, ...]
-    exponents_agree: bool | None
-    flops_ratio: float  # FLOPs of the predicted optima by the FLOP rule, over their budgets
-    without_budget: tuple[Without, ...] = ()
-    without_edges: Without | None = None
-    influential_runs: tuple[Influence, ...] = ()
+    exponents: Mapping[str, float]  # method -> d ln N_opt / d ln C over the trained budgets
+    exponents_agree: bool | None  # whether their 95% intervals overlap
+    bias_explains: bool | None  # whether they do less the bias of approach 2
+    flops_ratio: float  # FLOPs of the predicted optimum by the FLOP rule, over its budget
+    without_budget: tuple[Without, ...]
+    without_edges: Without
+    back_tests: tuple[BackTest, ...]
+    isoflop_bias: IsoflopBias | None
+    noise: float | None = None
+    identifiable: bool | None = None
+    start_agreement: float | None = None
+    promised_decrease: float | None = None
+    at_bounds: tuple[str, ...] = ()
     deltas: tuple[DeltaFit, ...] = ()
-    back_tests: tuple[BackTest, ...] = ()
-    isoflop_bias: IsoflopBias | None = None
+    influential_runs: tuple[Influence, ...] = ()
     next_runs: tuple[NextRuns, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -124,8 +125,9 @@ class Diagnostics:
         values = dict(data)
         for name, kind in lists.items():
             values[name] = tuple(kind(**entry) for entry in data[name])
-        for name, kind in (("without_edges", Without), ("isoflop_bias", IsoflopBias)):
-            values[name] = None if data[name] is None else kind(**data[name])
+        values["without_edges"] = Without(**data["without_edges"])
+        bias = data["isoflop_bias"]
+        values["isoflop_bias"] = None if bias is None else IsoflopBias(**bias)
         for name in ("findings", "at_bounds"):
             values[name] = tuple(data[name])
         return cls(**values)

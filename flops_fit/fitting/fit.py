@@ -11,6 +11,7 @@ import scipy
 
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
+from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examination import examine
 from flops_fit.fitting.fits import Fits, fit_both
 from flops_fit.fitting.isoflop import IsoflopFit
@@ -44,6 +45,8 @@ def fit_runs(
     Where one method refuses, the other answers and the reason stands in `refusals`. Raises
     `FitError` where both refuse, or where a row can't be true.
     """
+    if draws < 0:
+        raise FitError(f"draws is {draws}", "give 0 for no intervals, or some thousand")
     answer = answer or SurfaceFit()
     isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
     surface = answer if isinstance(answer, SurfaceFit) else SurfaceFit()

@@ -84,7 +84,7 @@ def fit_both(
     isoflop_draws, surface_draws = None, None
     if draws and isoflop_law is not None:
         isoflop_draws = isoflop.draws(points, isoflop_law, draws, seed)
-    if draws and surface_law is not None:
+    if draws and surface_law is not None and surface.can_resample(points):
         weights = resample_weights(places(points), draws, seed, surface.fewest_runs)
         surface_draws = surface.draws(points, surface_law, weights)
     return Fits(

@@ -133,7 +133,7 @@ class ScalingLaw:
             "intervals": _plain(self.intervals),
             "predictions": [_plain(p.to_json()) for p in self.predictions],
             "diagnostics": _plain(self.diagnostics.to_json()),
-            "flop_rule": asdict(self.flop_rule),
+            "flop_rule": _plain(asdict(self.flop_rule)),
             "rows_used": list(self.rows_used),
             "rows_dropped": [asdict(d) for d in self.dropped],
             "provenance": _plain(self.provenance),

@@ -18,13 +18,16 @@ from flops_fit.fitting.diagnostics import (
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.isoflop import IsoflopFit
 from flops_fit.fitting.objectives import Huber
-from flops_fit.fitting.points import Points
+from flops_fit.fitting.points import Points, places
 from flops_fit.fitting.solver import Mask
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
 from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Huber thresholds tried: from nearly absolute to nearly squared errors."""
+
+SAME_EXPONENT = 1e-9
+"""Standard error of a below which the losses are noise-free, and no run has influence."""
 
 MOST_REFITS = 500
 """Single runs tried for influence: of more rows, those with the largest residuals."""
@@ -37,6 +40,9 @@ NEXT_BUDGETS = (1.0, 3.0, 10.0)
 
 NEXT_TARGET = 100.0
 """The target whose interval they are to narrow, as a multiple of the largest trained budget."""
+
+NORMAL_PER_MEDIAN = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 DIFFERENCE_STEP = 1e-5
 """Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
@@ -68,6 +74,8 @@ def influential_runs(
     points: Points, fit: SurfaceFit, law: SurfaceLaw, standard_error: float
 ) -> tuple[Influence, ...]:
     """Runs without which a moves by more than one standard error, the most influential first."""
+    if len(set(places(points).tolist())) <= fit.fewest_runs or standard_error <= SAME_EXPONENT:
+        return ()
     residual = np.abs(np.log(points.loss / law.surface(points.num_params, points.num_tokens)))
     rows = np.argsort(-residual)[:MOST_REFITS]
     weights = np.ones((len(rows), len(points)))
@@ -172,13 +180,12 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
 
 
 def relative_noise(points: Points, surface: LossSurface) -> float:
-    """Standard deviation of ln loss about the surface, by the median absolute deviation.
+    """Standard deviation of ln loss about the surface, by the median absolute residual.
 
-    1.4826 makes it that of a normal distribution; 5 numbers were fitted.
+    Nearly absolute errors put the surface through 5 rows: the median is that of the others.
     """
-    residual = np.log(points.loss / surface(points.num_params, points.num_tokens))
-    spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
-    return spread * float(np.sqrt(len(points) / max(len(points) - 5, 1)))
+    residual = np.abs(np.log(points.loss / surface(points.num_params, points.num_tokens)))
+    return NORMAL_PER_MEDIAN * float(np.median(np.sort(residual)[5:]))
 
 
 def _isoflop_exponent(fit: IsoflopFit, points: Points) -> float | None:

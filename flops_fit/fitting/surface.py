@@ -22,7 +22,13 @@ from flops_fit.fitting.solver import (
     objective_values,
     solve,
 )
-from flops_fit.laws import Array, FlopRule, LossSurface, optimal_num_params
+from flops_fit.laws import (
+    LARGEST_LOG,
+    Array,
+    FlopRule,
+    LossSurface,
+    optimal_num_params,
+)
 from flops_fit.runs import Run
 
 GRID_EXPONENTS = np.geomspace(0.03, 3.0, 20)
@@ -46,6 +52,10 @@ PERFECT = 1e-26
 FEWEST_RUNS, FEWEST_RUNS_TIED = 6, 4
 """Distinct (N, D) needed: one more than the 5 numbers of a surface; with alpha = beta as many as
 the 4 that are left."""
+
+SPARE_RUNS = 1.5
+"""Multiple of the runs needed from which on a resample leaves enough of them: 9 runs, 6 with tied
+exponents. Of exactly 6 every resample with 6 different ones is the sample itself."""
 
 COLLINEAR = 0.02
 """Smallest allowed spread (standard deviation) of ln N, ln D across their common line. A sweep of
@@ -135,8 +145,9 @@ class SurfaceDraws:
     def loss_opt(self, flops: ArrayLike) -> Array:
         num_params = self.N_opt(flops)
         log_d = np.log(self.flop_rule.tokens(flops, num_params))
-        capacity = np.exp(self.log_A - self.alpha * np.log(num_params))
-        return self.E + capacity + np.exp(self.log_B - self.beta * log_d)
+        capacity = np.minimum(self.log_A - self.alpha * np.log(num_params), LARGEST_LOG)
+        data = np.minimum(self.log_B - self.beta * log_d, LARGEST_LOG)
+        return np.asarray(self.E + np.exp(capacity) + np.exp(data))
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
@@ -185,6 +196,8 @@ class SurfaceFit:
         space = self.space(design)
         ends = self._polished(design, space)
         best = int(np.argmin(ends.values))
+        at_bounds = space.names_at_bounds(ends.fits[best])
+        _check_terms(at_bounds)
         agree = ends.values <= ends.values[best] * (1 + SAME_OPTIMUM) + PERFECT * len(points)
         return SurfaceLaw(
             surface=design.surface(ends.fits[best]),
@@ -193,7 +206,7 @@ class SurfaceFit:
             value=float(ends.values[best]),
             start_agreement=float(agree.mean()),
             promised_decrease=float(ends.gradients[best]),
-            at_bounds=space.names_at_bounds(ends.fits[best]),
+            at_bounds=at_bounds,
         )
 
     def draws(self, points: Points, law: SurfaceLaw, weights: Weights) -> SurfaceDraws:
@@ -214,6 +227,10 @@ class SurfaceFit:
     def fewest_runs(self) -> int:
         """Different (N, D) that this fit needs."""
         return FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
+
+    def can_resample(self, points: Points) -> bool:
+        """Whether resamples differ enough to tell an uncertainty."""
+        return len(set(places(points).tolist())) >= SPARE_RUNS * self.fewest_runs
 
     def check(self, points: Points) -> None:
         """Raise `FitError` where no surface can be told from these points."""
@@ -283,6 +300,17 @@ def _projected(design: Design, alpha: float, beta: float) -> Array:
     (E, A, B), _ = nnls(columns / design.loss[:, None], np.ones_like(design.loss))
     least = np.finfo(float).tiny
     return np.array([E, np.log(max(A, least)), np.log(max(B, least)), alpha, beta])
+
+
+def _check_terms(at_bounds: Sequence[str]) -> None:
+    """Refuse an optimum without a term that falls with N, or with D: it has no best size."""
+    for letter, names in (("N", ("A", "alpha")), ("D", ("B", "beta"))):
+        if ended := [name for name in names if name in at_bounds]:
+            raise FitError(
+                f"{' and '.join(ended)} ended at a limit: these losses show no power law in "
+                f"{letter}",
+                f"train over a wider range of {letter}, or look for runs that went wrong",
+            )
 
 
 def _check_directions(points: Points) -> None:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from scipy.interpolate import Akima1DInterpolator
@@ -59,7 +61,7 @@ def test_F6_bias_on_noise_free_losses_is_what_the_estimator_says(surface, drift,
 
 
 def test_bias_of_a_parabola_is_a_constant_shift_where_exponents_differ():
-    """With centres that follow N_opt every budget is the same curve, shifted: only the intercept."""
+    """Where centres follow N_opt every budget has the same curve: only the intercept is off."""
     bias = isoflop_bias(points(sweep(ASYMMETRIC)), IsoflopFit(), ASYMMETRIC, 1e24)
     assert bias.a == pytest.approx(0.0, abs=1e-9)
     assert bias.log10_num_params > 0.01
@@ -88,8 +90,6 @@ def test_each_budget_gets_its_verdict_and_the_reason(budget, verdict, words):
     first, second = fit.optima(sample, fit.noise(sample))
     assert first.verdict == "ok"
     assert second.verdict == verdict
-    import re
-
     assert re.search(words, second.reason)
 
 
@@ -97,7 +97,7 @@ def test_fewer_than_two_bracketed_budgets_are_refused_with_what_to_run():
     edge = valley(1e19, SIZES_OF_TEST, 1e10)
     with pytest.raises(FitError, match=r"1 of 2 budgets .*1e\+19 FLOPs: edge.* train 8e\+08"):
         IsoflopFit().law(joined(GOOD, edge))
-    with pytest.raises(FitError, match="1 budget: .*at least two"):
+    with pytest.raises(FitError, match=r"1 budget: .*at least two"):
         IsoflopFit().law(joined(GOOD))
 
 
@@ -156,9 +156,7 @@ def test_three_sizes_per_budget_tell_no_noise_and_give_no_draws():
 
 def test_draws_scatter_as_repeated_sweeps_do():
     fit = IsoflopFit()
-    exponents = [
-        fit.law(points(sweep(CHINCHILLA, noise=0.003, seed=seed))).a for seed in range(80)
-    ]
+    exponents = [fit.law(points(sweep(CHINCHILLA, noise=0.003, seed=seed))).a for seed in range(80)]
     sample = points(sweep(CHINCHILLA, noise=0.003, seed=1000))
     draws = fit.draws(sample, fit.law(sample), 2000, seed=0)
     assert draws.a.std() == pytest.approx(np.std(exponents), rel=0.6)

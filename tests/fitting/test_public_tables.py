@@ -26,7 +26,7 @@ def test_F1_surface_of_the_points_read_off_chinchillas_figure(public_table):
     law = SurfaceFit().law(rows(*(column(table, c) for c in ("N", "D", "loss"))))
     s = law.surface
     assert law.value <= 0.000840094 * (1 + 1e-8)
-    assert (s.E, s.A, s.B) == pytest.approx((1.7839, 442.2, 1272), abs=0.5, rel=1e-4)
+    assert pytest.approx((1.7839, 442.2, 1272), abs=0.5, rel=1e-4) == (s.E, s.A, s.B)
     assert pytest.approx((1.7839, 0.3426, 0.3420), abs=1e-4) == (s.E, s.alpha, s.beta)
     assert s.a == pytest.approx(0.4995, abs=5e-4)
     assert law.start_agreement == 1.0

@@ -110,7 +110,7 @@ def test_tied_exponents_are_equal_and_recover_a_symmetric_surface():
 
 def test_tied_exponents_need_only_four_runs():
     few = points(sweep(SYMMETRIC, budgets=(1e18, 1e19), sizes=(0.5, 2.0)))
-    with pytest.raises(FitError, match="4 different .* needs 6.*tie the exponents"):
+    with pytest.raises(FitError, match=r"4 different .* needs 6.*tie the exponents"):
         SurfaceFit().law(few)
     law = SurfaceFit(tied_exponents=True).law(few)
     assert law.N_opt(1e20) == pytest.approx(SYMMETRIC.N_opt(1e20, FlopRule.constant()), rel=1e-3)
