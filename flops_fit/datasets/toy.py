@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from flops_fit.datasets.source import Batch, seeded_generator
 from flops_fit.errors import ConfigError
+
+VERSION = 1
+"""Of the samples that given arguments and seeds make: raise it with every change to them."""
 
 CHUNK_SAMPLES = 1024
 """Samples made at a time: many enough to hide the cost of a call, few enough for the cache."""
@@ -30,7 +34,7 @@ TEACHER, HELD_OUT, TRAINING = range(3)
 class Toy:
     """Endless fresh samples: x normal in `dim` dimensions, y the teacher's answer plus noise.
 
-    The teacher is y(x) = sum over k = 1..num_waves of c_k k^-0.9 sin(w_k x + b_k), scaled to unit
+    The teacher is y(x) = sum over k = 1..num_waves of k^-0.9 sin(w_k x + b_k), scaled to unit
     variance; `noise` is the standard deviation of what is added, so no model gets below a mean
     squared error of noise^2. `teacher_seed` draws the waves.
     """
@@ -50,15 +54,15 @@ class Toy:
         self.dim = dim
         self.noise = noise
         self.teacher_seed = teacher_seed
-        self.fingerprint = f"toy-1-{dim}-{num_waves}-{noise!r}-{teacher_seed}"
+        settings = ("toy", VERSION, dim, num_waves, float(noise), teacher_seed)
+        self.fingerprint = hashlib.sha256(repr(settings).encode()).hexdigest()
         generator = seeded_generator(TEACHER, teacher_seed)
         k = torch.arange(1, num_waves + 1, dtype=torch.float32)  # (num_waves,)
         frequency = LOWEST_FREQUENCY * k**FREQUENCY_GROWTH
         directions = torch.randn(dim, num_waves, generator=generator) / dim**0.5
         self._waves = directions * frequency  # (dim, num_waves)
         self._phases = 2 * torch.pi * torch.rand(num_waves, generator=generator)
-        amplitudes = k**-AMPLITUDE_DECAY
-        self._amplitudes = amplitudes[:, None]  # (num_waves, 1)
+        self._amplitudes = k[:, None] ** -AMPLITUDE_DECAY  # (num_waves, 1)
         probe = torch.randn(SCALING_SAMPLES, dim, generator=generator)
         self._amplitudes /= self.teacher(probe).std()
 
@@ -69,9 +73,8 @@ class Toy:
         for chunk in itertools.count(first_chunk):
             generator = seeded_generator(TRAINING, self.teacher_seed, seed, chunk)
             x, y = self.draw(steps_per_chunk * batch_size, generator)
-            yield from list(
-                zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-            )[skipped:]
+            batches = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+            yield from itertools.islice(batches, skipped, None)
             skipped = 0
 
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:

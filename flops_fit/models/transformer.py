@@ -13,15 +13,21 @@ MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width."""
 
 LONGEST_EXPLICIT_CONTEXT = 512
-"""Where written-out attention stops beating the fused kernel on a CPU."""
+"""Tokens up to which written-out attention beats the fused kernel on a CPU."""
 
+ROTARY_BASE = 1000.0
+"""Tokens, over 2 pi, that the slowest rotation of queries and keys takes for a turn."""
 
-POSITION_STD = 0.02
 EMBEDDING_LR_SCALE = 0.5
+"""Of the learning rate, for the embedding at every width."""
+
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of every position's angles, (T, 1, head_dim / 2) each."""
 
 
 class Transformer(nn.Module):
-    """Pre-norm decoder: learned positions, parameter-free RMSNorm, squared ReLU, no biases.
+    """Pre-norm decoder: rotary positions, parameter-free RMSNorm, squared ReLU, no biases.
 
     Every layer that writes to the residual stream, and the head, starts at zero, so training
     starts at uniform predictions: ln(vocab_size) nats per token at every width. `width` scales the
@@ -39,34 +45,33 @@ class Transformer(nn.Module):
         base_width: int = 16,
     ) -> None:
         super().__init__()
-        if width % num_heads:
+        if width % (2 * num_heads):
             raise ValueError(
-                f"width {width} can't be shared by {num_heads} heads: use multiples of num_heads"
+                f"width {width} can't be shared by {num_heads} heads of an even dimension: "
+                f"use multiples of {2 * num_heads}"
             )
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        self.position_embedding = nn.Parameter(torch.empty(context_length, width))
-        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        self.context_length = context_length
+        self.head_dim = width // num_heads
+        self.lr_scale = base_width / width
+        query_scale = math.sqrt(base_width / num_heads) / self.head_dim
+        self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(Block(width, num_heads, query_scale) for _ in range(depth))
         self.head = nn.Linear(width, vocab_size, bias=False)
-        self.lr_scale = base_width / width
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.token_embedding.weight)
-        nn.init.normal_(self.position_embedding, std=POSITION_STD)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, vocab_size), T up to context_length."""
         length = tokens.shape[1]
-        if length > len(self.position_embedding):
+        if length > self.context_length:
             raise ValueError(
                 f"{length} tokens in a sequence, the model's context_length is "
-                f"{len(self.position_embedding)}: shorten the sequences or raise context_length"
+                f"{self.context_length}: shorten the sequences or raise context_length"
             )
-        x = self.token_embedding(tokens) + self.position_embedding[:length]  # (B, T, width)
+        angles = rotary_angles(length, self.head_dim, tokens.device)  # (T, head_dim / 2)
+        rotation = angles.cos()[:, None], angles.sin()[:, None]  # (T, 1, head_dim / 2) each
+        x = self.embedding(tokens)  # (B, T, width)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, rotation)
         logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
         return logits
 
@@ -82,11 +87,11 @@ class Transformer(nn.Module):
         """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
 
         Maximal update parametrization (Yang et al. 2022, table 8): hidden matrices and head take
-        base_width / width. Embeddings take EMBEDDING_LR_SCALE at every width.
+        base_width / width, the embedding EMBEDDING_LR_SCALE at every width.
         """
-        embeddings = [self.token_embedding.weight, self.position_embedding]
+        embedding = [self.embedding.weight]
         return [
-            {"params": embeddings, "lr_scale": EMBEDDING_LR_SCALE, "matrix": False},
+            {"params": embedding, "lr_scale": EMBEDDING_LR_SCALE, "matrix": False},
             {"params": self.matrices(), "lr_scale": self.lr_scale, "matrix": True},
             {"params": [self.head.weight], "lr_scale": self.lr_scale, "matrix": False},
         ]
@@ -112,20 +117,35 @@ class Block(nn.Module):
         for layer in (self.attention_out, self.down):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
-        x = x + self.attention_out(self.attend(rms_norm(x)))
+        x = x + self.attention_out(self.attend(rms_norm(x), rotation))
         hidden = self.up(rms_norm(x)).relu().square()  # (B, T, MLP_RATIO * width)
         y: Tensor = x + self.down(hidden)
         return y
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Causal multi-head self-attention: (B, T, width) -> (B, T, width)."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, width / H)
-        y = causal_attention(q, k, v, self.query_scale)  # (B, H, T, width / H)
-        return y.transpose(1, 2).reshape(batch, length, width)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, head_dim)
+        q, k, v = qkv.unbind(2)
+        q, k = rotated(q, rotation), rotated(k, rotation)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, head_dim)
+        y = causal_attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
+        return y.transpose(1, 2).flatten(2)
+
+
+def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
+    """Position times frequency (length, head_dim / 2), frequencies falling from 1 geometrically
+    to about 1 / ROTARY_BASE (Su et al. 2021, section 3.2)."""
+    powers = torch.arange(0, head_dim, 2, device=device) / head_dim  # (head_dim / 2,)
+    return torch.arange(length, device=device)[:, None] * ROTARY_BASE**-powers
+
+
+def rotated(x: Tensor, rotation: Rotation) -> Tensor:
+    """Each pair (x_i, x_{i + head_dim / 2}) turned by its position's angle: (B, T, H, head_dim)."""
+    cos, sin = rotation
+    a, b = x.chunk(2, dim=-1)  # (B, T, H, head_dim / 2) each
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
 def rms_norm(x: Tensor) -> Tensor:
