@@ -113,7 +113,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     codes: list[int] = []
 
     def call(config: Any) -> None:
-        from flops_fit import verbs
+        from flops_fit import verbs  # not needed for --cfg and --help
 
         try:
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

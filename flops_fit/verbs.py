@@ -73,7 +73,8 @@ def train(config: Config) -> int:
         execute = executor(config, recipe, folder, len(todo))
         runs = train_plan(planned, recipe, folder, execute, progress, retry)
     study = fit_study(planned, runs, folder, answer(config), config["draws"], config["seed"])
-    VARIANTS.append(variant(study, len(todo)))
+    if is_multirun():
+        VARIANTS.append(variant(study, len(todo)))
     show_study(study, config)
     return SOME_FAILED if any(run.status == "failed" for run in runs) else OK
 
@@ -343,6 +344,13 @@ def show_law(law: ScalingLaw, config: Config) -> None:
         console.print(f"- {finding}", markup=False)
 
 
+def is_multirun() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.get().mode is RunMode.MULTIRUN)
+
+
 def variant(study: Study, num_trained: int) -> tables.Variant:
     from hydra.core.hydra_config import HydraConfig
 
@@ -357,8 +365,10 @@ def variant(study: Study, num_trained: int) -> tables.Variant:
 
 
 def print_variants() -> None:
-    """After a multirun: its jobs side by side."""
-    results().print(tables.variants_table(VARIANTS))
+    """After a multirun of `train`: its jobs side by side."""
+    if VARIANTS:
+        results().print(tables.variants_table(VARIANTS))
+        VARIANTS.clear()
 
 
 def print_json(value: Any) -> None:

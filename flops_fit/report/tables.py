@@ -115,13 +115,15 @@ class Variant:
     exponent: str
 
 
-def variants_table(variants: Iterable[Variant]) -> Table:
-    """A row per job of a multirun, to compare them."""
+def variants_table(variants: Sequence[Variant]) -> Table:
+    """A row per job of a multirun; named by the overrides that not all of them share."""
+    shared = set.intersection(*(set(v.overrides) for v in variants))
     table = _table("variant", "runs", "trained now", "best loss", "N_opt ~ C^")
     table.columns[0].justify = "left"
     for v in variants:
+        name = " ".join(word for word in v.overrides if word not in shared)
         loss = "" if v.best_loss is None else f"{v.best_loss:.4f}"
-        table.add_row(" ".join(v.overrides), str(v.num_runs), str(v.num_trained), loss, v.exponent)
+        table.add_row(name, str(v.num_runs), str(v.num_trained), loss, v.exponent)
     return table
 
 

@@ -1,0 +1,262 @@
+"""The command line: words in, files, tables and exit codes out, through the shipped configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flops_fit.cli import for_hydra, main
+
+TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
+TINY += ["center=10"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """Id -> record of every run on disk."""
+    paths = folder.glob("outputs/*/runs/*/result.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+
+def test_help_names_every_verb_and_exits_0(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(verb in said for verb in ("plan", "train", "fit", "predict", "report", "status"))
+
+
+def test_no_verb_is_a_usage_error(capsys):
+    assert main([]) == 2
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("flops-fit 0.")
+
+
+def test_unknown_verb_is_guessed(capsys):
+    assert main(["trian", "model=mlp"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["plan", "train", "fit", "predict", "report", "status"])
+def test_help_of_a_verb_has_examples(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out.count(f"flops-fit {verb}") >= 3
+
+
+def test_flags_may_stand_anywhere():
+    words = ["model=mlp", "-m", "seed=1,2", "--config-dir", "elsewhere", "budget=smoke"]
+    assert for_hydra("train", words) == [
+        "-m", "--config-dir", "elsewhere", "model=mlp", "seed=1,2", "budget=smoke",
+    ]  # fmt: skip
+
+
+def test_lists_may_go_without_brackets_but_not_in_a_multirun():
+    assert for_hydra("plan", ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra("plan", ["budgets=1e15"]) == ["budgets=[1e15]"]
+    assert for_hydra("plan", ["-m", "budgets=1e15,1e16"]) == ["-m", "budgets=1e15,1e16"]
+
+
+def test_users_own_conf_folder_is_found(folder):
+    (folder / "conf").mkdir()
+    assert for_hydra("plan", ["model=net"]) == ["--config-dir", "conf", "model=net"]
+
+
+def test_completion_offers_verbs_then_options(capsys, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "flops-fit tr")
+    assert main(["-sc", "query=bash"]) == 0
+    assert capsys.readouterr().out.split() == ["train"]
+    monkeypatch.setenv("COMP_LINE", "flops-fit train model=")
+    assert main(["-sc", "query=bash"]) == 0
+    assert capsys.readouterr().out.split() == ["model=mlp", "model=transformer"]
+
+
+@pytest.mark.parametrize("budgets", ["budgets=[1e15,1e16]", "budgets=1e15,1e16"])
+def test_the_plan_of_the_card(folder, capsys, budgets):
+    assert main(["plan", budgets]) == 0
+    said = capsys.readouterr()
+    assert "Plan(14 experiments, 2 budgets, total_flops=7.70e+16)" in said.out
+    assert "days" in said.err
+    plan = json.loads((folder / "outputs/mlp-toy/latest/plan.json").read_text())
+    assert len(plan["experiments"]) == 14
+    assert {e["budget"] for e in plan["experiments"]} == {1e15, 1e16}
+
+
+def test_plan_as_json_is_all_there_is_on_stdout(capsys):
+    assert main(["plan", *TINY, "json=true"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["experiments"]) == 6
+
+
+@pytest.mark.slow
+def test_the_whole_chain(folder, capsys):
+    """Plan, train, fit, predict, report and status, each on what the one before left."""
+    words = ["budgets=[3e7,1e8,3e8]", "batch_size=32", "num_sizes=5", "min_steps=20", "workers=2"]
+    words += ["center=30", "span=4", "model.size.multiple_of=1"]
+    assert main(["train", *words]) == 0
+    said = capsys.readouterr()
+    assert "x top budget" in said.out
+    assert "+15 new, 0 done already" in said.err
+    for run in results(folder).values():
+        assert run["status"] == "done"
+        assert run["num_tokens"] == run["planned_tokens"] == run["num_steps"] * run["batch_tokens"]
+        half_a_step = 0.5 * run["flops"] / run["num_steps"]
+        assert abs(run["flops"] - run["budget"]) <= half_a_step * (1 + 1e-9)
+        assert run["loss"] > 0.1**2  # the label noise
+        assert run["tokens_per_second"] > 0
+        assert run["peak_memory_bytes"] > 0
+        assert run["versions"].keys() == {"flops_fit", "torch", "python"}
+    answer = folder / "outputs/mlp-toy/latest"
+    names = ["plan.json", "law.json", "runs.csv", "figures/isoflop.png", "figures/optima.png"]
+    assert all((answer / name).stat().st_size > 0 for name in names)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("outputs/*/runs/*/*.json")}
+    assert main(["train", *words]) == 0
+    assert "+0 new, 15 done already" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    gone = next(iter(before))
+    loss = json.loads(gone.read_text())["loss"]
+    gone.unlink()
+    assert main(["train", *words]) == 0
+    assert "+1 new, 14 done already" in capsys.readouterr().err
+    assert json.loads(gone.read_text())["loss"] == loss
+
+    assert main(["predict", "budget=3e9", "json=true"]) == 0
+    (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert prediction["extrapolation"] == pytest.approx(10)
+    used = 6 * prediction["num_params"] * prediction["num_tokens"]
+    assert used == pytest.approx(3e9)
+    assert main(["fit", "fit=isoflop", "draws=200", "json=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "isoflop"
+    assert main(["report"]) == 0
+    capsys.readouterr()
+    assert main(["status", "json=true"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["done"] == status["planned"] == 15
+
+
+def test_added_budget_trains_only_its_own_runs(folder, capsys):
+    assert main(["train", *TINY]) == 0
+    first = results(folder).keys()
+    assert main(["train", *TINY, "budgets=[1e7,3e7,6e7]"]) == 0
+    assert "+3 new, 6 done already" in capsys.readouterr().err
+    assert first < results(folder).keys()
+
+
+def test_multirun_compares_its_variants_and_trains_them_once(folder, capsys):
+    words = ["train", "-m", *TINY, "optimizer.lr=3e-3,1e-2"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    rows = [line for line in said.out.splitlines() if line.strip().startswith("optimizer.lr=")]
+    assert [row.split()[1:3] for row in rows] == [["6", "6"], ["6", "6"]]
+    assert len(results(folder)) == 12
+    assert main(words) == 0
+    said = capsys.readouterr()
+    rows = [line for line in said.out.splitlines() if line.strip().startswith("optimizer.lr=")]
+    assert [row.split()[1:3] for row in rows] == [["6", "0"], ["6", "0"]]
+
+
+def test_plan_does_not_touch_the_plan_in_force_of_a_trained_study(folder):
+    assert main(["train", *TINY]) == 0
+    in_force = (folder / "outputs/mlp-toy/latest").resolve()
+    assert main(["plan", *TINY, "budgets=[2e7]"]) == 0
+    assert (folder / "outputs/mlp-toy/latest").resolve() == in_force
+
+
+def test_failing_experiments_give_exit_code_3(folder, capsys):
+    (folder / "breaks.py").write_text(
+        "from flops_fit.losses import mse\n"
+        "calls = 0\n"
+        "def loss(output, target):\n"
+        "    global calls\n"
+        "    calls += not output.is_meta\n"
+        "    if calls == 100:\n"
+        "        raise RuntimeError('out of luck')\n"
+        "    return mse(output, target)\n"
+    )
+    (folder / "conf/loss").mkdir(parents=True)
+    (folder / "conf/loss/breaks.yaml").write_text("_target_: breaks.loss\n_partial_: true\n")
+    (folder / "conf/dataset").mkdir()
+    (folder / "conf/dataset/waves.yaml").write_text("_target_: flops_fit.datasets.Toy\ndim: 8\n")
+    assert main(["train", *TINY, "dataset=waves", "loss=breaks"]) == 3
+    assert "RuntimeError: out of luck" in capsys.readouterr().err
+    (failed,) = (run for run in results(folder).values() if run["status"] == "failed")
+    traceback = folder / f"outputs/mlp-waves/runs/{failed['id']}/error.txt"
+    assert "RuntimeError: out of luck" in traceback.read_text()
+    assert main(["train", *TINY, "dataset=waves", "loss=breaks"]) == 0
+    assert not traceback.exists()
+
+
+def start(folder: Path, words: list[str]) -> subprocess.Popen:
+    """A sweep of some seconds in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flops_fit", *words],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_a_result(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not results(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_and_then_the_same_command(folder, capsys, workers):
+    words = ["train", *TINY[1:5], "budgets=[1e8,2e8]", f"workers={workers}"]
+    process = start(folder, words)
+    wait_for_a_result(folder)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted; run the same command to continue" in said
+    assert "Traceback" not in said
+    done = len(results(folder))
+    assert 0 < done < 6
+    assert main(words) == 0
+    assert f"+{6 - done} new, {done} done already" in capsys.readouterr().err
+    assert len(results(folder)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_loses_at_most_the_runs_in_flight(folder, capsys, workers):
+    words = ["train", *TINY[1:5], "budgets=[1e8,2e8]", f"workers={workers}"]
+    process = start(folder, words)
+    wait_for_a_result(folder)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    done = results(folder)
+    assert 0 < len(done) < 6
+    assert main(words) == 0
+    assert f"+{6 - len(done)} new, {len(done)} done already" in capsys.readouterr().err
+    assert done.items() <= results(folder).items()
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_study_share_its_runs(folder):
+    words = ["train", *TINY, "budgets=[3e7,6e7]"]
+    both = [start(folder, words) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [run["status"] for run in results(folder).values()] == ["done"] * 6
+    assert all("[6/6]" in text for text in said)
