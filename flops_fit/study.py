@@ -17,7 +17,7 @@ from flops_fit.checks import check_fit
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.devices import choose_device, choose_precision
-from flops_fit.errors import StudyError
+from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import FitError, IsoflopFit, ScalingLaw, SurfaceFit, fit_runs
 from flops_fit.planning import (
     CountedFlops,
@@ -109,6 +109,12 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
         or pinned.get("held_out_samples")
         or held_out_samples(plan, spec.source.held_out_samples)
     )
+    available = spec.source.held_out_samples
+    if available is not None and held_out > available:
+        raise ConfigError(
+            f"held_out_samples is {held_out:,}, the data hold out {available:,}: ask for fewer, "
+            "hold out more, or name another study"
+        )
     recipe = replace(recipe, held_out_samples=held_out)
     plan = replace(plan, study=folder.path.name, settings=spec.settings)
     decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
@@ -160,24 +166,41 @@ def train_one(
 ) -> Run | None:
     """Train the experiment and write its result; None where another process is at it.
 
-    An exception in the model's, the data's or the loss's code makes a failed run, with its
-    traceback in error.txt.
+    What another process has finished is returned as it is. An exception in the model's, the
+    data's or the loss's code makes a failed run, with its traceback in error.txt.
     """
-    run_folder = folder.run_folder(experiment.id)
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
-            try:
-                run = train(experiment, recipe, run_folder, watcher)
-            except Exception as error:  # the sweep goes on, whatever a user's code raises
-                (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
-            else:
-                (run_folder / "error.txt").unlink(missing_ok=True)
-            folder.write_run(run)
-            (run_folder / "checkpoint.pt").unlink(missing_ok=True)
+            run = _done_elsewhere(experiment, folder) or _trained(
+                experiment, recipe, folder, watcher
+            )
     except Timeout:
         return None
     watcher.finished(run)
+    return run
+
+
+def _done_elsewhere(experiment: Experiment, folder: StudyFolder) -> Run | None:
+    """The run, where another process has finished it since the list of those missing was made."""
+    try:
+        run = folder.read_run(experiment.id)
+    except StudyError:
+        return None
+    return run if run and run.is_done else None
+
+
+def _trained(experiment: Experiment, recipe: Recipe, folder: StudyFolder, watcher: Watcher) -> Run:
+    """Train the experiment, whatever result is on disk, and write its own."""
+    run_folder = folder.run_folder(experiment.id)
+    try:
+        run = train(experiment, recipe, run_folder, watcher)
+    except Exception as error:  # the sweep goes on, whatever a user's code raises
+        (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
+    else:
+        (run_folder / "error.txt").unlink(missing_ok=True)
+    folder.write_run(run)
+    (run_folder / "checkpoint.pt").unlink(missing_ok=True)
     return run
 
 

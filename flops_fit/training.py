@@ -322,9 +322,9 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int) -> HeldOutLoss:
         for batch in recipe.source.held_out_batches(batch_size, recipe.held_out_samples):
             inputs, target = (tensor.to(recipe.device, non_blocking=True) for tensor in batch)
             with autocast(recipe):
-                losses.append(recipe.loss(model(inputs), target).double())
+                losses.append(recipe.loss(model(inputs), target).reshape(()))
             weights.append(len(inputs))
-    values = torch.stack(losses).cpu()  # (batches,)
+    values = torch.stack(losses).cpu().double()  # (batches,), not before: mps has no float64
     share = torch.tensor(weights, dtype=torch.double) / sum(weights)
     mean = (share * values).sum()
     return HeldOutLoss(float(mean), _standard_error(values, share, mean), sum(weights))
