@@ -84,8 +84,8 @@ def as_source(
     if isinstance(dataset, Source):
         return dataset
     if isinstance(dataset, IterableDataset):
-        stream = DataLoader(dataset, batch_size=batch_size, drop_last=True)
-        return stream_source(stream, held_out, tokens_per_sample)
+        stream: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size)
+        return stream_source(rebuilt(stream, dataset), held_out, tokens_per_sample)
     if isinstance(dataset, DataLoader):
         loader = rebuilt(dataset, dataset.dataset)
         if isinstance(dataset.dataset, IterableDataset):
@@ -127,7 +127,8 @@ class DatasetSamples:
     @property
     def fingerprint(self) -> str:
         """Of the type's qualified name, the length, and HASHED_SAMPLES samples."""
-        spread = torch.linspace(0, len(self) - 1, min(HASHED_SAMPLES, len(self))).round().long()
+        last, count = len(self) - 1, min(HASHED_SAMPLES, len(self))
+        spread = torch.linspace(0, last, count, dtype=torch.float64).round().long()  # (count,)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # samples that are augmented at random hash the same every time
             hashes = [tensor_hash(part) for index in spread for part in self.batch(index[None])]

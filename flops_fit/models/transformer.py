@@ -23,7 +23,7 @@ EMBEDDING_LR_SCALE = 0.5
 
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of every position's angles, (T, 1, head_dim / 2) each."""
+"""Cosine and sine of every position's angles, (T, 1, 1, head_dim / 2) each."""
 
 
 class Transformer(nn.Module):
@@ -67,8 +67,8 @@ class Transformer(nn.Module):
                 f"{length} tokens in a sequence, the model's context_length is "
                 f"{self.context_length}: shorten the sequences or raise context_length"
             )
-        angles = rotary_angles(length, self.head_dim, tokens.device)  # (T, head_dim / 2)
-        rotation = angles.cos()[:, None], angles.sin()[:, None]  # (T, 1, head_dim / 2) each
+        angles = rotary_angles(length, self.head_dim, tokens.device)[:, None, None]
+        rotation = angles.cos(), angles.sin()  # (T, 1, 1, head_dim / 2) each
         x = self.embedding(tokens)  # (B, T, width)
         for block in self.blocks:
             x = block(x, rotation)
@@ -127,9 +127,9 @@ class Block(nn.Module):
     def attend(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Causal multi-head self-attention: (B, T, width) -> (B, T, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, head_dim)
-        q, k, v = qkv.unbind(2)
-        q, k = rotated(q, rotation), rotated(k, rotation)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, head_dim)
+        qk, v = torch.split(qkv, [2, 1], dim=2)
+        q, k = rotated(qk, rotation).permute(2, 0, 3, 1, 4)  # (B, H, T, head_dim) each
+        v = v.squeeze(2).transpose(1, 2)  # (B, H, T, head_dim)
         y = causal_attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
         return y.transpose(1, 2).flatten(2)
 
@@ -142,9 +142,10 @@ def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
 
 
 def rotated(x: Tensor, rotation: Rotation) -> Tensor:
-    """Each pair (x_i, x_{i + head_dim / 2}) turned by its position's angle: (B, T, H, head_dim)."""
+    """Each pair (x_i, x_{i + head_dim / 2}) turned by its position's angle, in every head of
+    queries and keys: (B, T, 2, H, head_dim)."""
     cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)  # (B, T, H, head_dim / 2) each
+    a, b = x.chunk(2, dim=-1)  # (B, T, 2, H, head_dim / 2) each
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
