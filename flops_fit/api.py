@@ -17,6 +17,7 @@ from flops_fit.planning import DataShape, FormulaFlops, Plan, SizeValue, Sweep, 
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
+from flops_fit.signatures import check_argument_names
 from flops_fit.sizing import LARGEST_SIZE, LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.study import (
     Inline,
@@ -89,7 +90,9 @@ def find_optimal(
         seed=seed,
     )
     size = SizeSpec(model_size_param, min=min_size, max=max_size)
-    factory = functools.partial(model_cls, **(model_kwargs or {}))
+    model_kwargs = model_kwargs or {}
+    check_argument_names(model_cls, model_kwargs, qualified_name(model_cls))
+    factory = functools.partial(model_cls, **model_kwargs)
     if dataset is None or loss_fn is None:
         return plan_without_data(factory, size, sweep, tokens_per_sample or 1)
     source = as_source(dataset, held_out, batch_size, seed, tokens_per_sample)
@@ -103,7 +106,7 @@ def find_optimal(
         schedule=schedule,
         sweep=sweep_for(sweep, source),
         identity={
-            "model": {"_target_": qualified_name(model_cls), **described(model_kwargs or {})},
+            "model": {"_target_": qualified_name(model_cls), **described(model_kwargs)},
             "dataset": {"_target_": qualified_name(dataset), "fingerprint": source.fingerprint},
             "loss": described(loss_fn),
             "optimizer": {"_target_": qualified_name(optimizer_cls), "lr": learning_rate},

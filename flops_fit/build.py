@@ -29,11 +29,7 @@ class ModelFactory:
     @property
     def __signature__(self) -> inspect.Signature:
         """What is left to be given, as `inspect.signature` shows it."""
-        signature = self.part.signature()
-        if signature is None:
-            return inspect.Signature(
-                [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
-            )
+        signature = inspect.signature(self.part.callable())
         given = self.part.arguments
         left = [p for p in signature.parameters.values() if p.name not in given]
         return signature.replace(parameters=left)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from flops_fit.errors import ConfigError, UserError
+from flops_fit.signatures import check_argument_names
 
 Node = Mapping[str, Any]
 """A config node as plain values."""
@@ -46,8 +45,8 @@ class Part:
         ours = (SIZE, FLOPS) if self.group == "model" else ()
         return {k: v for k, v in self.node.items() if k not in ours and not _is_hydra_key(k)}
 
-    def signature(self) -> inspect.Signature | None:
-        """Of the target; None where Python can't tell. Raises `ConfigError` without a target."""
+    def callable(self) -> Callable[..., Any]:
+        """The class or function itself. Raises `ConfigError` where it can't be imported."""
         try:
             target = get_object(self.target)
         except Exception as error:  # whatever importing a user's module raises
@@ -55,27 +54,11 @@ class Part:
             raise ConfigError(
                 f"{self.origin}: can't import {self.group}._target_ {self.target!r}: {cause}"
             ) from error
-        try:
-            return inspect.signature(target)
-        except ValueError:
-            return None
+        return target  # type: ignore[no-any-return]
 
     def check_arguments(self) -> None:
         """Every configured argument must be one that the target takes."""
-        signature = self.signature()
-        if signature is None:
-            return
-        parameters = signature.parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        for name in self.arguments:
-            if name not in parameters:
-                close = difflib.get_close_matches(name, parameters, n=1)
-                guess = f"did you mean {close[0]!r}? " if close else ""
-                raise ConfigError(
-                    f"{self.origin}: {self.target} takes no argument {name!r}: {guess}"
-                    f"It takes {', '.join(parameters)}"
-                )
+        check_argument_names(self.callable(), self.arguments, f"{self.origin}: {self.target}")
 
     def build(self) -> Any:
         """The object, or for `_partial_: true` a callable with the configured arguments set."""
@@ -86,7 +69,7 @@ class Part:
 
     def partial(self) -> Callable[..., Any]:
         """The target itself, without the check of names that Hydra's own makes at every call."""
-        target = get_object(self.target)
+        target = self.callable()
         arguments = self._instantiated(self.arguments)
         return functools.partial(target, **arguments) if arguments else target
 

@@ -1,4 +1,4 @@
-"""What a user gets for bad input: a message that names the fault and what to do, and exit code 1."""
+"""What a user gets for bad input: a message that says what to do, and exit code 1."""
 
 from __future__ import annotations
 

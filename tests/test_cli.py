@@ -259,4 +259,3 @@ def test_two_processes_on_one_study_share_its_runs(folder):
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [run["status"] for run in results(folder).values()] == ["done"] * 6
-    assert all("[6/6]" in text for text in said)
