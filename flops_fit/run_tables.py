@@ -17,6 +17,7 @@ import numpy as np
 
 from flops_fit.fitting.budgets import snapped_budgets
 from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.points import PLAUSIBLE
 from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FlopRule
 from flops_fit.runs import Run
 
@@ -101,19 +102,21 @@ def read_runs(
 def table_flop_rule(runs: Sequence[Run]) -> FlopRule:
     """The FLOP rule that the runs' own C, N and D obey: a constant, or a table over N.
 
-    Where the FLOPs per token of one N differ, their geometric mean stands for it.
+    A table where N explains most of the spread of C / (N D), as it does where C was counted; a
+    spread for other reasons is rounding, and its median the constant.
     """
     num_params = np.array([run.num_params for run in runs])
-    per_token = np.array([run.flops / run.num_tokens for run in runs])
-    ratio = per_token / num_params
-    if np.ptp(ratio) <= CONSTANT_RULE * ratio.mean():
-        constant = float(np.median(ratio))
-        if math.isclose(constant, FLOPS_PER_PARAM_PER_TOKEN, rel_tol=CONSTANT_RULE):
-            return FlopRule.constant()
-        return FlopRule.constant(constant)
+    per_param = np.array([run.flops / run.num_tokens for run in runs]) / num_params
     sizes, group = np.unique(num_params, return_inverse=True)
-    mean = np.bincount(group, np.log(per_token)) / np.bincount(group)
-    return FlopRule(tuple(map(float, sizes)), tuple(map(float, np.exp(mean))))
+    mean = np.bincount(group, np.log(per_param)) / np.bincount(group)
+    unexplained = np.std(np.log(per_param) - mean[group])
+    varies = np.ptp(per_param) > CONSTANT_RULE * per_param.mean()
+    if varies and len(sizes) < len(runs) and unexplained < CONSTANT_RULE:
+        return FlopRule(tuple(map(float, sizes)), tuple(map(float, sizes * np.exp(mean))))
+    constant = float(np.median(per_param))
+    if math.isclose(constant, FLOPS_PER_PARAM_PER_TOKEN, rel_tol=CONSTANT_RULE):
+        return FlopRule.constant()
+    return FlopRule.constant(constant)
 
 
 def write_runs(path: Path, runs: Sequence[Run]) -> None:
@@ -293,14 +296,7 @@ def _sizes_given(names: Mapping[str, str]) -> list[str]:
 
 
 def _run(row: _Row, names: Mapping[str, str], nats: float, constant: float) -> Run:
-    given = {name: row.value(name) for name in _sizes_given(names)}
-    for name, value in given.items():
-        if value is None or not math.isfinite(value) or value <= 0:
-            raise row.trouble(name, "a finite number above 0 was expected")
-    n, d, c = (given.get(name) for name in ("num_params", "num_tokens", "flops"))
-    n = n or (c or 0.0) / (constant * (d or 1.0))
-    d = d or (c or 0.0) / (constant * n)
-    c = c or constant * n * d
+    n, d, c = _size(row, names, constant)
     loss, status = row.value("loss"), row.cells.get("status", "").strip() or "done"
     if loss is not None and not math.isfinite(loss):
         loss, status = None, "diverged"
@@ -318,6 +314,21 @@ def _run(row: _Row, names: Mapping[str, str], nats: float, constant: float) -> R
         loss_stderr=None if stderr is None else stderr * nats,
         seed=int(seed) if seed is not None and math.isfinite(seed) else None,
     )
+
+
+def _size(row: _Row, names: Mapping[str, str], constant: float) -> tuple[float, float, float]:
+    """N, D and C, the one that is not there from C = constant N D."""
+    given = {}
+    for name in _sizes_given(names):
+        value = row.value(name)
+        low, high = PLAUSIBLE["budget" if name == "flops" else name]
+        if value is None or not low <= value <= high:
+            raise row.trouble(name, f"a number between {low:g} and {high:g} was expected")
+        given[name] = value
+    n, d, c = (given.get(name, 0.0) for name in ("num_params", "num_tokens", "flops"))
+    n = n or c / (constant * d)
+    d = d or c / (constant * n)
+    return n, d, c or constant * n * d
 
 
 def _number(cell: str, *, decimal_comma: bool) -> float | None:

@@ -17,7 +17,7 @@ from flops_fit.fitting.points import Points, replicate_groups, usable_points
 from flops_fit.laws import Array, FlopRule, PowerLaw
 from flops_fit.runs import Run
 
-OK, EDGE, FLAT, CONCAVE, FEW = "ok", "edge", "flat", "concave", "few"
+OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
 """Verdicts on a budget: only `ok` ones, whose minimum is bracketed, enter the line."""
 
 SIGNIFICANT = 2.0
@@ -25,6 +25,12 @@ SIGNIFICANT = 2.0
 
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""
+
+LEAST_LOSS = 1e-3
+"""Share of the least measured loss below which no drawn curve is taken to fall."""
+
+MOST_NOISE = 1.0
+"""Relative noise of a loss beyond which more would change nothing: such curves are flat."""
 
 FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
@@ -231,11 +237,13 @@ class IsoflopFit:
             if len(np.unique(group.num_params)) <= family.parameters:
                 continue
             fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
-            squares.append(float(np.sum(np.log(group.loss / fitted) ** 2)))
+            squares.append(float(np.sum((fitted / group.loss - 1) ** 2)))
             freedoms.append(len(group) - family.parameters)
         # The median over budgets of unbiased estimates: one budget with a bad run, or of another
         # shape, must not set the noise of all.
-        return float(np.sqrt(np.median(squares / chi2.median(freedoms)))) if squares else None
+        if not squares:
+            return None
+        return min(float(np.sqrt(np.median(squares / chi2.median(freedoms)))), MOST_NOISE)
 
     def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
         """Curve, minimum and verdict of every budget, from small to large."""
@@ -261,7 +269,8 @@ class IsoflopFit:
             assert optimum.curve is not None
             factors = np.exp(law.noise * generator.standard_normal((len(group), count)))
             noisy = optimum.curve(group.num_params)[:, None] * factors
-            log_n[row], loss[row] = self.curve.curve(np.log(group.num_params), noisy).lowest()
+            log_n[row], lowest = self.curve.curve(np.log(group.num_params), noisy).lowest()
+            loss[row] = np.maximum(lowest, LEAST_LOSS * group.loss.min())
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
         scatter = _birge_ratio(measured - np.log(law.N_opt(flops)), log_n.std(axis=1))
@@ -289,6 +298,11 @@ class IsoflopFit:
         curve = self.curve.curve(np.log(group.num_params), group.loss)
         log_n, loss = curve.lowest()
         verdict, reason = _verdict(group, everything, float(log_n), noise)
+        if verdict == OK and loss <= 0:
+            verdict, reason = (
+                NEGATIVE,
+                (f"the curve falls to a loss of {loss:.3g}: look for runs that went wrong"),
+            )
         num_params = float(np.exp(log_n))
         return BudgetOptimum(
             budget=budget,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,15 @@ from flops_fit.runs import Run
 
 INCONSISTENT_FLOPS = 10.0
 """A table whose C differs from the FLOP rule by this factor names the wrong column or unit."""
+
+PLAUSIBLE: Mapping[str, tuple[float, float]] = {
+    "num_params": (1.0, 1e18),
+    "num_tokens": (1.0, 1e24),
+    "loss": (1e-12, 1e12),
+    "budget": (1.0, 1e42),
+}
+"""Parameters, tokens, nats per token and FLOPs beyond which a number is no run's: a million times
+the largest models, and losses of any scale in use."""
 
 SAME_POINT = 1e-9
 """Relative difference of N and D below which two rows are the same point."""
@@ -89,8 +98,8 @@ def usable_points(runs: Sequence[Run], flop_rule: FlopRule) -> tuple[Points, tup
     """The runs that a fit can use, and the others by name.
 
     Runs that did not finish, diverged or have no loss are left out, and exact repetitions counted
-    once. Raises `FitError` for numbers that can't be: NaN, infinite or negative values, and FLOPs
-    that contradict N and D.
+    once. Raises `FitError` for numbers that can't be: NaN, infinite, negative or absurd values,
+    and FLOPs that contradict N and D.
     """
     dropped: list[Dropped] = []
     kept: dict[tuple[float, float, float, int | None], Run] = {}
@@ -127,10 +136,11 @@ def _check_numbers(run: Run) -> None:
         "budget": run.budget,
     }
     for name, value in named.items():
-        if value is None or not np.isfinite(value) or value <= 0:
+        low, high = PLAUSIBLE[name]
+        if value is None or not low <= value <= high:
             raise FitError(
                 f"run {run.id} has {name} = {value}",
-                f"correct or remove this row: {name} must be finite and above 0",
+                f"correct or remove this row: {name} must lie between {low:g} and {high:g}",
             )
 
 

@@ -28,11 +28,17 @@ the objective in double precision: the fit has ended."""
 RIDGE = 1e-13
 """Added to the scaled system: a direction that no row informs must not make it singular."""
 
+NO_SCALE = 1e-150
+"""Of a fit whose rows all weigh nothing: its square is still no zero to divide by."""
+
 CHUNK_VALUES = 20_000
 """Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
 
 STEEPEST = 12.0
 """Upper bound of alpha and beta. The steepest published optimum is 5 (Gemstones, one width)."""
+
+DEEPEST_FALL = 60.0
+"""ln by which a term may fall over the data: beyond it nothing but overflow can follow."""
 
 SHALLOWEST = 1e-4
 """Lower bound of alpha and beta: a term falling by 0.01% per e-fold is a constant."""
@@ -98,7 +104,8 @@ class Space:
         top = float(np.log(design.loss.max()))
         low = [0.0, top + LEAST_LOG_TERM, top + LEAST_LOG_TERM, SHALLOWEST, SHALLOWEST]
         # No term can exceed the largest loss in the middle of the data, give or take a factor e.
-        high = [float(design.loss.max()), top + 1, top + 1, STEEPEST, STEEPEST]
+        steepest = [min(STEEPEST, DEEPEST_FALL / np.ptp(v)) for v in (design.x, design.y)]
+        high = [float(design.loss.max()), top + 1, top + 1, *steepest]
         return cls(np.eye(5), np.array(low), np.array(high))
 
     def with_tied_exponents(self) -> Space:
@@ -220,19 +227,27 @@ def _step(free: Array, model: _Model, damping: Array, space: Space) -> tuple[Arr
     gradient = np.where(blocked, 0.0, model.gradient)
     matrix = model.hessian + damping[:, None, None] * model.majorant
     scale = np.sqrt(np.einsum("bii->bi", model.majorant))
-    scale = np.maximum(scale, RIDGE * scale.max(axis=1, keepdims=True)) + np.finfo(float).tiny
+    scale = np.maximum(scale, RIDGE * scale.max(axis=1, keepdims=True)) + NO_SCALE
     matrix /= scale[:, :, None] * scale[:, None, :]
     matrix[blocked] = 0.0
     matrix.swapaxes(1, 2)[blocked] = 0.0
     ridge = RIDGE * (1 + damping[:, None])
     np.einsum("bii->bi", matrix)[...] += np.where(blocked, 1.0, ridge)
-    move = np.linalg.solve(matrix, -(gradient / scale)[:, :, None])[:, :, 0] / scale
+    move = _solved(matrix, -gradient / scale) / scale
     trial = space.inside(free + move)
     taken = trial - free
     promise = -np.einsum("bi,bi->b", gradient, taken) - 0.5 * np.einsum(
         "bi,bij,bj->b", taken, model.hessian, taken
     )
     return trial, promise
+
+
+def _solved(matrices: Array, right: Array) -> Array:
+    """x of each matrix x = right; the shortest least-squares one where some matrix is singular."""
+    try:
+        return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
+    except np.linalg.LinAlgError:
+        return np.asarray((np.linalg.pinv(matrices) @ right[:, :, None])[:, :, 0])
 
 
 def _next_damping(damping: Array, better: Mask, gain: Array) -> Array:

@@ -145,22 +145,21 @@ class SurfaceDraws:
     def loss_opt(self, flops: ArrayLike) -> Array:
         num_params = self.N_opt(flops)
         log_d = np.log(self.flop_rule.tokens(flops, num_params))
-        capacity = np.minimum(self.log_A - self.alpha * np.log(num_params), LARGEST_LOG)
-        data = np.minimum(self.log_B - self.beta * log_d, LARGEST_LOG)
-        return np.asarray(self.E + np.exp(capacity) + np.exp(data))
+        capacity = _finite_exp(self.log_A - self.alpha * np.log(num_params))
+        return np.asarray(self.E + capacity + _finite_exp(self.log_B - self.beta * log_d))
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
         log_ratio = np.log(self.alpha / self.beta) + self.log_A - self.log_B
         return {
             "E": self.E,
-            "A": np.exp(self.log_A),
-            "B": np.exp(self.log_B),
+            "A": _finite_exp(self.log_A),
+            "B": _finite_exp(self.log_B),
             "alpha": self.alpha,
             "beta": self.beta,
             "a": self.a,
             "b": self.b,
-            "G": np.exp(log_ratio / (self.alpha + self.beta)),
+            "G": _finite_exp(log_ratio / (self.alpha + self.beta)),
         }
 
     def columns(self) -> dict[str, Array]:
@@ -286,6 +285,10 @@ def log_loss_jacobian(surface: LossSurface, num_params: Array, num_tokens: Array
         ]
     )
     return np.asarray(columns / (surface.E + capacity + data)[:, None])
+
+
+def _finite_exp(log: Array) -> Array:
+    return np.asarray(np.exp(np.clip(log, -LARGEST_LOG, LARGEST_LOG)))
 
 
 def _design(points: Points) -> Design:

@@ -1,0 +1,253 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sweeps import CHINCHILLA, sweep
+
+from flops_fit.errors import UserError
+from flops_fit.fitting import fit_runs
+from flops_fit.fitting.budgets import snapped_budgets
+from flops_fit.laws import FlopRule
+from flops_fit.planning import Size
+from flops_fit.run_tables import (
+    BITS,
+    bits_per_byte,
+    read_runs,
+    table_flop_rule,
+    write_runs,
+)
+from flops_fit.runs import Run
+
+COLUMNS = {"num_params": "N", "num_tokens": "D", "flops": "C", "loss": "loss"}
+
+
+def file(tmp_path, text, name="runs.csv", encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def only(tmp_path, text, columns=None, **options):
+    runs, _ = read_runs(file(tmp_path, text), columns, **options)
+    assert len(runs) == 1
+    return runs[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("N,D,loss\n1e8,2e9,3.5\n", {}),
+        ("C,D,loss\n1.2e18,2e9,3.5\n", {}),
+        ("N,C,loss\n1e8,1.2e18,3.5\n", {}),
+        ("num_params,num_tokens,loss\n1e8,2e9,3.5\n", {}),
+        ("\ufeffN,D,loss\n1e8,2e9,3.5\n", {}),
+        ("N;D;loss\n1e8;2e9;3,5\n", {}),
+        ("N\tD\tloss\n1e8\t2e9\t3.5\n", {}),
+        ("params (M),tokens,val\n100M,2B,3.5\n", {"num_params": "params (M)", "loss": "val"}),
+        ('N,D,loss\n"100,000,000","2,000,000,000",3.5\n', {}),
+        ("größe,Δ,потери\n1e8,2e9,3.5\n", dict(zip(
+            ("num_params", "num_tokens", "loss"), ("größe", "Δ", "потери"), strict=True))),
+        ('"Name","N","D","summary.val/loss"\n"a, b","1e8","2e9","3.5"\n',
+         {"loss": "summary.val/loss"}),
+        ("\n\nN , D , loss\r\n 1e8 , 2e9 , 3.5 \r\n\r\n", {}),
+        ('{"N": 1e8, "D": 2e9, "loss": 3.5}\n', {}),
+        ('[{"N": 100000000, "D": "2e9", "loss": 3.5, "note": null}]', {}),
+        ('{"config": {"n": 1e8, "d": 2e9}, "summary": {"loss": 3.5}}\n', {
+            "num_params": "config.n", "num_tokens": "config.d", "loss": "summary.loss"}),
+    ],
+)  # fmt: skip
+def test_one_run_in_many_dresses(tmp_path, text, columns):
+    run = only(tmp_path, text, columns)
+    assert (run.num_params, run.num_tokens, run.loss) == pytest.approx((1e8, 2e9, 3.5))
+    assert run.flops == pytest.approx(1.2e18)
+    assert run.status == "done"
+
+
+def test_utf16_as_spreadsheets_export_it(tmp_path):
+    path = file(tmp_path, "N\tD\tloss\n1e8\t2e9\t3.5\n", encoding="utf-16")
+    assert read_runs(path)[0][0].num_params == 1e8
+
+
+def test_units_of_loss(tmp_path):
+    text = "N,D,loss\n1e8,2e9,1.0\n"
+    assert only(tmp_path, text, nats_per_unit=BITS).loss == pytest.approx(math.log(2))
+    per_byte = only(tmp_path, text, nats_per_unit=bits_per_byte(4.5))
+    assert per_byte.loss == pytest.approx(4.5 * math.log(2))
+
+
+def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path):
+    text = "id,N,D,loss\nfine,1e8,2e9,3\nempty,1e8,2e9,\nnan,1e8,2e9,nan\ninf,1e8,2e9,inf\n"
+    runs, _ = read_runs(file(tmp_path, text))
+    assert [(r.id, r.status, r.loss) for r in runs] == [
+        ("fine", "done", 3.0),
+        ("empty", "done", None),
+        ("nan", "diverged", None),
+        ("inf", "diverged", None),
+    ]
+
+
+def test_rows_without_a_size_are_left_out_aloud(tmp_path):
+    runs, notes = read_runs(file(tmp_path, "N,D,loss\n1e8,2e9,3\n,2e9,3\n1e8,,3\n"))
+    assert len(runs) == 1
+    assert "row 2 has no num_params: left out" in notes
+    assert "row 3 has no num_tokens: left out" in notes
+
+
+def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
+    path = file(tmp_path, "N,D,my loss\n1e8,2e9,3\n")
+    _, notes = read_runs(path, {"loss": "my loss", "num_params": "N"})
+    assert any("num_tokens is read from column 'D'" in note for note in notes)
+    assert not any("my loss" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("", {}, "is empty"),
+        ("   \n", {}, "is empty"),
+        ("N,loss\n1e8,3\n", {}, "gives num_params of num_params, num_tokens and flops"),
+        ("N,D\n1e8,2e9\n", {}, "no column for the loss"),
+        ("N,D,loss\n", {}, "no rows"),
+        ("N,D,loss\nbig,2e9,3\n", {}, "row 1: num_params is 'big'.*a number"),
+        ("N,D,loss\n1e8,-5,3\n", {}, "row 1: num_tokens is '-5'.*between 1 and 1e\\+24"),
+        ("N,D,loss\n1e8,inf,3\n", {}, "row 1: num_tokens is 'inf'"),
+        ("N,D,loss\n1e8,2e9,low\n", {}, "row 1: loss is 'low'"),
+        ("N,D,loss,loss\n1e8,2e9,3,4\n", {}, "2 columns 'loss'"),
+        ("N,D,loss\n1e8,2e9,3\n", {"loss": "eval"}, "no column 'eval' for loss.*'N', 'D'"),
+        ("N,D,loss\n1e8,2e9,3\n", {"width": "N"}, "columns.width names nothing"),
+        ('{"N": 1e8,\n', {}, "not readable JSON"),
+        ("[1, 2]", {}, "JSON that is no object"),
+        ('N,D,loss\n1e8,2e9,"' + "x" * 1_000_000 + '"\n', {}, "longer than 131,072"),
+        ("N,D,loss\n1e8,2e9,3\0\n", {}, "binary"),
+    ],
+)
+def test_tables_that_can_not_be_read_say_why(tmp_path, text, columns, message):
+    with pytest.raises(UserError, match=message):
+        read_runs(file(tmp_path, text), columns)
+
+
+def test_missing_and_undecodable_files_say_so(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_runs(tmp_path / "nothing.csv")
+    with pytest.raises(UserError, match="can't be read"):
+        read_runs(tmp_path)
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_runs(file(tmp_path, "größe,D,loss\n", encoding="latin-1"))
+
+
+def test_written_runs_are_read_back(tmp_path):
+    runs = [
+        dataclasses.replace(run, size=Size("width", 64 * (i + 1)), seed=i, loss_stderr=0.01 / 3)
+        for i, run in enumerate(sweep(CHINCHILLA, noise=0.01))
+    ]
+    runs[0] = dataclasses.replace(runs[0], status="diverged", loss=None, id='with, "quotes"')
+    write_runs(tmp_path / "new" / "runs.csv", runs)
+    read, notes = read_runs(tmp_path / "new" / "runs.csv")
+    kept = ("id", "status", "num_params", "num_tokens", "flops", "loss", "budget", "seed",
+            "loss_stderr")  # fmt: skip
+    for run, same in zip(runs, read, strict=True):
+        assert [getattr(same, name) for name in kept] == [getattr(run, name) for name in kept]
+    assert notes == ()
+
+
+def test_budgets_are_told_from_noisy_flops():
+    planted = np.repeat([1e18, 3e18, 1e19], 7)
+    noisy = planted * np.exp(0.03 * np.random.default_rng(0).standard_normal(21))
+    np.testing.assert_allclose(snapped_budgets(noisy), planted, rtol=0.05)
+    assert len(set(snapped_budgets(noisy))) == 3
+
+
+def test_flops_spread_evenly_have_no_budgets():
+    even = np.geomspace(1e18, 1e21, 150)
+    np.testing.assert_array_equal(snapped_budgets(even), even)
+
+
+def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
+    runs = sweep(CHINCHILLA, noise=0.002)
+    path = tmp_path / "table.jsonl"
+    lines = [{"N": r.num_params, "D": r.num_tokens, "loss": r.loss} for r in runs]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    read, notes = read_runs(path)
+    assert any("budgets told from FLOPs are 1e+18, 3.16e+18" in note for note in notes)
+    direct, table = (fit_runs(r, draws=0) for r in (runs, read))
+    assert table.surface.surface.alpha == pytest.approx(direct.surface.surface.alpha, rel=1e-6)
+    assert table.isoflop.a == pytest.approx(direct.isoflop.a, rel=1e-6)
+
+
+def counted(num_params, num_tokens, flops):
+    return Run("r", "done", num_params, num_tokens, flops, 3.0, 1e18)
+
+
+def test_flop_rule_of_a_table_is_told_from_its_columns():
+    six = [counted(n, d, 6.0 * n * d) for n in (1e7, 1e8) for d in (1e9, 2e9)]
+    assert table_flop_rule(six) == FlopRule.constant()
+    eight = [counted(n, d, 8.0 * n * d) for n in (1e7, 1e8) for d in (1e9, 2e9)]
+    assert table_flop_rule(eight).flops_per_param_per_token == pytest.approx(8.0)
+    uneven = [counted(n, d, k * n * d) for n, k in ((1e7, 9.0), (1e8, 7.0)) for d in (1e9, 2e9)]
+    rule = table_flop_rule(uneven)
+    assert not rule.is_constant
+    np.testing.assert_allclose(rule([1e7, 1e8]), [9e7, 7e8])
+    rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
+               ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
+    assert table_flop_rule(rounded).is_constant
+
+
+# Tables as nobody should write them. Whatever comes: a law, or an error that a person can mend.
+CELLS = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True).map(str),
+    st.floats(1e-3, 1e30).map(repr),
+    st.integers(-(10**30), 10**30).map(str),
+    st.text(max_size=8),
+    st.sampled_from(["", "nan", "inf", "-1", "1e400", "1,5", "3B", '"', "0", "1e8", "2e9", "3.0"]),
+)
+HEADERS = st.sampled_from(
+    ["N,D,loss", "C;D;loss", "N\tC\tloss", "\ufeffN,D,loss,budget", "N,D,loss,loss", "größe,D,loss",
+     "N,D,C,loss,seed", "id,N,D,loss"]
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(header=HEADERS, rows=st.lists(st.lists(CELLS, max_size=6), max_size=12))
+@example(header="N,D,loss", rows=[[repr(n), "1e9", "1e-300"] for n in (1e-300, 1e300) * 6])
+@example(header="N,D,loss", rows=[[f"1e{i}", f"1e{i % 3}", f"{i}"] for i in range(1, 12)])
+@example(header="N,D,loss", rows=[["1e8", "1e9", "3.0"]] * 9)
+def test_garbage_ends_in_a_law_or_a_clear_error(tmp_path, header, rows):
+    delimiter = next((d for d in (";", "\t") if d in header), ",")
+    lines = [header, *(delimiter.join(row) for row in rows)]
+    path = tmp_path / "garbage.csv"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    try:
+        law = fit_runs(read_runs(path)[0], draws=20)
+    except UserError:
+        return
+    json.dumps(law.to_json(), allow_nan=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(1e3, 1e12),
+            st.floats(1e3, 1e15),
+            st.floats(1e-3, 20.0),
+            st.sampled_from([1e15, 1e18, 1e21]),
+        ),
+        min_size=6,
+        max_size=14,
+    )
+)
+def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells):
+    runs = [
+        Run(str(i), "done", n, d, 6 * n * d, loss, budget)
+        for i, (n, d, loss, budget) in enumerate(cells)
+    ]
+    try:
+        law = fit_runs(runs, draws=20)
+    except UserError:
+        return
+    json.dumps(law.to_json(), allow_nan=False)
+    assert law.predict(1e21).num_params > 0
