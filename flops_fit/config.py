@@ -67,15 +67,35 @@ class AnswerConfig:
 
 
 @dataclass
+class ColumnsConfig:
+    """What a table calls our columns; null: looked for under our name and common ones."""
+
+    num_params: str | None = None
+    num_tokens: str | None = None
+    flops: str | None = None
+    loss: str | None = None
+    budget: str | None = None
+    id: str | None = None
+    status: str | None = None
+    seed: str | None = None
+    loss_stderr: str | None = None
+    num_params_total: str | None = None
+
+
+@dataclass
 class FitConfig(AnswerConfig):
     """Of `fit`."""
 
     fit: Any = MISSING
-    runs: str | None = None  # a table of runs, CSV or JSON lines; null: the study's own
-    columns: dict[str, str] = field(default_factory=dict)  # our name -> the table's column
-    flops_per_param_per_token: float = 6.0  # where the table has no FLOPs
-    draws: int = 4000
+    draws: int = 4000  # bootstrap
     seed: int = 0
+
+    # A table of runs, CSV or JSON lines, instead of the study's own.
+    runs: str | None = None
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    loss_unit: str = "nats"  # per token; or bits, or bits_per_byte
+    bytes_per_token: float | None = None  # for bits_per_byte
+    flops_per_param_per_token: float = 6.0  # where one of N, D and C is not given
 
 
 @dataclass

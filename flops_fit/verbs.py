@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import os
-import signal
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
-from flops_fit.errors import StudyError
+from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part
 from flops_fit.planning import Plan, digest
 from flops_fit.report import tables
 from flops_fit.report.screen import SweepProgress, duration, results, say
-from flops_fit.run_tables import read_runs, write_runs
+from flops_fit.run_tables import (
+    BITS,
+    NATS,
+    bits_per_byte,
+    read_runs,
+    table_flop_rule,
+    write_runs,
+)
 from flops_fit.runs import Run, StudyFolder, latest_study, point_to
 
 if TYPE_CHECKING:
-    from flops_fit.study import Execute, Study
+    from flops_fit.launching import Machine
+    from flops_fit.study import Study
     from flops_fit.training import Recipe
 
 Config = Mapping[str, Any]
@@ -40,6 +43,7 @@ VARIANTS: list[tables.Variant] = []
 def plan(config: Config) -> int:
     """Plan, show, and write plan.json."""
     from flops_fit.build import build_study
+    from flops_fit.launching import machine_for
     from flops_fit.study import plan_study
 
     folder = study_folder(config)
@@ -53,7 +57,8 @@ def plan(config: Config) -> int:
         results().print(tables.plan_table(planned))
         results().print(str(planned), markup=False)
     show_notes(planned)
-    show_duration(planned, recipe, config)
+    machine = machine_for(config, recipe.device, len(planned), folder.pinned())
+    show_duration(planned, recipe, machine)
     say(f"plan: {path / 'plan.json'}")
     return OK
 
@@ -61,6 +66,7 @@ def plan(config: Config) -> int:
 def train(config: Config) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     from flops_fit.build import build_study
+    from flops_fit.launching import executor, machine_for, stop_on_signals
     from flops_fit.study import fit_study, plan_study, train_plan
 
     folder = study_folder(config)
@@ -68,9 +74,11 @@ def train(config: Config) -> int:
     retry = [config["retry"]] if config["retry"] else []
     todo = folder.missing(planned, retry)
     show_what_is_there(planned, folder, len(todo))
+    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
+    folder.pin({"threads": machine.threads})
     progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
     with progress, stop_on_signals(progress):
-        execute = executor(config, recipe, folder, len(todo))
+        execute = executor(config, origins(), recipe, folder, machine)
         runs = train_plan(planned, recipe, folder, execute, progress, retry)
     study = fit_study(planned, runs, folder, answer(config), config["draws"], config["seed"])
     if is_multirun():
@@ -82,20 +90,9 @@ def train(config: Config) -> int:
 def fit(config: Config) -> int:
     """Fit a study's runs or a table of runs, and keep law.json."""
     if config["runs"]:
-        table = Path(config["runs"])
-        runs, notes = read_runs(table, config["columns"])
-        for note in notes:
-            say(f"note: {note}")
-        rule = FlopRule.constant(config["flops_per_param_per_token"])
-        folder = StudyFolder(Path(config["output_root"]) / (config["study"] or table.stem))
-        answer_folder = folder.path / "plans" / digest([[r.id, r.loss] for r in runs])
+        folder, answer_folder, runs, rule = table_to_fit(config)
     else:
-        folder = found_study(config)
-        planned = folder.read_plan()
-        runs, problems = folder.runs_of(planned)
-        for problem in problems:
-            say(f"warning: left out: {problem}")
-        rule, answer_folder = planned.flop_rule, folder.plan_folder(planned)
+        folder, answer_folder, runs, rule = study_to_fit(config)
     law = fit_runs(
         runs, flop_rule=rule, answer=answer(config), draws=config["draws"], seed=config["seed"]
     )
@@ -105,6 +102,49 @@ def fit(config: Config) -> int:
     show_law(law, config)
     say(f"law: {answer_folder / 'law.json'}")
     return OK
+
+
+ToFit = tuple[StudyFolder, Path, list[Run], FlopRule]
+"""The study, the folder of its answer, the runs, and what defines their FLOPs."""
+
+
+def study_to_fit(config: Config) -> ToFit:
+    folder = found_study(config)
+    planned = folder.read_plan()
+    runs, problems = folder.runs_of(planned)
+    for problem in problems:
+        say(f"warning: left out: {problem}")
+    return folder, folder.plan_folder(planned), runs, planned.flop_rule
+
+
+def table_to_fit(config: Config) -> ToFit:
+    """A table becomes a study of its own, named after its file."""
+    table = Path(config["runs"])
+    columns = {ours: theirs for ours, theirs in config["columns"].items() if theirs}
+    runs, notes = read_runs(
+        table,
+        columns,
+        nats_per_unit=nats_per_unit(config),
+        flops_per_param_per_token=config["flops_per_param_per_token"],
+    )
+    for note in notes:
+        say(f"note: {note}")
+    folder = StudyFolder(Path(config["output_root"]) / (config["study"] or table.stem))
+    rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in runs]
+    return folder, folder.path / "plans" / digest(rows), runs, table_flop_rule(runs)
+
+
+def nats_per_unit(config: Config) -> float:
+    """Nats per token of one unit of the table's loss."""
+    unit, bytes_per_token = config["loss_unit"], config["bytes_per_token"]
+    if unit == "bits_per_byte" and bytes_per_token:
+        return bits_per_byte(bytes_per_token)
+    if unit in (units := {"nats": NATS, "bits": BITS}):
+        return units[unit]
+    raise ConfigError(
+        f"loss_unit is {unit!r} with bytes_per_token {bytes_per_token}: use nats, bits, or "
+        "bits_per_byte together with bytes_per_token=4.2 or whatever the tokenizer's mean is"
+    )
 
 
 def predict(config: Config) -> int:
@@ -192,7 +232,7 @@ def study_runs(folder: StudyFolder) -> list[Run]:
     answer_folder = folder.latest_plan_folder()
     if (answer_folder / "plan.json").exists():
         return folder.runs_of(folder.read_plan())[0]
-    return read_runs(answer_folder / "runs.csv", {})[0]
+    return read_runs(answer_folder / "runs.csv")[0]
 
 
 def answer(config: Config) -> Any:
@@ -213,97 +253,18 @@ def origins() -> dict[str, str]:
     return chosen
 
 
-def num_workers(config: Config) -> int:
-    """Runs at once: as configured, else one per GPU, else one per CPU core we may use."""
-    import torch
-
-    from flops_fit.devices import choose_device
-
-    if config["workers"] is not None:
-        return max(1, int(config["workers"]))
-    if choose_device(config["device"]).type == "cpu":
-        return (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-    return max(1, torch.cuda.device_count())
-
-
-def cpu_cores() -> int:
-    """Cores this process may use; where the system doesn't say, all there are."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def num_threads(config: Config, workers: int) -> int:
-    """CPU threads of a run: as configured, else one where several run at once, or all."""
-    import torch
-
-    return int(config["threads"] or (1 if workers > 1 else torch.get_num_threads()))
-
-
-def executor(config: Config, recipe: Recipe, folder: StudyFolder, num_todo: int) -> Execute:
-    """Worker processes where they pay, else this process."""
-    import torch
-
-    from flops_fit.executors import Workers
-    from flops_fit.study import Inline
-
-    workers = min(num_workers(config), num_todo)
-    threads = num_threads(config, workers)
-    if workers <= 1:
-        torch.set_num_threads(threads)
-        return Inline(recipe, folder)
-    make_recipe = functools.partial(
-        recipe_in_worker, dict(config), origins(), recipe.precision, recipe.held_out_samples
-    )
-    gpus = tuple(map(str, range(torch.cuda.device_count()))) if recipe.device.type == "cuda" else ()
-    return Workers(make_recipe, folder, workers, threads, gpus)
-
-
-def recipe_in_worker(
-    config: Config, files: Mapping[str, str], precision: str, held_out_samples: int
-) -> Recipe:
-    """The recipe, built anew in a worker process."""
-    from flops_fit.build import build_study
-
-    return build_study(config, files).recipe(config["device"], precision, held_out_samples)
-
-
-@contextmanager
-def stop_on_signals(watcher: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once."""
-
-    def request_stop(number: int, frame: object) -> None:
-        if watcher.stop_requested:
-            raise KeyboardInterrupt
-        watcher.stop_requested = True
-        say("stopping: writing a checkpoint (again to stop at once)")
-
-    before = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def show_notes(planned: Plan) -> None:
     for note in planned.notes:
         say(f"note: {note}")
 
 
-def show_duration(planned: Plan, recipe: Recipe, config: Config) -> None:
+def show_duration(planned: Plan, recipe: Recipe, machine: Machine) -> None:
     from flops_fit.timing import estimated_seconds
 
-    workers = min(num_workers(config), len(planned))
-    seconds = estimated_seconds(planned, recipe, workers, num_threads(config, workers))
+    seconds = estimated_seconds(planned, recipe, machine.workers, machine.threads)
     warning = "warning: " if seconds > LONG_SECONDS else ""
-    say(
-        f"{warning}at least {duration(seconds)} on this device ({recipe.device}, {workers} at once)"
-    )
+    at_once = f"{recipe.device}, {machine.workers} at once"
+    say(f"{warning}at least {duration(seconds)} here ({at_once})")
 
 
 def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> None:

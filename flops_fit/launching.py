@@ -1,0 +1,92 @@
+"""How many runs train at once here, with how many threads, and how a sweep is stopped."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flops_fit.build import build_study
+from flops_fit.executors import Workers
+from flops_fit.report.screen import say
+from flops_fit.runs import StudyFolder
+from flops_fit.study import Execute, Inline
+from flops_fit.training import Recipe, Watcher
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a sweep may use of it: runs at once, CPU threads of each, and GPUs by number."""
+
+    workers: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+
+
+def machine_for(config: Config, device: torch.device, num_runs: int, pinned: Config) -> Machine:
+    """As configured, else one run per GPU or CPU core, and one thread each where several run.
+
+    The threads of a study's first training are kept, since results depend on them to a rounding.
+    """
+    gpus = tuple(map(str, range(torch.cuda.device_count()))) if device.type == "cuda" else ()
+    default = len(gpus) if gpus else cpu_cores()
+    workers = max(1, min(config["workers"] or default, num_runs))
+    threads = 1 if workers > 1 else torch.get_num_threads()
+    return Machine(workers, config["threads"] or pinned.get("threads") or threads, gpus)
+
+
+def cpu_cores() -> int:
+    """Cores this process may use; where the system doesn't say, all there are."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def executor(
+    config: Config, files: Mapping[str, str], recipe: Recipe, folder: StudyFolder, machine: Machine
+) -> Execute:
+    """Worker processes where several runs train at once, else this process.
+
+    `files` are the configs' origins, for error messages.
+    """
+    if machine.workers == 1:
+        torch.set_num_threads(machine.threads)
+        return Inline(recipe, folder)
+    make_recipe = functools.partial(
+        recipe_in_worker, dict(config), files, recipe.precision, recipe.held_out_samples
+    )
+    return Workers(make_recipe, folder, machine.workers, machine.threads, machine.gpus)
+
+
+def recipe_in_worker(
+    config: Config, files: Mapping[str, str], precision: str, held_out_samples: int
+) -> Recipe:
+    """The recipe, built anew in a worker process."""
+    return build_study(config, files).recipe(config["device"], precision, held_out_samples)
+
+
+@contextmanager
+def stop_on_signals(watcher: Watcher) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once."""
+
+    def request_stop(number: int, frame: object) -> None:
+        if watcher.stop_requested:
+            raise KeyboardInterrupt
+        watcher.stop_requested = True
+        say("stopping: writing a checkpoint (again to stop at once)")
+
+    before = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""The shipped configs: every option composes and builds, every leaf is read by code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+import flops_fit
+from flops_fit.build import build_study
+from flops_fit.cli import VERBS, config_folder
+from flops_fit.config import (
+    AnswerConfig,
+    ColumnsConfig,
+    FitConfig,
+    PredictConfig,
+    SweepConfig,
+    register_schemas,
+)
+from flops_fit.parts import FLOPS, SIZE, Part
+from flops_fit.run_tables import COMMON_NAMES
+from flops_fit.runs import StudyFolder
+from flops_fit.sizing import SizeSpec
+from flops_fit.study import plan_study
+
+GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit")
+HYDRA_KEYS = {"_target_", "_partial_", "defaults"}
+
+
+def composed(verb: str, *overrides: str) -> dict:
+    register_schemas()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose(verb, [*overrides, "study=test"])
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def options(*groups: str) -> list[tuple[str, str]]:
+    return [
+        (group, path.stem)
+        for group in groups
+        for path in sorted((config_folder() / group).glob("*.yaml"))
+    ]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> dict[str, list[str]]:
+    """What an option needs beside itself, such as a file to read."""
+    text, tokens = tmp_path / "text", tmp_path / "tokens.bin"
+    text.mkdir()
+    for i in range(40):
+        (text / f"{i}.txt").write_text(f"{i}. Müller's scaling law. " * 40)
+    np.arange(50_000, dtype=np.uint16).__mod__(500).tofile(tokens)
+    own = [
+        "budgets=[1e10]",
+        "min_steps=1",
+        "num_sizes=3",
+        "span=2",
+        "max_epochs=1e9",
+        "batch_size=4",
+    ]
+    return {
+        "transformer": ["dataset=python_source", "budgets=[1e11]"],
+        "text": ["model=transformer", f"dataset.files={text}", *own],
+        "tokens": [
+            "model=transformer", f"dataset.path={tokens}", "dataset.vocab_size=500",
+            "dataset.context_length=64", *own,
+        ],
+        "python_source": ["model=transformer"],
+        "cross_entropy": ["model=transformer", "dataset=python_source"],
+        "smoke": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "option"), options(*GROUPS, "budget"))
+def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
+    config = composed("plan", f"{group}={option}", *words.get(option, []))
+    spec = build_study(config, {})
+    plan, _ = plan_study(spec, StudyFolder(tmp_path / "study"))
+    assert len(plan) >= 3
+    assert Part("fit", config["fit"], "fit").build() is not None
+
+
+@pytest.mark.parametrize(("group", "option"), options(*GROUPS))
+def test_every_leaf_of_an_option_is_an_argument_of_its_target(group, option):
+    node = OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{option}.yaml"))
+    size = node.pop(SIZE, {}) if group == "model" else {}
+    node.pop(FLOPS, None)
+    assert size.keys() <= inspect.signature(SizeSpec).parameters.keys()
+    for target, keys in targets(node):
+        assert keys <= inspect.signature(get_object(target)).parameters.keys(), target
+
+
+def targets(node: dict) -> Iterator[tuple[str, set[str]]]:
+    """Each `_target_` in the node with the keys beside it."""
+    if "_target_" in node:
+        yield node["_target_"], node.keys() - HYDRA_KEYS
+    for value in node.values():
+        if isinstance(value, dict):
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("schema", [SweepConfig, AnswerConfig, FitConfig, PredictConfig])
+def test_every_setting_is_read_by_code(schema):
+    package = Path(flops_fit.__file__).parent
+    read = {key for path in package.glob("*.py") for key in keys_read(path)}
+    assert inspect.get_annotations(schema).keys() <= read
+
+
+def keys_read(path: Path) -> Iterator[str]:
+    """`config["key"]` and the names of groups that are looped over."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Subscript(value=ast.Name(id="config"), slice=ast.Constant(value=key)):
+                yield key
+            case ast.Assign(targets=[ast.Name(id="GROUPS")], value=names):
+                yield from ast.literal_eval(names)
+
+
+@pytest.mark.parametrize("recipe", sorted((config_folder() / "recipe").glob("*.yaml")))
+def test_every_leaf_of_a_recipe_is_a_setting(recipe):
+    model, _, dataset = recipe.stem.partition("-")
+    with_recipe = composed("train", f"model={model}", f"dataset={dataset}")
+    text = OmegaConf.load(recipe)
+    assert set(text) - {"defaults"} <= with_recipe.keys()
+    assert with_recipe["budgets"] == text.budgets
+
+
+def test_transformer_on_python_source_picks_its_own_loss_and_rate():
+    config = composed("train", "model=transformer", "dataset=python_source")
+    assert config["loss"]["_target_"] == "flops_fit.losses.cross_entropy"
+    assert config["model"]["vocab_size"] == config["dataset"]["vocab_size"] == 256
+    assert len(config["budgets"]) >= 4
+    own = composed("train", "model=transformer", "dataset=text", "dataset.files=x")
+    assert config["optimizer"]["lr"] != own["optimizer"]["lr"]
+
+
+def test_the_command_line_wins_over_the_recipe():
+    config = composed("train", "budgets=[1e12]", "optimizer.lr=0.5", "batch_size=7")
+    assert (config["budgets"], config["optimizer"]["lr"], config["batch_size"]) == ([1e12], 0.5, 7)
+
+
+def test_columns_are_those_of_a_table_of_runs():
+    assert inspect.get_annotations(ColumnsConfig).keys() == COMMON_NAMES.keys()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_config(verb):
+    assert (config_folder() / f"{verb}.yaml").exists()
+
+
+@pytest.mark.parametrize("path", sorted(config_folder().rglob("*.yaml")))
+def test_every_file_says_what_it_is(path):
+    lines = path.read_text().splitlines()
+    comment = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert comment.startswith("# ")

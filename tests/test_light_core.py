@@ -1,0 +1,73 @@
+"""The fitting half and the help work where neither torch nor hydra can be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+CORE = ["laws", "schedules", "planning", "runs", "run_tables", "fitting", "prediction", "simulation"]
+
+WITHOUT = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {forbidden!r}:
+            raise ImportError(f"{{name}} must not be needed here")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def python(code: str, forbidden: set[str], cwd: Path) -> str:
+    """Output of a new interpreter in which the packages `forbidden` can't be imported."""
+    script = WITHOUT.format(forbidden=forbidden) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_needs_neither_torch_nor_hydra(module, tmp_path):
+    python(f"import flops_fit.{module}", {"torch", "hydra", "omegaconf", "matplotlib"}, tmp_path)
+
+
+def test_a_table_is_fitted_where_torch_cannot_be_imported(tmp_path):
+    rows = ["params;tokens;nats"]
+    for budget in (1e18, 1e19, 1e20, 1e21):
+        for ratio in (0.1, 0.3, 1, 3, 10):
+            n = ratio * (budget / 120) ** 0.5
+            d = budget / 6 / n
+            rows.append(f"{n};{d};{1.7 + 400 / n**0.34 + 410 / d**0.28}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    code = """
+        from flops_fit.cli import main
+        words = ["runs=table.csv", "columns.num_params=params", "columns.num_tokens=tokens"]
+        assert main(["fit", *words, "columns.loss=nats", "draws=100", "json=true"]) == 0
+    """
+    import json
+
+    law = json.loads(python(code, {"torch"}, tmp_path))
+    assert law["surface"]["alpha"] == pytest.approx(0.34, abs=1e-3)
+    assert law["surface"]["beta"] == pytest.approx(0.28, abs=1e-3)
+    assert (tmp_path / "outputs/table/latest/law.json").exists()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_help_needs_neither_torch_nor_hydra(words, tmp_path):
+    code = f"from flops_fit.cli import main\nassert main({words!r}) == 0"
+    python(code, {"torch", "hydra", "numpy"}, tmp_path)
+
+
+def test_help_and_config_of_a_verb_need_no_torch(tmp_path):
+    code = """
+        from flops_fit.cli import main
+        assert main(["plan", "--cfg", "job"]) == 0
+    """
+    assert "budgets:" in python(code, {"torch", "numpy"}, tmp_path)
