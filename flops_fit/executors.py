@@ -195,7 +195,7 @@ def _work(
     recipe = make_recipe()
     connection.send(None)  # ready
     try:
-        while True:
+        while not watcher.stop_requested:
             experiment = connection.recv()
             connection.send(train_one(experiment, recipe, folder, watcher))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

@@ -1,0 +1,201 @@
+import os
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_study import Net, outcome, planned, small_sweep
+
+from flops_fit.executors import STOP_SECONDS, Workers
+from flops_fit.runs import StudyFolder
+from flops_fit.study import Inline, train_plan
+from flops_fit.training import Unwatched
+
+# What follows up to the first fixture is imported by the worker processes as well.
+
+LONG = small_sweep(budgets=(5e6,), sizes=(4, 5), max_epochs=1000.0)
+"""Two runs of 2,083 and 1,680 steps: half a second each at least."""
+
+
+class Mortal(Net):
+    """Kills its process in the 20th step at width 8, once: `marker` says that it has."""
+
+    def __init__(self, width, marker):
+        super().__init__(width)
+        self.width = width
+        self.marker = Path(marker)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.width == 8 and self.steps == 20 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+class LoggedLoss:
+    """Adds a byte to a file for every training step."""
+
+    def __init__(self, log):
+        self.log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def __call__(self, prediction, target):
+        if torch.is_grad_enabled():
+            os.write(self.log, b".")
+        return F.mse_loss(prediction, target)
+
+
+class SlowEvaluation:
+    """Touches `marker` when the evaluation begins, which then takes a second."""
+
+    def __init__(self, marker):
+        self.marker = Path(marker)
+
+    def __call__(self, prediction, target):
+        if not torch.is_grad_enabled() and not self.marker.exists():
+            self.marker.touch()
+            time.sleep(1)
+        return F.mse_loss(prediction, target)
+
+
+def make_recipe(folder, loss=None, **changes):
+    """What a worker trains with; `loss` is built in the worker itself."""
+    _, recipe = planned(folder, **changes)
+    return replace(recipe, loss=loss()) if loss else recipe
+
+
+def make_recipe_and_tell(folder, told):
+    """Leaves a file that is named after what the process was given."""
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+    (told / f"gpu {gpu}, {torch.get_num_threads()} threads").touch()
+    return make_recipe(folder)
+
+
+def fail_to_make_recipe():
+    raise LookupError("no such part")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder(tmp_path / "study")
+
+
+def trained_inline(folder, **changes):
+    plan, recipe = planned(folder.path, **changes)
+    return train_plan(plan, recipe, folder, Inline(recipe, folder), Unwatched())
+
+
+def trained_by_workers(folder, loss=None, watcher=None, **changes):
+    plan, recipe = planned(folder.path, **changes)
+    make = partial(make_recipe, folder.path, loss, **changes)
+    workers = Workers(make, folder, num_workers=2, threads=1)
+    return train_plan(plan, recipe, folder, workers, watcher or Unwatched())
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    """The small study's runs, trained in this process."""
+    return list(map(outcome, trained_inline(StudyFolder(tmp_path_factory.mktemp("inline")))))
+
+
+def test_a_killed_worker_takes_only_its_run_with_it(folder, tmp_path, inline):
+    """The others come out bit for bit as in one process."""
+    runs = trained_by_workers(folder, factory=partial(Mortal, marker=str(tmp_path / "died")))
+    (failed,) = [run for run in runs if run.status != "done"]
+    assert failed.size.value == 8
+    assert "died with exit code -9" in failed.error
+    assert len(runs) == 6
+    assert {outcome(run) for run in runs if run is not failed} < set(inline)
+
+
+def test_a_recipe_that_cannot_be_made_ends_the_sweep(folder, capfd):
+    plan, _ = planned(folder.path)
+    with pytest.raises(RuntimeError, match="a worker process ended with exit code 1 before"):
+        Workers(fail_to_make_recipe, folder, 1, threads=1)(plan.experiments, Unwatched())
+    assert "LookupError: no such part" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_losses_of_one_process(folder, inline):
+    assert list(map(outcome, trained_by_workers(folder))) == inline
+
+
+@pytest.mark.slow
+def test_each_worker_gets_its_threads_and_its_gpu(folder, tmp_path):
+    plan, _ = planned(folder.path)
+    told = tmp_path / "told"
+    told.mkdir()
+    before = dict(os.environ)
+    workers = Workers(
+        partial(make_recipe_and_tell, folder.path, told), folder, 2, threads=3, gpus=("5", "7")
+    )
+    runs = workers(plan.experiments, Unwatched())
+    assert {run.id for run in runs} == {e.id for e in plan.experiments}
+    files = {path.name for path in told.iterdir()}
+    assert files <= {"gpu 5, 3 threads", "gpu 7, 3 threads"}
+    assert files
+    assert os.environ == before
+
+
+@pytest.mark.slow
+def test_what_another_process_trains_is_left_to_it(folder, inline):
+    plan, _ = planned(folder.path)
+    workers = Workers(partial(make_recipe, folder.path), folder, num_workers=1, threads=1)
+    with folder.lock(plan.experiments[2].id):
+        runs = workers(plan.experiments[1:4], Unwatched())
+    assert {run.id for run in runs} == {plan.experiments[i].id for i in (1, 3)}
+    assert set(map(outcome, runs)) <= set(inline)
+
+
+class StopWhenTraining(Unwatched):
+    """Asks for a stop as soon as a run is under way."""
+
+    def progress(self, experiment, flops):
+        self.stop_requested = True
+
+
+@pytest.mark.slow
+def test_a_stop_leaves_a_checkpoint_and_the_next_call_goes_on(folder, tmp_path):
+    log = tmp_path / "steps"
+    parts = {"loss": partial(LoggedLoss, str(log)), "sweep": LONG}
+    with pytest.raises(KeyboardInterrupt):
+        trained_by_workers(folder, watcher=StopWhenTraining(), **parts)
+    plan, _ = planned(folder.path, sweep=LONG)
+    planned_steps = sum(e.num_steps for e in plan.experiments)
+    assert 0 < log.stat().st_size < planned_steps
+    assert list(folder.path.glob("runs/*/checkpoint.pt"))
+    assert folder.missing(plan)
+
+    runs = trained_by_workers(folder, **parts)
+    assert log.stat().st_size == planned_steps
+    expected = trained_inline(StudyFolder(tmp_path / "inline"), sweep=LONG)
+    assert list(map(outcome, runs)) == list(map(outcome, expected))
+
+
+class StopOnFile(Unwatched):
+    """Asks for a stop once a file exists."""
+
+    def __init__(self, path):
+        self.path = path
+
+    @property
+    def stop_requested(self):
+        return self.path.exists()
+
+
+@pytest.mark.slow
+def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path):
+    marker = tmp_path / "evaluating"
+    plan, _ = planned(folder.path)
+    make = partial(make_recipe, folder.path, partial(SlowEvaluation, marker))
+    workers = Workers(make, folder, num_workers=1, threads=1)
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        workers(plan.experiments, StopOnFile(marker))
+    assert time.perf_counter() - started < STOP_SECONDS
+    assert [run.status for run in folder.runs_of(plan)[0]] == ["done"]
