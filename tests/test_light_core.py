@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-CORE = ["laws", "schedules", "planning", "runs", "run_tables", "fitting", "prediction", "simulation"]
+CORE = [
+    "laws",
+    "schedules",
+    "planning",
+    "runs",
+    "run_tables",
+    "fitting",
+    "prediction",
+    "simulation",
+]
 
 WITHOUT = """
 import sys

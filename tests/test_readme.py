@@ -1,0 +1,28 @@
+"""The examples in README run as they stand, each in an empty folder."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+EXPECTED = ["Plan(14 experiments, 2 budgets", "Prediction(", "interrupted\n6 runs, 6 done"]
+
+
+def test_there_are_three_examples():
+    assert len(PYTHON) == len(EXPECTED)
+
+
+@pytest.mark.parametrize(("code", "expected"), list(zip(PYTHON, EXPECTED, strict=True)))
+def test_python_example(code, expected, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
