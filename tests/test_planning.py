@@ -275,7 +275,7 @@ class TestIds:
             lambda: ids(plan(1e15, batch_size=64)),
             lambda: ids(plan(1e15, flops=FormulaFlops(5))),
             lambda: ids(plan(1e15, family=Square(2.0), flops=CountedFlops())),
-            lambda: ids(plan(1.0001e15)),
+            lambda: ids(plan(1e15 + 1)),
         ],
     )
     def test_whatever_decides_the_result_changes_all_of_them(self, other):
