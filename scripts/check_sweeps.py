@@ -1,0 +1,170 @@
+"""Run the two shipped sweeps as a user would, check what they promise, write docs/sweeps.md.
+
+    python scripts/check_sweeps.py [toy] [python_source] [--keep FOLDER]
+
+For each: seconds of the first and of a second call, a verdict per budget, exponents of both
+methods with intervals, and whether these overlap; for python_source also the loss predicted at
+three times the top budget against the loss then trained there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+COMMAND = Path(sys.executable).parent / "flops-fit"
+PAGE = Path(__file__).parents[1] / "docs" / "sweeps.md"
+
+FURTHER = 3.0
+"""Multiple of the top budget at which the prediction is put to the test."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sweeps", nargs="*", default=["toy", "python_source"])
+    parser.add_argument("--keep", type=Path, default=None)
+    arguments = parser.parse_args()
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="flops-fit-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    reports, failures = [], []
+    for name in arguments.sweeps:
+        report = SWEEPS[name](folder)
+        reports.append(report)
+        failures += [f"{name}: {what}" for what, holds in report["checks"].items() if not holds]
+    PAGE.write_text(page(reports), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+    for failure in failures:
+        print(f"FAILED {failure}")
+    return 1 if failures else 0
+
+
+def toy(folder: Path) -> dict[str, Any]:
+    """`flops-fit train model=mlp dataset=toy`: under 4 minutes, then under 5 seconds."""
+    words = ["model=mlp", "dataset=toy"]
+    report = sweep(folder, words, limit_seconds=240)
+    deleted = next((folder / "outputs/mlp-toy/runs").glob("*/result.json"))
+    loss = json.loads(deleted.read_text())["loss"]
+    deleted.unlink()
+    run(folder, "train", *words)
+    report["checks"]["a deleted result comes back the same"] = (
+        json.loads(deleted.read_text())["loss"] == loss
+    )
+    return report
+
+
+def python_source(folder: Path) -> dict[str, Any]:
+    """`flops-fit train model=transformer dataset=python_source`: under 30 minutes, 2% at 3x."""
+    words = ["model=transformer", "dataset=python_source"]
+    report = sweep(folder, words, limit_seconds=1800)
+    report["further"] = further = predicted_and_trained(folder, words, report["law"])
+    report["checks"]["loss at 3x the top budget within 2%"] = abs(further["error"]) < 0.02
+    return report
+
+
+def sweep(folder: Path, words: list[str], limit_seconds: float) -> dict[str, Any]:
+    first, out = run(folder, "train", *words, "json=true")
+    law = json.loads(out)
+    second, _ = run(folder, "train", *words)
+    verdicts = [b["verdict"] for b in law["isoflop"]["budgets"]]
+    optima = [b["N_opt"] for b in law["isoflop"]["budgets"]]
+    isoflop, surface = (law["intervals"][f"{m}.a"]["95"] for m in ("isoflop", "surface"))
+    return {
+        "words": words,
+        "law": law,
+        "first_seconds": first,
+        "second_seconds": second,
+        "checks": {
+            f"first call under {limit_seconds:.0f} s": first < limit_seconds,
+            "second call under 5 s": second < 5,
+            "at least 4 budgets, all with an interior minimum": (
+                len(verdicts) >= 4 and set(verdicts) == {"ok"}
+            ),
+            "N_opt rises with the budget": optima == sorted(optima),
+            "intervals of the two exponents overlap": (
+                isoflop[0] <= surface[1] and surface[0] <= isoflop[1]
+            ),
+        },
+    }
+
+
+def predicted_and_trained(folder: Path, words: list[str], law: dict[str, Any]) -> dict[str, Any]:
+    """Predict the loss at FURTHER x the top budget, then train the size nearest to the optimum."""
+    study = folder / "outputs" / "transformer-python_source"
+    budget = FURTHER * max(b["budget"] for b in law["isoflop"]["budgets"])
+    _, out = run(folder, "predict", f"study={study.name}", f"budget={budget}", "json=true")
+    prediction = json.loads(out)["predictions"][0]
+    held_out = json.loads((study / "pinned.json").read_text())["held_out_samples"]
+    plan_words = [*words, f"budgets={budget}", "study=further", f"held_out_samples={held_out}"]
+    center = prediction["tokens_per_param"]
+    seconds, _ = run(folder, "train", *plan_words, "num_sizes=1", f"center={center}")
+    (result,) = (folder / "outputs/further/runs").glob("*/result.json")
+    trained = json.loads(result.read_text())
+    return {
+        "prediction": prediction,
+        "trained": trained,
+        "seconds": seconds,
+        "error": prediction["loss"] / trained["loss"] - 1,
+    }
+
+
+def run(folder: Path, *words: str) -> tuple[float, str]:
+    """Seconds and standard output of one command; its messages go to our stderr."""
+    started = time.perf_counter()
+    done = subprocess.run([COMMAND, *words], cwd=folder, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"flops-fit {' '.join(words)} ended with {done.returncode}")
+    return time.perf_counter() - started, done.stdout
+
+
+def page(reports: list[dict[str, Any]]) -> str:
+    lines = [
+        "# The shipped sweeps",
+        "",
+        "Made by `scripts/check_sweeps.py` on "
+        f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}.",
+    ]
+    for report in reports:
+        lines += section(report)
+    return "\n".join(lines) + "\n"
+
+
+def section(report: dict[str, Any]) -> list[str]:
+    law = report["law"]
+    lines = ["", f"## flops-fit train {' '.join(report['words'])}", ""]
+    lines.append(
+        f"First call {report['first_seconds']:.0f} s, second call "
+        f"{report['second_seconds']:.1f} s. {law['diagnostics']['verdict']}."
+    )
+    lines += ["", "| budget | N_opt | D_opt | loss | verdict |", "|---|---|---|---|---|"]
+    for b in law["isoflop"]["budgets"]:
+        optimum = f"{b['N_opt']:.3g} | {b['D_opt']:.3g} | {b['loss']:.4f}"
+        lines.append(f"| {b['budget']:.3g} | {optimum} | {b['verdict']} |")
+    lines.append("")
+    for method in ("isoflop", "surface"):
+        low, high = law["intervals"][f"{method}.a"]["95"]
+        lines.append(f"- {method}: N_opt ~ C^{law[method]['a']:.3f} (95%: {low:.3f} to {high:.3f})")
+    if further := report.get("further"):
+        p, t = further["prediction"], further["trained"]
+        low, high = p["intervals"]["loss"]["95"]
+        lines.append(
+            f"- at {p['budget']:.3g} FLOPs, {FURTHER:g} times the top budget: predicted "
+            f"{p['loss']:.4f} (95%: {low:.4f} to {high:.4f}) at N = {p['num_params']:.3g}; trained "
+            f"{t['loss']:.4f} at N = {t['num_params']:.3g} in {further['seconds']:.0f} s: "
+            f"{further['error']:+.2%} off"
+        )
+    lines += [f"- {'yes' if ok else 'NO'}: {what}" for what, ok in report["checks"].items()]
+    return lines
+
+
+SWEEPS = {"toy": toy, "python_source": python_source}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
