@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -12,18 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from flops_fit.datasets.adapters import as_source, qualified_name
+from flops_fit.datasets.adapters import as_source
 from flops_fit.planning import DataShape, FormulaFlops, Plan, SizeValue, Sweep, plan_sweep
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
-from flops_fit.signatures import check_argument_names
+from flops_fit.signatures import check_argument_names, qualified_name, source_hash
 from flops_fit.sizing import LARGEST_SIZE, LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.study import (
+    SOURCE_WARNING,
     Inline,
     Study,
     StudySpec,
     fit_study,
+    pin_sources,
     plan_study,
     sweep_for,
     train_plan,
@@ -106,10 +109,10 @@ def find_optimal(
         schedule=schedule,
         sweep=sweep_for(sweep, source),
         identity={
-            "model": {"_target_": qualified_name(model_cls), **described(model_kwargs)},
+            "model": {"_target_": described(model_cls), **described(model_kwargs)},
             "dataset": {"_target_": qualified_name(dataset), "fingerprint": source.fingerprint},
             "loss": described(loss_fn),
-            "optimizer": {"_target_": qualified_name(optimizer_cls), "lr": learning_rate},
+            "optimizer": {"_target_": described(optimizer_cls), "lr": learning_rate},
             "schedule": described(schedule),
         },
         device=device,
@@ -124,6 +127,8 @@ def find_optimal(
         return plan
     if not resume:
         folder.set_aside(plan)
+    for changed in pin_sources(spec, folder):
+        warnings.warn(SOURCE_WARNING.format(changed), stacklevel=2)
     todo = folder.missing(plan)
     with SweepProgress(math.fsum(e.flops for e in todo), len(todo)) as progress:
         runs = train_plan(plan, recipe, folder, Inline(recipe, folder), progress)
@@ -136,6 +141,12 @@ def plan_without_data(
     """The sweep for data that never ends; C = 6ND, since nothing can be counted."""
     family = ModelFamily(factory, size, NO_SAMPLE, tokens_per_sample, nn.functional.mse_loss)
     return plan_sweep(sweep, family, DataShape(tokens_per_sample, None), FormulaFlops())
+
+
+def sources(*parts: Any) -> dict[str, str]:
+    """Name -> hash of the code of those parts that have any."""
+    hashes = {qualified_name(part): source_hash(part) for part in parts}
+    return {name: code for name, code in hashes.items() if code is not None}
 
 
 def described(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,12 @@ from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import CountedFlops, FlopCount, FormulaFlops, Sweep
+from flops_fit.signatures import source_hash
 from flops_fit.sizing import SizeSpec
 from flops_fit.study import StudySpec, sweep_for
+
+OURS = ("flops_fit.", "torch.")
+"""Packages whose code is told by their version."""
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
 
@@ -71,7 +75,15 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
         },
         hint=_hint(parts),
         settings=config,
+        sources=sources(parts.values()),
     )
+
+
+def sources(parts: Iterable[Part]) -> dict[str, str]:
+    """Target -> hash of its code; ours is known by its version."""
+    named = {p.target: p.callable() for p in parts if not p.target.startswith(OURS)}
+    hashes = {target: source_hash(code) for target, code in named.items()}
+    return {target: code for target, code in hashes.items() if code is not None}
 
 
 def size_spec(model: Part) -> SizeSpec:

@@ -12,7 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -68,7 +68,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(
-            target=_work, args=(there, self.make_recipe, self.folder, self.threads), daemon=True
+            target=_work, args=(there, self.make_recipe, self.folder, self.threads)
         )
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         with _environment({"OMP_NUM_THREADS": str(self.threads), **gpu}):
@@ -90,19 +90,23 @@ class Workers:
             watcher.finished(message)
         return message  # type: ignore[no-any-return]
 
-    def _bury(self, worker: Worker, watcher: Watcher) -> Run:
-        """Record the run that a dead worker was at as failed."""
+    def _bury(self, worker: Worker, watcher: Watcher) -> Run | None:
+        """The run that a dead worker was at: failed, unless it had just been written."""
         worker.process.join()
-        code = worker.process.exitcode
-        if worker.experiment is None:
-            raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
         worker.is_dead = True
-        reason = (
-            f"the worker process died with exit code {code} (-9 is often want of memory): "
-            "lower batch_size or workers, and run the same command again"
-        )
-        run = ended_run(worker.experiment, "failed", reason)
-        self.folder.write_run(run)
+        code = worker.process.exitcode
+        if not worker.is_ready:
+            raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
+        if worker.experiment is None:
+            return None
+        run = self.folder.finished_run(worker.experiment.id)
+        if run is None:
+            reason = (
+                f"the worker process died with exit code {code} (-9 is often want of memory): "
+                "lower batch_size or workers, and run the same command again"
+            )
+            run = ended_run(worker.experiment, "failed", reason)
+            self.folder.write_run(run)
         watcher.finished(run)
         return run
 
@@ -127,8 +131,9 @@ def _length(experiment: Experiment) -> tuple[float, int]:
 def _hand_out(queue: deque[Experiment], workers: Sequence[Worker]) -> None:
     for worker in workers:
         if queue and worker.is_ready and worker.experiment is None:
+            with suppress(BrokenPipeError):  # it has just died, which its next news will say
+                worker.connection.send(queue[0])
             worker.experiment = queue.popleft()
-            worker.connection.send(worker.experiment)
 
 
 def _with_news(workers: Sequence[Worker]) -> list[Worker]:
@@ -174,7 +179,10 @@ class PipeWatcher:
     stop_requested: bool = False
 
     def progress(self, experiment: Experiment, flops: float) -> None:
-        self.connection.send(float(flops))
+        try:
+            self.connection.send(float(flops))
+        except BrokenPipeError:  # the parent was killed: leave a checkpoint and go
+            self.stop_requested = True
 
     def finished(self, run: Run) -> None:
         """Said by `_work` with the run itself."""

@@ -32,6 +32,12 @@ class PowerLaw:
     coefficient: float
     exponent: float
 
+    @classmethod
+    def through(cls, x: ArrayLike, y: ArrayLike) -> PowerLaw:
+        """Ordinary least squares of ln y on ln x."""
+        exponent, log_coefficient = np.polyfit(np.log(x), np.log(y), 1)
+        return cls(float(np.exp(log_coefficient)), float(exponent))
+
     def __call__(self, x: ArrayLike) -> Array:
         return self.coefficient * np.asarray(x, dtype=float) ** self.exponent
 

@@ -448,9 +448,21 @@ def _experiment_id(experiment: Experiment, identity: Mapping[str, Any]) -> str:
 
 
 def digest(value: Any) -> str:
-    """Twelve hex digits of the value's JSON; the order of keys doesn't matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Twelve hex digits of the value's JSON; the order of keys doesn't matter, nor 1 or 1.0."""
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    """The value with whole floats as integers, at any depth."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return {key: _canonical(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_canonical(item) for item in value]
+    return value
 
 
 def short_number(value: float) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flops_fit.errors import StudyError
 from flops_fit.planning import (
@@ -138,6 +138,14 @@ class StudyFolder:
         except (TypeError, KeyError, AttributeError) as error:
             raise StudyError(f"{path} is not the record of a run ({error})") from error
 
+    def finished_run(self, run_id: str) -> Run | None:
+        """The run with this id if it is done; None where it is not or can't be read."""
+        try:
+            run = self.read_run(run_id)
+        except StudyError:
+            return None
+        return run if run and run.is_done else None
+
     def write_run(self, run: Run) -> None:
         write_json(self.run_folder(run.id) / "result.json", run.to_json())
 
@@ -146,6 +154,14 @@ class StudyFolder:
         folder = self.run_folder(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / ".lock")
+
+    def is_locked(self, run_id: str) -> bool:
+        """Whether some process is training this run now."""
+        try:
+            with self.lock(run_id).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def write_plan(self, plan: Plan) -> Path:
         """Keep the plan; returns its folder."""

@@ -1,8 +1,9 @@
-"""Whether a callable takes the arguments it is to be given, found out before it is called."""
+"""What a user's callables are called, and whether they take what they are to be given."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,3 +26,18 @@ def check_argument_names(target: Callable[..., Any], names: Iterable[str], who: 
             raise ConfigError(
                 f"{who} takes no argument {name!r}: {guess}It takes {', '.join(parameters)}"
             )
+
+
+def qualified_name(value: Any) -> str:
+    """Module and name of a class or function, or of the class of any other value."""
+    named = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def source_hash(value: Callable[..., Any]) -> str | None:
+    """Twelve hex digits of the source code of a class or function; None where there is none."""
+    try:
+        source = inspect.getsource(value)
+    except (OSError, TypeError):  # built in, or typed at a prompt
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()[:12]

@@ -49,7 +49,8 @@ class StudySpec:
     """Everything a study is made of, as objects.
 
     `identity` names, as plain values, what of them decides a run's result; `hint` says where they
-    are configured, for error messages; `settings` is the config to be kept with the plan.
+    are configured, for error messages; `settings` is the config to be kept with the plan;
+    `sources` maps names of classes and functions to hashes of their code.
     """
 
     factory: ModelFactory
@@ -66,6 +67,7 @@ class StudySpec:
     held_out_samples: int | None = None
     hint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
@@ -121,6 +123,27 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     return with_ids(plan, decides), recipe
 
 
+def pin_sources(spec: StudySpec, folder: StudyFolder) -> list[str]:
+    """Remember the code that the study is trained with; returns the names whose code has changed.
+
+    Ids know names and arguments, not code, so that a new comment makes no run worthless.
+    """
+    pinned = folder.pinned()
+    sources = {f"source of {name}": code for name, code in spec.sources.items()}
+    folder.pin(sources)
+    return [
+        key.removeprefix("source of ")
+        for key, code in sources.items()
+        if pinned.get(key, code) != code
+    ]
+
+
+SOURCE_WARNING = (
+    "the code of {} has changed since this study's first training; finished runs keep the old "
+    "code's losses: name another study to train all of them anew"
+)
+
+
 def sweep_for(sweep: Sweep, source: Source) -> Sweep:
     """The sweep with the data's own batch size, where it has one."""
     if isinstance(source, FixedBatchSource):
@@ -150,9 +173,12 @@ def train_plan(
     folder.put_in_force(plan)
     tried: set[str] = set()
     while todo := [e for e in folder.missing(plan, retry) if e.id not in tried]:
-        ended = execute(todo, watcher)
-        tried |= {run.id for run in ended}
-        if not ended:
+        free = [e for e in todo if not folder.is_locked(e.id)]
+        if free:
+            tried |= {run.id for run in execute(free, watcher)}
+        elif watcher.stop_requested:
+            raise KeyboardInterrupt
+        else:
             time.sleep(POLL_SECONDS)
     runs, _ = folder.runs_of(plan)
     return runs
@@ -171,22 +197,12 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
-            run = _done_elsewhere(experiment, folder) or _trained(
-                experiment, recipe, folder, watcher
-            )
+            finished = folder.finished_run(experiment.id)  # by another process, meanwhile
+            run = finished or _trained(experiment, recipe, folder, watcher)
     except Timeout:
         return None
     watcher.finished(run)
     return run
-
-
-def _done_elsewhere(experiment: Experiment, folder: StudyFolder) -> Run | None:
-    """The run, where another process has finished it since the list of those missing was made."""
-    try:
-        run = folder.read_run(experiment.id)
-    except StudyError:
-        return None
-    return run if run and run.is_done else None
 
 
 def _trained(experiment: Experiment, recipe: Recipe, folder: StudyFolder, watcher: Watcher) -> Run:
@@ -197,10 +213,11 @@ def _trained(experiment: Experiment, recipe: Recipe, folder: StudyFolder, watche
     except Exception as error:  # the sweep goes on, whatever a user's code raises
         (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
-    else:
-        (run_folder / "error.txt").unlink(missing_ok=True)
+        folder.write_run(run)
+        return run
     folder.write_run(run)
-    (run_folder / "checkpoint.pt").unlink(missing_ok=True)
+    for leftover in ("error.txt", "checkpoint.pt"):
+        (run_folder / leftover).unlink(missing_ok=True)
     return run
 
 

@@ -27,7 +27,8 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) ->
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     smallest = min(plan.experiments, key=lambda e: e.flops_per_token)
-    state = TrainingState.start(smallest, recipe)
+    with torch.random.fork_rng():
+        state = TrainingState.start(smallest, recipe)
     batches = recipe.source.training_batches(smallest.batch_size, smallest.seed)
     step_seconds = min(
         _seconds(lambda: train_step(next(batches), smallest, recipe, state), recipe.device)

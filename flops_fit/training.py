@@ -160,11 +160,16 @@ class TrainingState:
         return cls(model.train(), optimizer, peak_learning_rates(optimizer), losses)
 
     def load(self, path: Path) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Go on from the checkpoint, if there is one. One that can't be used is removed."""
         if not path.exists():
             return
-        device = self.losses.device
-        saved = torch.load(path, map_location=device, weights_only=True)
+        try:
+            self._restore(torch.load(path, map_location=self.losses.device, weights_only=True))
+        except Exception:
+            path.unlink()
+            raise
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.losses[: saved["step"]] = saved["losses"]

@@ -67,10 +67,13 @@ def train(config: Config) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     from flops_fit.build import build_study
     from flops_fit.launching import executor, machine_for, stop_on_signals
-    from flops_fit.study import fit_study, plan_study, train_plan
+    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study, train_plan
 
     folder = study_folder(config)
-    planned, recipe = plan_study(build_study(config, origins()), folder)
+    spec = build_study(config, origins())
+    planned, recipe = plan_study(spec, folder)
+    for changed in pin_sources(spec, folder):
+        say(f"warning: {SOURCE_WARNING.format(changed)}")
     retry = [config["retry"]] if config["retry"] else []
     todo = folder.missing(planned, retry)
     show_what_is_there(planned, folder, len(todo))

@@ -212,3 +212,16 @@ def test_other_rate_or_data_is_another_run(sweep):
         )
     ]
     assert all(not a & b for a, b in itertools.combinations(ids, 2))
+
+
+def test_changed_code_under_an_old_name_is_a_warning(sweep):
+    find_optimal(**sweep, dataset=waves(20_000))
+    original = Net.forward
+
+    class Changed(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return original(self, x) + 0
+
+    Changed.__qualname__ = Net.__qualname__
+    with pytest.warns(UserWarning, match="the code of test_api.Net has changed"):
+        find_optimal(**{**sweep, "model_cls": Changed}, dataset=waves(20_000))

@@ -316,11 +316,6 @@ class AnotherNet(Net):
     """Its size and count are those of Net."""
 
 
-NAMELESS = pytest.mark.xfail(
-    strict=True, reason="find_optimal names classes and functions by the type of their type"
-)
-
-
 class TestIds:
     @pytest.mark.parametrize(
         "changes",
@@ -329,9 +324,9 @@ class TestIds:
             {"batch_size": 32},
             {"seed": 1},
             {"precision": "bf16"},
-            pytest.param({"optimizer_cls": torch.optim.SGD}, marks=NAMELESS),
-            pytest.param({"model_cls": AnotherNet}, marks=NAMELESS),
-            pytest.param({"loss_fn": F.l1_loss}, marks=NAMELESS),
+            {"optimizer_cls": torch.optim.SGD},
+            {"model_cls": AnotherNet},
+            {"loss_fn": F.l1_loss},
             {"schedule": WSD()},
             {"schedule": WSD(cooldown_fraction=0.5)},
             {"loss_fn": nn.MSELoss()},

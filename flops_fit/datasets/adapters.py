@@ -37,6 +37,7 @@ from flops_fit.datasets.source import (
     shuffled_batches,
 )
 from flops_fit.errors import ConfigError
+from flops_fit.signatures import qualified_name
 
 RESERVED_BATCHES = 32
 """Batches at the start of a stream that are kept for evaluation and never trained on."""
@@ -435,10 +436,6 @@ def check_batch_size(asked: int, fixed: int) -> None:
         raise ConfigError(
             f"batch_size {asked} asked of data that come in batches of {fixed}: use {fixed}"
         )
-
-
-def qualified_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -78,8 +78,8 @@ class EnvelopeFit:
                 "train smaller and larger models",
             )
         return EnvelopeLaw(
-            line=_power_law(hull.flops, hull.num_params),
-            loss_line=_power_law(hull.flops, hull.loss),
+            line=PowerLaw.through(hull.flops, hull.num_params),
+            loss_line=PowerLaw.through(hull.flops, hull.loss),
             points=hull,
             num_final=sum(_is_final(points, name, d) for name, d in _rows(hull)),
             flop_rule=points.flop_rule,
@@ -108,11 +108,6 @@ def _turns_right(x: Array, y: Array, first: int, second: int, third: int) -> boo
         x[third] - x[first]
     )
     return bool(cross <= 0)
-
-
-def _power_law(flops: Array, values: Array) -> PowerLaw:
-    exponent, log_coefficient = np.polyfit(np.log(flops), np.log(values), 1)
-    return PowerLaw(float(np.exp(log_coefficient)), float(exponent))
 
 
 def _rows(points: Points) -> list[tuple[str, float]]:

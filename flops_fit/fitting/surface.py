@@ -329,7 +329,8 @@ def _check_directions(points: Points) -> None:
             f"all runs have one number of tokens, D = {points.num_tokens[0]:.4g}",
             "train other lengths: beta and B can't be told from one",
         )
-    spread = np.linalg.svd(np.stack([log_n - log_n.mean(), log_d - log_d.mean()]))[1]
+    centred = np.stack([log_n - log_n.mean(), log_d - log_d.mean()])
+    spread = np.linalg.svd(centred, compute_uv=False)
     if spread[1] / np.sqrt(len(log_n)) >= COLLINEAR:
         return
     if np.std(log_d - log_n) < np.std(log_d + log_n):
