@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
 
@@ -214,14 +215,14 @@ def test_other_rate_or_data_is_another_run(sweep):
     assert all(not a & b for a, b in itertools.combinations(ids, 2))
 
 
-def test_changed_code_under_an_old_name_is_a_warning(sweep):
-    find_optimal(**sweep, dataset=waves(20_000))
-    original = Net.forward
-
-    class Changed(Net):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return original(self, x) + 0
-
-    Changed.__qualname__ = Net.__qualname__
-    with pytest.warns(UserWarning, match="the code of test_api.Net has changed"):
-        find_optimal(**{**sweep, "model_cls": Changed}, dataset=waves(20_000))
+def test_changed_code_under_an_old_name_is_a_warning(sweep, tmp_path, monkeypatch):
+    code = "from torch.nn.functional import mse_loss\n\n\ndef loss(output, target):\n    return "
+    module = tmp_path / "fickle.py"
+    module.write_text(code + "mse_loss(output, target)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fickle = importlib.import_module("fickle")
+    find_optimal(**{**sweep, "loss_fn": fickle.loss}, dataset=waves(20_000))
+    module.write_text(code + "2 * mse_loss(output, target)\n")
+    fickle = importlib.reload(fickle)
+    with pytest.warns(UserWarning, match=r"the code of fickle\.loss has changed"):
+        find_optimal(**{**sweep, "loss_fn": fickle.loss}, dataset=waves(20_000))
