@@ -117,10 +117,9 @@ def find_optimal(
         },
         device=device,
         precision=precision,
+        sources=sources(model_cls, loss_fn),
     )
-    name = f"{qualified_name(model_cls)}-{qualified_name(dataset)}".replace("<", "").replace(
-        ">", ""
-    )
+    name = "-".join(qualified_name(part).rpartition(".")[2] for part in (model_cls, dataset))
     folder = StudyFolder(Path(output_dir) if output_dir else Path("outputs") / name)
     plan, recipe = plan_study(spec, folder)
     if not train:
