@@ -7,7 +7,7 @@ result.predict(1e21)
 from flops_fit.fitting.curves import Akima, Cubic, IsoflopCurve, Parabola
 from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeLaw
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.fit import fit_runs
+from flops_fit.fitting.fit import fit_runs, is_fit_of
 from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopFit, IsoflopLaw
 from flops_fit.fitting.objectives import AbsoluteError, Huber, SquaredError
 from flops_fit.fitting.scaling_law import ScalingLaw
@@ -34,4 +34,5 @@ __all__ = [
     "SurfaceFit",
     "SurfaceLaw",
     "fit_runs",
+    "is_fit_of",
 ]

@@ -48,8 +48,7 @@ def fit_runs(
     if draws < 0:
         raise FitError(f"draws is {draws}", "give 0 for no intervals, or some thousand")
     answer = answer or SurfaceFit()
-    isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
-    surface = answer if isinstance(answer, SurfaceFit) else SurfaceFit()
+    isoflop, surface = _both(answer)
     select = select or EveryRun()
     points, dropped = usable_points(runs, flop_rule or FlopRule.constant())
     points, unselected = select(points)
@@ -66,20 +65,49 @@ def fit_runs(
         diagnostics=examine(points, isoflop, surface, fits, method),
         rows_used=points.ids,
         dropped=(*dropped, *unselected),
-        provenance={
-            "asked": answer.method,
-            "settings": {"isoflop": _settings(isoflop), "surface": _settings(surface)},
-            "select": _settings(select),
-            "draws": draws,
-            "seed": seed,
-            "input_sha256": points.sha256,
-            "versions": {
-                "flops_fit": __version__,
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-            },
-        },
+        provenance=_provenance(points, answer, select, draws, seed),
     )
+
+
+def is_fit_of(
+    law: ScalingLaw,
+    runs: Sequence[Run],
+    *,
+    flop_rule: FlopRule,
+    answer: IsoflopFit | SurfaceFit,
+    draws: int,
+    seed: int,
+) -> bool:
+    """Whether `fit_runs` with these arguments would give `law` again."""
+    points, _ = usable_points(runs, flop_rule)
+    return law.provenance == _provenance(points, answer, EveryRun(), draws, seed)
+
+
+def _provenance(
+    points: Points, answer: IsoflopFit | SurfaceFit, select: Selection, draws: int, seed: int
+) -> dict[str, Any]:
+    """All that decides the outcome of a fit."""
+    isoflop, surface = _both(answer)
+    return {
+        "asked": answer.method,
+        "settings": {"isoflop": _settings(isoflop), "surface": _settings(surface)},
+        "select": _settings(select),
+        "draws": draws,
+        "seed": seed,
+        "input_sha256": points.sha256,
+        "versions": {
+            "flops_fit": __version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+    }
+
+
+def _both(answer: IsoflopFit | SurfaceFit) -> tuple[IsoflopFit, SurfaceFit]:
+    """The settings of both methods: those asked, and for the other the defaults."""
+    isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
+    surface = answer if isinstance(answer, SurfaceFit) else SurfaceFit()
+    return isoflop, surface
 
 
 def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
