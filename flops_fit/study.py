@@ -9,7 +9,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 from filelock import Timeout
 
@@ -17,8 +18,16 @@ from flops_fit.checks import check_fit
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.devices import choose_device, choose_precision
-from flops_fit.errors import ConfigError, StudyError
-from flops_fit.fitting import FitError, IsoflopFit, ScalingLaw, SurfaceFit, fit_runs
+from flops_fit.errors import ConfigError, StudyError, UserError
+from flops_fit.fitting import (
+    FitError,
+    IsoflopFit,
+    ScalingLaw,
+    SurfaceFit,
+    fit_runs,
+    is_fit_of,
+)
+from flops_fit.laws import FlopRule
 from flops_fit.planning import (
     CountedFlops,
     DataShape,
@@ -268,12 +277,36 @@ def fit_study(
     draws: int = 4000,
     seed: int = 0,
 ) -> Study:
-    """Fit the plan's runs and keep law.json beside plan.json."""
+    """Fit the plan's runs and keep law.json beside plan.json; a law that is there is kept."""
+    answer_folder = folder.plan_folder(plan)
+    how: FitArguments = {
+        "flop_rule": plan.flop_rule,
+        "answer": answer or SurfaceFit(),
+        "draws": draws,
+        "seed": seed,
+    }
     try:
-        law = fit_runs(
-            runs, flop_rule=plan.flop_rule, answer=answer or SurfaceFit(), draws=draws, seed=seed
-        )
+        law = law_on_disk(answer_folder)
+        if law is None or not is_fit_of(law, runs, **how):
+            law = fit_runs(runs, **how)
+            law.save(answer_folder)
     except FitError as error:
         return Study(plan, tuple(runs), None, str(error), folder)
-    law.save(folder.plan_folder(plan))
     return Study(plan, tuple(runs), law, None, folder)
+
+
+class FitArguments(TypedDict):
+    """How a study is fitted: the arguments of `fit_runs` beside the runs."""
+
+    flop_rule: FlopRule
+    answer: IsoflopFit | SurfaceFit
+    draws: int
+    seed: int
+
+
+def law_on_disk(answer_folder: Path) -> ScalingLaw | None:
+    """The law that was fitted before; None where there is none that can be read."""
+    try:
+        return ScalingLaw.load(answer_folder)
+    except (FileNotFoundError, UserError):
+        return None

@@ -279,7 +279,7 @@ def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> Non
 
 def show_study(study: Study, config: Config) -> None:
     """The answer of a sweep that was trained: law, figures, files."""
-    from flops_fit.report.files import write_report
+    from flops_fit.report.files import is_current, write_report
 
     for run in study:
         if run.status != "done":
@@ -288,7 +288,8 @@ def show_study(study: Study, config: Config) -> None:
         say(f"no law: {study.refusal}")
         return
     answer_folder = study.folder.plan_folder(study.plan)
-    write_report(study.runs, study.law, answer_folder)
+    if not is_current(answer_folder):
+        write_report(study.runs, study.law, answer_folder)
     show_law(study.law, config)
     say(f"law, runs.csv and figures: {answer_folder}")
 

@@ -44,7 +44,7 @@ class Toy:
     held_out_samples = None
 
     def __init__(
-        self, dim: int = 8, num_waves: int = 512, noise: float = 0.1, teacher_seed: int = 0
+        self, dim: int = 8, num_waves: int = 512, noise: float = 0.3, teacher_seed: int = 0
     ) -> None:
         if dim < 1 or num_waves < 1 or noise < 0:
             raise ConfigError(

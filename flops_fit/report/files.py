@@ -11,18 +11,23 @@ from flops_fit.runs import Run
 
 FIGURE_DPI = 150
 
+TABLE, FIGURES = "runs.csv", ("figures/isoflop.png", "figures/optima.png")
+
 
 def write_report(runs: Sequence[Run], law: ScalingLaw, folder: Path) -> list[Path]:
-    """Write runs.csv, figures/isoflop.png and figures/optima.png; returns their paths."""
+    """Write `TABLE` and `FIGURES`; returns their paths."""
     from flops_fit.report.plots import plot_isoflop, plot_optima  # matplotlib takes half a second
 
-    figures = folder / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    table = folder / "runs.csv"
+    table, *figures = (folder / name for name in (TABLE, *FIGURES))
     write_runs(table, runs)
-    written = [table]
-    for name, figure in (("isoflop", plot_isoflop(runs, law)), ("optima", plot_optima(law))):
-        path = figures / f"{name}.png"
+    for path, figure in zip(figures, (plot_isoflop(runs, law), plot_optima(law)), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=FIGURE_DPI)
-        written.append(path)
-    return written
+    return [table, *figures]
+
+
+def is_current(folder: Path) -> bool:
+    """Whether all of the report is there and no older than the law."""
+    law = (folder / "law.json").stat().st_mtime_ns
+    paths = [folder / name for name in (TABLE, *FIGURES)]
+    return all(path.exists() and path.stat().st_mtime_ns >= law for path in paths)
