@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from flops_fit.laws import Array
+
+SAME_SIZE = 1e-3
+"""ln N (0.1%) within which models count as one size: no loss tells them apart."""
 
 CUBIC = 4
 """Coefficients of a piece, highest power first, as scipy's `PPoly` has them."""
@@ -122,10 +125,18 @@ class Akima:
         return Cubic()
 
     def curve(self, log_n: Array, loss: Array) -> IsoflopCurve:
-        places, group = np.unique(log_n, return_inverse=True)
-        mean = np.stack([loss[group == g].mean(axis=0) for g in range(len(places))])
+        group = size_groups(log_n)
+        rows = [group == g for g in range(group.max() + 1)]
+        places = np.array([log_n[r].mean() for r in rows])
+        mean = np.stack([loss[r].mean(axis=0) for r in rows])
         pieces = Akima1DInterpolator(places, mean)
         return IsoflopCurve(pieces.x, pieces.c)
+
+
+def size_groups(log_n: Array) -> NDArray[np.int64]:
+    """A number for each ln N (n,), rising from 0, equal for what is one size."""
+    _, group = np.unique(np.round(log_n / SAME_SIZE), return_inverse=True)
+    return group.ravel()
 
 
 def _polynomial(log_n: Array, loss: Array, degree: int) -> IsoflopCurve:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
-from flops_fit.fitting.curves import CurveFamily, IsoflopCurve, Parabola
+from flops_fit.fitting.curves import SAME_SIZE, CurveFamily, IsoflopCurve, Parabola, size_groups
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.loss_trend import LossTrend, fit_loss_trend
 from flops_fit.fitting.points import Points, replicate_groups, usable_points
@@ -234,7 +234,7 @@ class IsoflopFit:
         family = self.curve.residual_family
         for budget in points.budgets:
             group = near_minimum(points.at_budget(budget), NEAR, self.fewest_in_window)
-            if len(np.unique(group.num_params)) <= family.parameters:
+            if num_sizes(group) <= family.parameters:
                 continue
             fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
             squares.append(float(np.sum((fitted / group.loss - 1) ** 2)))
@@ -291,10 +291,10 @@ class IsoflopFit:
         self, budget: float, group: Points, everything: Points, noise: float | None
     ) -> BudgetOptimum:
         flops = float(np.exp(np.mean(np.log(group.flops))))
-        num_sizes = len(np.unique(everything.num_params))
-        if len(np.unique(group.num_params)) < self.curve.fewest_sizes:
-            reason = f"{num_sizes} sizes, a curve needs {self.curve.fewest_sizes}: train more sizes"
-            return BudgetOptimum(budget, flops, num_sizes, FEW, reason)
+        sizes, needed = num_sizes(everything), self.curve.fewest_sizes
+        if num_sizes(group) < needed:
+            reason = f"{sizes} sizes, a curve needs {needed}: train more sizes"
+            return BudgetOptimum(budget, flops, sizes, FEW, reason)
         curve = self.curve.curve(np.log(group.num_params), group.loss)
         log_n, loss = curve.lowest()
         verdict, reason = _verdict(group, everything, float(log_n), noise)
@@ -307,7 +307,7 @@ class IsoflopFit:
         return BudgetOptimum(
             budget=budget,
             flops=flops,
-            num_sizes=num_sizes,
+            num_sizes=sizes,
             verdict=verdict,
             reason=reason,
             N_opt=num_params,
@@ -317,6 +317,11 @@ class IsoflopFit:
         )
 
 
+def num_sizes(points: Points) -> int:
+    """Different sizes among the points."""
+    return int(size_groups(np.log(points.num_params)).max()) + 1
+
+
 def near_minimum(group: Points, factor: float, fewest: int) -> Points:
     """The sizes within `factor` of the minimum, and in any case the `fewest` nearest.
 
@@ -324,7 +329,7 @@ def near_minimum(group: Points, factor: float, fewest: int) -> Points:
     """
     least = float(np.log(group.num_params[np.argmin(group.loss)]))
     first = _within(group, least, factor, fewest)
-    if len(np.unique(first.num_params)) < Parabola.fewest_sizes:
+    if num_sizes(first) < Parabola.fewest_sizes:
         return first
     parabola = Parabola().curve(np.log(first.num_params), first.loss)
     return _within(group, float(parabola.lowest()[0]), factor, fewest)
@@ -332,10 +337,11 @@ def near_minimum(group: Points, factor: float, fewest: int) -> Points:
 
 def _within(group: Points, centre: float, factor: float, fewest: int) -> Points:
     """The sizes within `factor` of ln N = centre, and in any case the `fewest` nearest."""
-    sizes = np.unique(group.num_params)
-    distances = np.sort(np.abs(np.log(sizes) - centre))
-    reach = max(float(np.log(factor)), float(distances[min(fewest, len(sizes)) - 1]))
-    return group.where(np.abs(np.log(group.num_params) - centre) <= reach * (1 + 1e-9))
+    distance = np.abs(np.log(group.num_params) - centre)
+    _, first_rows = np.unique(size_groups(np.log(group.num_params)), return_index=True)
+    nearest = np.sort(distance[first_rows])[:fewest]
+    reach = max(float(np.log(factor)), float(nearest[-1]) + SAME_SIZE)
+    return group.where(distance <= reach * (1 + 1e-9))
 
 
 def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
@@ -388,9 +394,9 @@ def _curvature(group: Points, noise: float | None) -> tuple[float, float]:
     """d2 loss / 2 d(ln N)2 by a parabola, and its standard error (0 where the noise is unknown)."""
     log_n = np.log(group.num_params)
     powers = np.vander(log_n - log_n.mean(), 3)
-    curvature = np.linalg.lstsq(powers, group.loss, rcond=None)[0][0]
-    spread = np.linalg.inv(powers.T @ powers)[0, 0]
-    return float(curvature), float((noise or 0.0) * group.loss.min() * np.sqrt(spread))
+    weights = np.linalg.pinv(powers)[0]  # of each loss in the curvature
+    error = (noise or 0.0) * group.loss.min() * np.linalg.norm(weights)
+    return float(weights @ group.loss), float(error)
 
 
 def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
