@@ -190,7 +190,10 @@ class StudyFolder:
         try:
             return Plan.from_json(read_json(path))
         except FileNotFoundError:
-            raise StudyError(f"{path} is missing: run `flops-fit train` again") from None
+            raise StudyError(
+                f"{self.path} has no plan: it was fitted from a table of runs, which `flops-fit "
+                "report` shows; for a sweep of its own run `flops-fit train`"
+            ) from None
         except (TypeError, KeyError, AttributeError) as error:
             raise StudyError(
                 f"{path} is not a plan ({error}): run `flops-fit train` again"

@@ -48,8 +48,8 @@ def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
     axes.set_ylabel("held-out loss")
     axes.set_title("Loss at fixed compute, and its minimum")
     _count_ticks(axes.xaxis)
-    axes.legend(title="budget, FLOPs", fontsize="small")
     axes.grid(alpha=0.3)
+    figure.legend(title="budget, FLOPs", fontsize="small", loc="outside right upper")
     return figure
 
 

@@ -1,0 +1,131 @@
+"""What tables, figures and messages show is what the values say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flops_fit.fitting import fit_runs
+from flops_fit.laws import LossSurface
+from flops_fit.planning import Experiment, FlopRule, Plan, Size
+from flops_fit.report import tables
+from flops_fit.report.files import is_current, write_report
+from flops_fit.report.plots import plot_isoflop, plot_optima
+from flops_fit.report.screen import duration, run_line
+from flops_fit.run_tables import read_runs
+from flops_fit.runs import Run, ended_run
+from flops_fit.simulation import simulate_sweep
+
+SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+BUDGETS = (1e18, 3e18, 1e19)
+RUNS = simulate_sweep(SURFACE, BUDGETS, sizes=(1 / 8, 1 / 3, 1, 3, 8), noise=0.002)
+RUNS[-1] = replace(RUNS[-1], id="gone", status="diverged", loss=None)
+LAW = fit_runs(RUNS, draws=50)
+
+
+def shown(table) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_isoflop_figure_draws_the_fitted_curves_through_the_runs():
+    (axes,) = plot_isoflop(RUNS, LAW).axes
+    curves = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert len(curves) == len(BUDGETS)
+    for line, optimum in zip(curves, LAW.budgets, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), optimum.curve(line.get_xdata()))
+    stars = [line for line in axes.lines if line.get_marker() == "*"]
+    assert [line.get_xdata()[0] for line in stars] == [b.N_opt for b in LAW.budgets]
+    points = {
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    assert points == {(run.num_params, run.loss) for run in RUNS if run.loss is not None}
+
+
+def test_a_run_that_was_left_out_is_hollow():
+    extra = replace(RUNS[0], id="left out", loss=RUNS[0].loss + 0.1)
+    (axes,) = plot_isoflop([*RUNS, extra], LAW).axes
+    faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"]
+    assert [isinstance(face, str) and face == "none" for face in faces].count(True) == 1
+
+
+def test_optima_figure_draws_the_law_and_its_interval():
+    left, right = plot_optima(LAW).axes
+    for axes, of_law, name in (
+        (left, LAW.law.N_opt, "num_params"),
+        (right, LAW.law.D_opt, "num_tokens"),
+    ):
+        line = axes.lines[0]
+        np.testing.assert_allclose(line.get_ydata(), of_law(line.get_xdata()))
+        assert line.get_xdata()[-1] == pytest.approx(1000 * max(BUDGETS))
+        band = axes.collections[0].get_paths()[0].vertices
+        low, high = LAW.predict(line.get_xdata()[-1]).intervals[name]["95"]
+        at_end = band[np.isclose(band[:, 0], line.get_xdata()[-1]), 1]
+        assert (at_end.min(), at_end.max()) == pytest.approx((low, high))
+
+
+def test_report_files_are_written_and_read_back(tmp_path):
+    LAW.save(tmp_path)
+    assert not is_current(tmp_path)
+    paths = write_report(RUNS, LAW, tmp_path)
+    assert is_current(tmp_path)
+    assert [path.name for path in paths] == ["runs.csv", "isoflop.png", "optima.png"]
+    runs, _ = read_runs(paths[0])
+    assert [(r.id, r.loss, r.num_params) for r in runs] == [
+        (r.id, r.loss, r.num_params) for r in RUNS
+    ]
+
+
+def test_predictions_table_carries_interval_and_extrapolation():
+    prediction = LAW.predict(1e20)
+    text = shown(tables.predictions_table([prediction]))
+    assert f"{prediction.loss:.4f}" in text
+    low, high = prediction.intervals["loss"]["95"]
+    assert f"{low:.4f} - {high:.4f}" in text
+    assert text.split()[-1] == "10"
+
+
+def test_variants_are_named_by_what_differs():
+    variants = [tables.Variant(["model=mlp", f"seed={seed}"], 3, 3, 0.1, "0.5") for seed in (1, 2)]
+    text = shown(tables.variants_table(variants))
+    assert "seed=1" in text
+    assert "seed=2" in text
+    assert "model=mlp" not in text
+
+
+def test_plan_table_shows_epochs_only_where_data_repeats():
+    once = Experiment(1e9, Size("width", 8), 100, 120, 50, 4, 4, 600.0, 540.0, 600.0, 1000, 0)
+    rule = FlopRule.constant()
+    assert "epochs" not in shown(tables.plan_table(Plan((once,), rule)))
+    twice = replace(once, unique_tokens=100)
+    text = shown(tables.plan_table(Plan((twice,), rule)))
+    assert "epochs" in text
+    assert "0.90" in text
+
+
+def test_line_of_a_failed_run_says_why():
+    experiment = Experiment(1e9, Size("width", 8), 100, 120, 50, 4, 4, 600.0, None, 600.0, None, 0)
+    assert "failed: out of luck" in run_line(ended_run(experiment, "failed", "out of luck"))
+    run = Run("id", "done", 100, 200, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.0)
+    assert "loss 0.2500" in run_line(run)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 seconds"),
+        (90, "90 seconds"),
+        (600, "10 minutes"),
+        (7200, "2 hours"),
+        (8e5, "9 days"),
+    ],
+)
+def test_durations_as_people_say_them(seconds, words):
+    assert duration(seconds) == words
