@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import Akima1DInterpolator
 
 from flops_fit.laws import Array
 
@@ -129,6 +128,8 @@ class Akima:
         rows = [group == g for g in range(group.max() + 1)]
         places = np.array([log_n[r].mean() for r in rows])
         mean = np.stack([loss[r].mean(axis=0) for r in rows])
+        from scipy.interpolate import Akima1DInterpolator  # a quarter of a second, rarely asked
+
         pieces = Akima1DInterpolator(places, mean)
         return IsoflopCurve(pieces.x, pieces.c)
 
