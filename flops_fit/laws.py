@@ -25,6 +25,11 @@ LARGEST_LOG = 300.0
 products of such numbers must stay finite."""
 
 
+def finite_exp(log: ArrayLike) -> Array:
+    """e^log, kept between e^-300 and e^300."""
+    return np.asarray(np.exp(np.clip(log, -LARGEST_LOG, LARGEST_LOG)))
+
+
 @dataclass(frozen=True)
 class PowerLaw:
     """y = coefficient * x^exponent."""

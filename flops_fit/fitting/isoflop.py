@@ -10,18 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
-from flops_fit.fitting.curves import SAME_SIZE, CurveFamily, IsoflopCurve, Parabola, size_groups
+from flops_fit.fitting.curves import CurveFamily, Parabola
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.loss_trend import LossTrend, fit_loss_trend
+from flops_fit.fitting.optima import (
+    FEW,
+    NEGATIVE,
+    OK,
+    near_minimum,
+    num_sizes,
+    verdict_on,
+)
+from flops_fit.fitting.optima import BudgetOptimum as BudgetOptimum
 from flops_fit.fitting.points import Points, replicate_groups, usable_points
-from flops_fit.laws import Array, FlopRule, PowerLaw
+from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
 from flops_fit.runs import Run
-
-OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
-"""Verdicts on a budget: only `ok` ones, whose minimum is bracketed, enter the line."""
-
-SIGNIFICANT = 2.0
-"""Standard errors by which a curvature must differ from 0 to be believed."""
 
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""
@@ -32,44 +35,14 @@ LEAST_LOSS = 1e-3
 MOST_NOISE = 1.0
 """Relative noise of a loss beyond which more would change nothing: such curves are flat."""
 
+STEEPEST_LINE = 3.0
+"""Exponent of N_opt in C beyond which a line is no law: D would fall as C^-2."""
+
 FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
 
-ON_EDGE = 1e-9
-"""ln N from the outermost size within which a minimum is the size itself."""
-
 FEWEST_FREEDOM = 3
 """Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
-
-
-@dataclass(frozen=True)
-class BudgetOptimum:
-    """What one budget says. `flops` is the geometric mean really spent, `reason` a sentence.
-
-    `N_opt`, `D_opt`, `loss` and `curve` are None where there are too few sizes for a curve.
-    """
-
-    budget: float
-    flops: float
-    num_sizes: int
-    verdict: str
-    reason: str
-    N_opt: float | None = None
-    D_opt: float | None = None
-    loss: float | None = None
-    curve: IsoflopCurve | None = None
-
-    @property
-    def is_bracketed(self) -> bool:
-        return self.verdict == OK
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "curve": None if self.curve is None else self.curve.to_json()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BudgetOptimum:
-        curve = None if data["curve"] is None else IsoflopCurve.from_json(data["curve"])
-        return cls(**{**data, "curve": curve})
 
 
 @dataclass(frozen=True)
@@ -150,7 +123,7 @@ class IsoflopDraws:
 
     def N_opt(self, flops: ArrayLike) -> Array:
         log_c = np.log(np.asarray(flops, dtype=float))
-        return np.asarray(np.exp(self.log_coefficient + self.a * log_c))
+        return finite_exp(self.log_coefficient + self.a * log_c)
 
     def D_opt(self, flops: ArrayLike) -> Array:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
@@ -160,7 +133,7 @@ class IsoflopDraws:
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
-        return {"a": self.a, "b": self.b, "N_coefficient": np.exp(self.log_coefficient)}
+        return {"a": self.a, "b": self.b, "N_coefficient": finite_exp(self.log_coefficient)}
 
     def columns(self) -> dict[str, Array]:
         """Everything needed to read the draws back with `from_columns`."""
@@ -214,6 +187,11 @@ class IsoflopFit:
         log_n = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
         loss = np.array([o.loss for o in bracketed], dtype=float)
         log_k, a, b = _line(flops, log_n[:, None], points.flop_rule)
+        if abs(a[0]) > STEEPEST_LINE:
+            raise FitError(
+                f"N_opt would move as C^{a[0]:.3g} from budget to budget",
+                "look for budgets or sizes in wrong units, or train budgets further apart",
+            )
         line = PowerLaw(float(np.exp(log_k[0])), float(a[0]))
         return IsoflopLaw(
             line=line,
@@ -297,7 +275,7 @@ class IsoflopFit:
             return BudgetOptimum(budget, flops, sizes, FEW, reason)
         curve = self.curve.curve(np.log(group.num_params), group.loss)
         log_n, loss = curve.lowest()
-        verdict, reason = _verdict(group, everything, float(log_n), noise)
+        verdict, reason = verdict_on(group, everything, float(log_n), noise)
         if verdict == OK and loss <= 0:
             verdict, reason = (
                 NEGATIVE,
@@ -317,38 +295,11 @@ class IsoflopFit:
         )
 
 
-def num_sizes(points: Points) -> int:
-    """Different sizes among the points."""
-    return int(size_groups(np.log(points.num_params)).max()) + 1
-
-
-def near_minimum(group: Points, factor: float, fewest: int) -> Points:
-    """The sizes within `factor` of the minimum, and in any case the `fewest` nearest.
-
-    The minimum is that of a parabola through the sizes near the one of least loss.
-    """
-    least = float(np.log(group.num_params[np.argmin(group.loss)]))
-    first = _within(group, least, factor, fewest)
-    if num_sizes(first) < Parabola.fewest_sizes:
-        return first
-    parabola = Parabola().curve(np.log(first.num_params), first.loss)
-    return _within(group, float(parabola.lowest()[0]), factor, fewest)
-
-
-def _within(group: Points, centre: float, factor: float, fewest: int) -> Points:
-    """The sizes within `factor` of ln N = centre, and in any case the `fewest` nearest."""
-    distance = np.abs(np.log(group.num_params) - centre)
-    _, first_rows = np.unique(size_groups(np.log(group.num_params)), return_index=True)
-    nearest = np.sort(distance[first_rows])[:fewest]
-    reach = max(float(np.log(factor)), float(nearest[-1]) + SAME_SIZE)
-    return group.where(distance <= reach * (1 + 1e-9))
-
-
 def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
     """ln coefficient and exponent of N_opt, exponent of D_opt, from ln N_opt (budgets, draws)."""
     log_c = np.log(flops)
     a, log_k = np.polyfit(log_c, log_n, 1)
-    on_line = np.exp(log_k + np.outer(log_c, a))
+    on_line = finite_exp(log_k + np.outer(log_c, a))
     b, _ = np.polyfit(log_c, np.log(rule.tokens(flops[:, None], on_line)), 1)
     return log_k, a, b
 
@@ -359,44 +310,6 @@ def _birge_ratio(residuals: Array, noise: Array) -> float:
     if freedom < 1 or not np.all(noise > 0):
         return 1.0
     return max(1.0, float(np.sqrt(np.sum((residuals / noise) ** 2) / freedom)))
-
-
-def _verdict(
-    group: Points, everything: Points, log_n: float, noise: float | None
-) -> tuple[str, str]:
-    """Whether the minimum at `log_n` of a budget's curve can be believed, and why."""
-    curvature, error = _curvature(group, noise)
-    smallest, largest = everything.num_params.min(), everything.num_params.max()
-    if curvature < 0 and -curvature >= SIGNIFICANT * error:
-        return CONCAVE, (
-            "the loss bends downward over ln N: look for diverged or badly tuned runs among "
-            f"N = {smallest:.3g} to {largest:.3g}"
-        )
-    if curvature < SIGNIFICANT * error:
-        return FLAT, (
-            f"the curvature is {curvature:.2g} +- {error:.2g}, no different from 0: train sizes "
-            f"further apart than N = {smallest:.3g} to {largest:.3g}, or repeat seeds"
-        )
-    if log_n <= np.log(smallest) + ON_EDGE:
-        return EDGE, (
-            f"the loss is least at the smallest size, N = {smallest:.3g}: "
-            f"train {smallest / 2:.2g} and {smallest / 4:.2g} too"
-        )
-    if log_n >= np.log(largest) - ON_EDGE:
-        return EDGE, (
-            f"the loss is least at the largest size, N = {largest:.3g}: "
-            f"train {largest * 2:.2g} and {largest * 4:.2g} too"
-        )
-    return OK, f"a minimum between N = {smallest:.3g} and {largest:.3g}"
-
-
-def _curvature(group: Points, noise: float | None) -> tuple[float, float]:
-    """d2 loss / 2 d(ln N)2 by a parabola, and its standard error (0 where the noise is unknown)."""
-    log_n = np.log(group.num_params)
-    powers = np.vander(log_n - log_n.mean(), 3)
-    weights = np.linalg.pinv(powers)[0]  # of each loss in the curvature
-    error = (noise or 0.0) * group.loss.min() * np.linalg.norm(weights)
-    return float(weights @ group.loss), float(error)
 
 
 def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:

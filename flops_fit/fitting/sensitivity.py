@@ -21,7 +21,7 @@ from flops_fit.fitting.objectives import Huber
 from flops_fit.fitting.points import Points, places
 from flops_fit.fitting.solver import Mask
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
-from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
+from flops_fit.laws import Array, Law, LossSurface, finite_exp, optimal_num_params
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Huber thresholds tried: from nearly absolute to nearly squared errors."""
@@ -157,6 +157,8 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
     jacobian = log_loss_jacobian(law.surface, points.num_params, points.num_tokens)
     gradient = _gradient_of_log_optimum(law, target)
     now = _standard_error(jacobian, gradient)
+    if now == 0:  # the optimum sits in a corner of the FLOP rule, whatever the surface
+        return ()
     half_width = np.diff(np.quantile(np.log(draws.N_opt(target)), (0.1, 0.9)))[0] / 2
     centre = np.log(float(law.N_opt(target)))
     proposals = []
@@ -165,7 +167,7 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
         sizes = float(law.N_opt(budget)) * np.array(NEXT_RATIOS)
         more = log_loss_jacobian(law.surface, sizes, law.flop_rule.tokens(budget, sizes))
         narrowing = _standard_error(np.concatenate([jacobian, more]), gradient) / now
-        low, high = np.exp(centre + np.array([-1, 1]) * half_width * narrowing)
+        low, high = finite_exp(centre + np.array([-1, 1]) * half_width * narrowing)
         proposals.append(
             NextRuns(
                 budget=budget,

@@ -23,10 +23,10 @@ from flops_fit.fitting.solver import (
     solve,
 )
 from flops_fit.laws import (
-    LARGEST_LOG,
     Array,
     FlopRule,
     LossSurface,
+    finite_exp,
     optimal_num_params,
 )
 from flops_fit.runs import Run
@@ -145,21 +145,21 @@ class SurfaceDraws:
     def loss_opt(self, flops: ArrayLike) -> Array:
         num_params = self.N_opt(flops)
         log_d = np.log(self.flop_rule.tokens(flops, num_params))
-        capacity = _finite_exp(self.log_A - self.alpha * np.log(num_params))
-        return np.asarray(self.E + capacity + _finite_exp(self.log_B - self.beta * log_d))
+        capacity = finite_exp(self.log_A - self.alpha * np.log(num_params))
+        return np.asarray(self.E + capacity + finite_exp(self.log_B - self.beta * log_d))
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
         log_ratio = np.log(self.alpha / self.beta) + self.log_A - self.log_B
         return {
             "E": self.E,
-            "A": _finite_exp(self.log_A),
-            "B": _finite_exp(self.log_B),
+            "A": finite_exp(self.log_A),
+            "B": finite_exp(self.log_B),
             "alpha": self.alpha,
             "beta": self.beta,
             "a": self.a,
             "b": self.b,
-            "G": _finite_exp(log_ratio / (self.alpha + self.beta)),
+            "G": finite_exp(log_ratio / (self.alpha + self.beta)),
         }
 
     def columns(self) -> dict[str, Array]:
@@ -285,10 +285,6 @@ def log_loss_jacobian(surface: LossSurface, num_params: Array, num_tokens: Array
         ]
     )
     return np.asarray(columns / (surface.E + capacity + data)[:, None])
-
-
-def _finite_exp(log: Array) -> Array:
-    return np.asarray(np.exp(np.clip(log, -LARGEST_LOG, LARGEST_LOG)))
 
 
 def _design(points: Points) -> Design:
