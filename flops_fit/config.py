@@ -100,9 +100,12 @@ class FitConfig(AnswerConfig):
 
 @dataclass
 class PredictConfig(AnswerConfig):
-    """Of `predict`."""
+    """Of `predict`: one of the first three says for what, else all that `fit` predicted."""
 
     budgets: list[float] = field(default_factory=list)  # FLOPs; on the command line budget=
+    num_params: float | None = None  # the budget at which this size is the best
+    num_tokens: float | None = None  # the budget at which so many tokens are the best
+    instead: float | None = None  # N: what it costs to train this size instead
 
 
 def register_schemas() -> None:

@@ -13,7 +13,8 @@ from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part
-from flops_fit.planning import Plan, digest
+from flops_fit.planning import Plan, digest, short_number
+from flops_fit.prediction import FLAT_BAND_TOLERANCE, Prediction
 from flops_fit.report import tables
 from flops_fit.report.screen import SweepProgress, duration, results, say
 from flops_fit.run_tables import (
@@ -151,21 +152,44 @@ def nats_per_unit(config: Config) -> float:
 
 
 def predict(config: Config) -> int:
-    """The optimum at each budget asked, by the law of the study."""
-    folder = found_study(config)
-    law = read_law(folder)
-    predictions = (
-        [law.predict(budget) for budget in config["budgets"]]
-        if config["budgets"]
-        else list(law.predictions)
-    )
+    """The optimum for what is asked, by the law of the study, and what other sizes cost."""
+    law = read_law(found_study(config))
+    predictions = asked_predictions(law, config)
     if config["json"]:
         print_json({"predictions": [p.to_json() for p in predictions]})
     else:
         results().print(tables.predictions_table(predictions))
-    for warning in filter(None, (p.warning for p in predictions if config["budgets"])):
-        say(f"warning: {warning}")
+    if is_for_one_target(config):
+        for p in predictions:
+            show_around(law, p, config["instead"])
     return OK
+
+
+def is_for_one_target(config: Config) -> bool:
+    return bool(config["budgets"] or config["num_params"] or config["num_tokens"])
+
+
+def asked_predictions(law: ScalingLaw, config: Config) -> list[Prediction]:
+    """For the budgets, the size or the tokens asked; without any, all of the law's own."""
+    found = [law.predict(budget) for budget in config["budgets"]]
+    if config["num_params"] is not None:
+        found.append(law.predict_for_num_params(config["num_params"]))
+    if config["num_tokens"] is not None:
+        found.append(law.predict_for_num_tokens(config["num_tokens"]))
+    return found or list(law.predictions)
+
+
+def show_around(law: ScalingLaw, prediction: Prediction, instead: float | None) -> None:
+    """How flat the optimum is, what size `instead` would cost, and a warning if it is far off."""
+    budget = prediction.budget
+    if law.surface is not None:
+        low, high = map(short_number, law.flat_band(budget))
+        lost = f"{FLAT_BAND_TOLERANCE:.1%}"
+        say(f"at {budget:.3g} FLOPs all sizes from {low} to {high} lose less than {lost}")
+        if instead is not None:
+            say(tables.cost_line(law.cost_of_size(budget, instead), budget))
+    if prediction.warning:
+        say(f"warning: {prediction.warning}")
 
 
 def report(config: Config) -> int:

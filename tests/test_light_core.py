@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from flops_fit.cli import main
 
 CORE = [
     "laws",
@@ -19,6 +22,9 @@ CORE = [
     "prediction",
     "simulation",
 ]
+
+FIT = ["fit", "runs=table.csv", "columns.loss=nats", "columns.num_params=params"]
+FIT += ["columns.num_tokens=tokens"]
 
 WITHOUT = """
 import sys
@@ -47,25 +53,29 @@ def test_core_needs_neither_torch_nor_hydra(module, tmp_path):
     python(f"import flops_fit.{module}", {"torch", "hydra", "omegaconf", "matplotlib"}, tmp_path)
 
 
-def test_a_table_is_fitted_where_torch_cannot_be_imported(tmp_path):
-    rows = ["params;tokens;nats"]
+@pytest.fixture
+def table_study(tmp_path):
+    """A folder with a law fitted from a table."""
+    rows = ["params,tokens,nats"]
     for budget in (1e18, 1e19, 1e20, 1e21):
         for ratio in (0.1, 0.3, 1, 3, 10):
             n = ratio * (budget / 120) ** 0.5
             d = budget / 6 / n
-            rows.append(f"{n};{d};{1.7 + 400 / n**0.34 + 410 / d**0.28}")
+            rows.append(f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def test_a_table_is_fitted_where_torch_cannot_be_imported(table_study):
     code = """
         from flops_fit.cli import main
-        words = ["runs=table.csv", "columns.num_params=params", "columns.num_tokens=tokens"]
-        assert main(["fit", *words, "columns.loss=nats", "draws=100", "json=true"]) == 0
+        assert main({words!r}) == 0
     """
-    import json
-
-    law = json.loads(python(code, {"torch"}, tmp_path))
+    words = [*FIT, "draws=100", "json=true"]
+    law = json.loads(python(code.format(words=words), {"torch"}, table_study))
     assert law["surface"]["alpha"] == pytest.approx(0.34, abs=1e-3)
     assert law["surface"]["beta"] == pytest.approx(0.28, abs=1e-3)
-    assert (tmp_path / "outputs/table/latest/law.json").exists()
+    assert (table_study / "outputs/table/latest/law.json").exists()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])
@@ -80,3 +90,25 @@ def test_help_and_config_of_a_verb_need_no_torch(tmp_path):
         assert main(["plan", "--cfg", "job"]) == 0
     """
     assert "budgets:" in python(code, {"torch", "numpy"}, tmp_path)
+
+
+def test_prediction_for_a_size_and_what_another_would_cost(table_study, monkeypatch, capsys):
+    monkeypatch.chdir(table_study)
+    assert main([*FIT, "draws=100"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "num_params=1e9", "instead=3e9", "json=true"]) == 0
+    said = capsys.readouterr()
+    (prediction,) = json.loads(said.out)["predictions"]
+    assert prediction["num_params"] == pytest.approx(1e9)
+    assert "lose less than 0.1%" in said.err
+    assert "N = 3B" in said.err
+    assert main(["predict", f"num_tokens={prediction['num_tokens']}", "json=true"]) == 0
+    (again,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert again["budget"] == pytest.approx(prediction["budget"])
+
+
+def test_a_table_has_no_plan_to_give_the_status_of(table_study, monkeypatch, capsys):
+    monkeypatch.chdir(table_study)
+    assert main([*FIT, "draws=0"]) == 0
+    assert main(["status"]) == 1
+    assert "it was fitted from a table of runs" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flops_fit.fitting import ScalingLaw
 from flops_fit.planning import Experiment, Plan, short_number
-from flops_fit.prediction import Prediction
+from flops_fit.prediction import OtherSize, Prediction
 from flops_fit.runs import Run
 
 SHOWN_LEVEL = "95"
@@ -85,6 +85,19 @@ def law_lines(law: ScalingLaw) -> list[str]:
     """A line per method: the exponent with its interval, or why there is none."""
     lines = [f"{METHODS[method]}: N_opt ~ C^{exponent(law, method)}" for method in exponents(law)]
     return lines + [f"{METHODS[method]}: {reason}" for method, reason in law.refusals.items()]
+
+
+def cost_line(other: OtherSize, budget: float) -> str:
+    """What another size than the optimal one costs, in loss and in compute."""
+    cost = (
+        "no amount of tokens brings it to the best loss"
+        if other.excess_compute is None
+        else f"to reach the best loss it takes {other.excess_compute:.1%} more FLOPs"
+    )
+    return (
+        f"N = {short_number(other.num_params)} at {budget:.3g} FLOPs: loss {other.loss:.4f}, "
+        f"{other.excess_loss:.2%} above the best; {cost}"
+    )
 
 
 def exponents(law: ScalingLaw) -> dict[str, float]:
