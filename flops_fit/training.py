@@ -200,7 +200,8 @@ def _train_steps(
     experiment: Experiment, recipe: Recipe, state: TrainingState, checkpoint: Path, watcher: Watcher
 ) -> None:
     """Advance the state to the experiment's last step, or to the end of the data."""
-    clock = _Clock()
+    started = time.perf_counter()
+    report, checkpoint_time = _Every(PROGRESS_SECONDS), _Every(CHECKPOINT_SECONDS)
     curve_steps = _curve_steps(experiment.num_steps)
     batches = recipe.source.training_batches(
         experiment.batch_size, experiment.seed, start_step=state.step
@@ -214,13 +215,12 @@ def _train_steps(
             _check_finite(state)
         if state.step in curve_steps:
             state.curve.append(_curve_point(experiment, recipe, state))
-        if clock.progress_due():
+        if report.is_due():
             watcher.progress(experiment, state.step * flops_per_step(experiment))
+        if watcher.stop_requested or checkpoint_time.is_due():
+            state.save(checkpoint, state.seconds + time.perf_counter() - started)
         if watcher.stop_requested:
-            state.save(checkpoint, state.seconds + clock.elapsed)
             raise KeyboardInterrupt
-        if clock.checkpoint_due():
-            state.save(checkpoint, state.seconds + clock.elapsed)
     _check_finite(state)
 
 
@@ -285,29 +285,19 @@ def flops_per_step(experiment: Experiment) -> float:
     return experiment.batch_tokens * experiment.flops_per_token
 
 
-class _Clock:
-    """When progress or a checkpoint is due."""
+class _Every:
+    """Says when `seconds` have passed since it last said so."""
 
-    def __init__(self) -> None:
-        self.started = self.last_progress = self.last_checkpoint = time.perf_counter()
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.last = time.perf_counter()
 
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
-    def progress_due(self) -> bool:
+    def is_due(self) -> bool:
         now = time.perf_counter()
-        due = now - self.last_progress >= PROGRESS_SECONDS
-        if due:
-            self.last_progress = now
-        return due
-
-    def checkpoint_due(self) -> bool:
-        now = time.perf_counter()
-        due = now - self.last_checkpoint >= CHECKPOINT_SECONDS
-        if due:
-            self.last_checkpoint = now
-        return due
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
 
 
 @dataclass(frozen=True)

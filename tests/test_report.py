@@ -56,6 +56,15 @@ def test_a_run_that_was_left_out_is_hollow():
     assert [isinstance(face, str) and face == "none" for face in faces].count(True) == 1
 
 
+def test_runs_without_common_budgets_are_drawn_all_the_same():
+    runs = [replace(run, budget=run.budget * (1 + i)) for i, run in enumerate(RUNS)]
+    law = fit_runs(runs, draws=20)
+    assert law.budgets == ()
+    (axes,) = plot_isoflop(runs, law).axes
+    assert len(axes.lines) == len([run for run in runs if run.loss is not None])
+    assert len(plot_optima(law).axes[0].lines[0].get_xdata()) > 2
+
+
 def test_optima_figure_draws_the_law_and_its_interval():
     left, right = plot_optima(LAW).axes
     for axes, of_law, name in (

@@ -5,19 +5,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flops_fit.datasets.source import (
-    Batch,
-    check_held_out_fraction,
-    content_hash,
-    fixed_batches,
-    shuffled_batches,
-)
-from flops_fit.datasets.tokens import Windows
+from flops_fit.datasets.source import check_held_out_fraction
+from flops_fit.datasets.tokens import WindowSource
 from flops_fit.errors import ConfigError
 
 NUM_BYTE_VALUES = 256
@@ -29,7 +23,7 @@ INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 """Folders inside the standard library's that are not part of it."""
 
 
-class Text:
+class Text(WindowSource):
     """UTF-8 files read as bytes: the ids are 0..255 and a token is a byte.
 
     `files` are paths, folders or globs (`docs/**/*.md`).
@@ -55,21 +49,7 @@ class Text:
         if not documents:
             raise ConfigError(f"no text in files {patterns}: nothing matches, or all are empty")
         training, evaluation = split(documents, held_out)
-        self.vocab_size = vocab_size
-        self.context_length = self.tokens_per_sample = context_length
-        self._training = Windows(training, context_length)
-        self._held_out = Windows(evaluation, context_length)
-        self.unique_samples = len(self._training)
-        self.held_out_samples = len(self._held_out)
-        self.fingerprint = content_hash(
-            training, content_hash(evaluation), vocab_size, context_length
-        )
-
-    def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
-        return shuffled_batches(self._training, batch_size, seed, start_step)
-
-    def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
-        return fixed_batches(self._held_out, batch_size, num_samples)
+        super().__init__(training, evaluation, vocab_size, context_length)
 
 
 class PythonSource(Text):

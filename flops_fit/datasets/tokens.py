@@ -47,7 +47,30 @@ class Windows:
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-class Tokens:
+class WindowSource:
+    """A `Source` of windows over two streams of token ids: one to train on, one held out."""
+
+    def __init__(
+        self, training: np.ndarray, held_out: np.ndarray, vocab_size: int, context_length: int
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.context_length = self.tokens_per_sample = context_length
+        self._training = Windows(training, context_length)
+        self._held_out = Windows(held_out, context_length)
+        self.unique_samples = len(self._training)
+        self.held_out_samples = len(self._held_out)
+        self.fingerprint = content_hash(
+            training, content_hash(held_out), vocab_size, context_length
+        )
+
+    def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
+        return shuffled_batches(self._training, batch_size, seed, start_step)
+
+    def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
+        return fixed_batches(self._held_out, batch_size, num_samples)
+
+
+class Tokens(WindowSource):
     """A file of `dtype` token ids (uint16 or uint32), the format of most tokenizing scripts.
 
     The last `held_out` of the file is kept for evaluation, or all of `held_out_path` if given.
@@ -68,21 +91,7 @@ class Tokens:
             training, evaluation = tokens[:cut], tokens[cut:]
         else:
             training, evaluation = tokens, read_tokens(Path(held_out_path), dtype, vocab_size)
-        self.vocab_size = vocab_size
-        self.context_length = self.tokens_per_sample = context_length
-        self._training = Windows(training, context_length)
-        self._held_out = Windows(evaluation, context_length)
-        self.unique_samples = len(self._training)
-        self.held_out_samples = len(self._held_out)
-        self.fingerprint = content_hash(
-            training, content_hash(evaluation), vocab_size, context_length
-        )
-
-    def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
-        return shuffled_batches(self._training, batch_size, seed, start_step)
-
-    def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
-        return fixed_batches(self._held_out, batch_size, num_samples)
+        super().__init__(training, evaluation, vocab_size, context_length)
 
 
 def read_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:

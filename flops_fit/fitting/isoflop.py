@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from flops_fit.fitting.curves import CurveFamily, Parabola
 from flops_fit.fitting.errors import FitError
@@ -221,7 +221,8 @@ class IsoflopFit:
         # shape, must not set the noise of all.
         if not squares:
             return None
-        return min(float(np.sqrt(np.median(squares / chi2.median(freedoms)))), MOST_NOISE)
+        medians = 2 * gammaincinv(np.array(freedoms) / 2, 0.5)  # of chi squared
+        return min(float(np.sqrt(np.median(squares / medians))), MOST_NOISE)
 
     def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
         """Curve, minimum and verdict of every budget, from small to large."""

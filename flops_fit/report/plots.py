@@ -24,6 +24,9 @@ BEYOND = 1000.0
 
 Colour = tuple[float, float, float, float]
 
+NO_BUDGET: Colour = (0.6, 0.6, 0.6, 1.0)
+"""Of runs that share their compute with no other."""
+
 BAND_LEVEL = "95"
 """Percent. The shaded interval."""
 
@@ -38,18 +41,18 @@ def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
     used = set(law.rows_used)
     for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
         mine = [r for r in runs if r.budget == optimum.budget]
-        for run in mine:
-            if run.loss is not None:
-                face = colour if run.id in used else "none"
-                axes.plot(run.num_params, run.loss, "o", color=colour, mfc=face, ms=5)
+        _draw_runs(axes, mine, colour, used)
         _draw_curve(axes, optimum, colour, [run.num_params for run in mine])
+    budgets = {optimum.budget for optimum in law.budgets}
+    _draw_runs(axes, [r for r in runs if r.budget not in budgets], NO_BUDGET, used)
     axes.set_xscale("log")
     axes.set_xlabel("parameters N")
     axes.set_ylabel("held-out loss")
     axes.set_title("Loss at fixed compute, and its minimum")
     _count_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
-    figure.legend(title="budget, FLOPs", fontsize="small", loc="outside right upper")
+    if law.budgets:
+        figure.legend(title="budget, FLOPs", fontsize="small", loc="outside right upper")
     return figure
 
 
@@ -66,6 +69,13 @@ def plot_optima(law: ScalingLaw) -> Figure:
 def budget_colours(count: int) -> list[Colour]:
     """One colour per budget, from small to large, the same in every figure."""
     return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _draw_runs(axes: Axes, runs: Sequence[Run], colour: Colour, used: set[str]) -> None:
+    for run in runs:
+        if run.loss is not None:
+            face = colour if run.id in used else "none"
+            axes.plot(run.num_params, run.loss, "o", color=colour, mfc=face, ms=5)
 
 
 def _draw_curve(
@@ -88,7 +98,8 @@ def _draw_optima(
     of_law: Callable[[Law], Callable[[Array], Array]],
     of_budget: Callable[[BudgetOptimum], float | None],
 ) -> None:
-    flops = np.geomspace(law.budgets[0].budget, BEYOND * law.largest_budget, LINE_POINTS)
+    smallest = min((b.budget for b in law.budgets), default=law.largest_budget / BEYOND)
+    flops = np.geomspace(smallest, BEYOND * law.largest_budget, LINE_POINTS)
     axes.plot(flops, of_law(law.law)(flops), color="black", lw=1.2, label="law")
     if law.draws is not None:
         bounds = [central_intervals(of_law(law.draws)(c))[BAND_LEVEL] for c in flops]
