@@ -87,6 +87,7 @@ class FitConfig(AnswerConfig):
     """Of `fit`."""
 
     fit: Any = MISSING
+    select: Any = MISSING  # which of several runs of one (N, D)
     draws: int = 4000  # bootstrap
     seed: int = 0
 

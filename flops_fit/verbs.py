@@ -98,7 +98,12 @@ def fit(config: Config) -> int:
     else:
         folder, answer_folder, runs, rule = study_to_fit(config)
     law = fit_runs(
-        runs, flop_rule=rule, answer=answer(config), draws=config["draws"], seed=config["seed"]
+        runs,
+        flop_rule=rule,
+        answer=answer(config),
+        select=Part("select", config["select"], origins()["select"]).build(),
+        draws=config["draws"],
+        seed=config["seed"],
     )
     law.save(answer_folder)
     write_runs(answer_folder / "runs.csv", runs)

@@ -87,7 +87,7 @@ def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
     assert Part("fit", config["fit"], "fit").build() is not None
 
 
-@pytest.mark.parametrize(("group", "option"), options(*GROUPS))
+@pytest.mark.parametrize(("group", "option"), options(*GROUPS, "select"))
 def test_every_leaf_of_an_option_is_an_argument_of_its_target(group, option):
     node = OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{option}.yaml"))
     size = node.pop(SIZE, {}) if group == "model" else {}

@@ -112,3 +112,17 @@ def test_a_table_has_no_plan_to_give_the_status_of(table_study, monkeypatch, cap
     assert main([*FIT, "draws=0"]) == 0
     assert main(["status"]) == 1
     assert "it was fitted from a table of runs" in capsys.readouterr().err
+
+
+def test_of_several_learning_rates_the_best_is_selected(table_study, monkeypatch, capsys):
+    table = table_study / "table.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    worse = [f"{n},{d},{1.2 * float(loss)}" for n, d, loss in rows]
+    table.write_text("\n".join([table.read_text(), *worse]))
+    monkeypatch.chdir(table_study)
+    assert main([*FIT, "draws=0"]) == 1
+    assert "select=best_lr" in capsys.readouterr().err
+    assert main([*FIT, "draws=0", "select=best_lr", "json=true"]) == 0
+    law = json.loads(capsys.readouterr().out)
+    assert len(law["rows_dropped"]) == len(worse)
+    assert law["surface"]["alpha"] == pytest.approx(0.34, abs=1e-3)

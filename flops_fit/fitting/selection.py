@@ -35,7 +35,7 @@ class EveryRun:
                 raise FitError(
                     f"runs {', '.join(points.ids[i] for i in rows[:4])} have one N and D but "
                     f"losses from {losses.min():.4g} to {losses.max():.4g}",
-                    "keep one of them, or select the lowest loss of each (select=lowest_loss)",
+                    "keep one of them, or select the lowest loss of each (select=best_lr)",
                 )
         return points, ()
 
