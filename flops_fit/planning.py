@@ -405,9 +405,11 @@ def _notes_on_counts(experiments: Iterable[Experiment]) -> list[str]:
     ratios = [r for e in experiments if (r := e.counted_over_formula) is not None]
     if not ratios or max(*ratios, *(1 / r for r in ratios)) <= COUNTED_WARNING:
         return []
+    low, high = f"{min(ratios):.3g}", f"{max(ratios):.3g}"
+    times = low if low == high else f"{low} to {high}"
     return [
-        f"counted FLOPs are {min(ratios):.3g} to {max(ratios):.3g} times 6ND, depending on the "
-        "size: flops=counted plans and fits with the counted ones, flops=formula with 6ND"
+        f"counted FLOPs are {times} times 6ND: flops=counted plans and fits with the counted "
+        "ones, flops=formula with 6ND"
     ]
 
 
