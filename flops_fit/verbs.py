@@ -314,7 +314,7 @@ def show_study(study: Study, config: Config) -> None:
         if run.status != "done":
             say(f"warning: {run.id} {run.status}: {run.error}")
     if study.law is None:
-        say(f"no law: {study.refusal}")
+        say(str(study.refusal))
         return
     answer_folder = study.folder.plan_folder(study.plan)
     if not is_current(answer_folder):

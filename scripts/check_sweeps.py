@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,6 +22,10 @@ from typing import Any
 
 COMMAND = Path(sys.executable).parent / "flops-fit"
 PAGE = Path(__file__).parents[1] / "docs" / "sweeps.md"
+
+HEAD = (
+    "# The shipped sweeps\n\nMade by `scripts/check_sweeps.py`, which runs them as a user would.\n"
+)
 
 FURTHER = 3.0
 """Multiple of the top budget at which the prediction is put to the test."""
@@ -38,7 +43,8 @@ def main() -> int:
         report = SWEEPS[name](folder)
         reports.append(report)
         failures += [f"{name}: {what}" for what, holds in report["checks"].items() if not holds]
-    PAGE.write_text(page(reports), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    PAGE.write_text(page(reports, before), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))
     for failure in failures:
         print(f"FAILED {failure}")
@@ -123,24 +129,20 @@ def run(folder: Path, *words: str) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
-def page(reports: list[dict[str, Any]]) -> str:
-    lines = [
-        "# The shipped sweeps",
-        "",
-        "Made by `scripts/check_sweeps.py` on "
-        f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}.",
-    ]
-    for report in reports:
-        lines += section(report)
-    return "\n".join(lines) + "\n"
+def page(reports: list[dict[str, Any]], before: str) -> str:
+    """The page with a new section for each report; sections of other sweeps stay."""
+    sections = {part.splitlines()[0]: part for part in before.split("\n## ")[1:]}
+    sections |= {part.splitlines()[0]: part for part in map(section, reports)}
+    return HEAD + "".join(f"\n## {part.strip()}\n" for _, part in sorted(sections.items()))
 
 
-def section(report: dict[str, Any]) -> list[str]:
+def section(report: dict[str, Any]) -> str:
     law = report["law"]
-    lines = ["", f"## flops-fit train {' '.join(report['words'])}", ""]
+    lines = [f"flops-fit train {' '.join(report['words'])}", ""]
     lines.append(
-        f"First call {report['first_seconds']:.0f} s, second call "
-        f"{report['second_seconds']:.1f} s. {law['diagnostics']['verdict']}."
+        f"On {platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores: first "
+        f"call {report['first_seconds']:.0f} s, second call {report['second_seconds']:.1f} s. "
+        f"{law['diagnostics']['verdict']}."
     )
     lines += ["", "| budget | N_opt | D_opt | loss | verdict |", "|---|---|---|---|---|"]
     for b in law["isoflop"]["budgets"]:
@@ -160,7 +162,7 @@ def section(report: dict[str, Any]) -> list[str]:
             f"{further['error']:+.2%} off"
         )
     lines += [f"- {'yes' if ok else 'NO'}: {what}" for what, ok in report["checks"].items()]
-    return lines
+    return "\n".join(lines)
 
 
 SWEEPS = {"toy": toy, "python_source": python_source}
