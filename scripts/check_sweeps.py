@@ -139,9 +139,9 @@ def page(reports: list[dict[str, Any]], before: str) -> str:
 def section(report: dict[str, Any]) -> str:
     law = report["law"]
     lines = [f"flops-fit train {' '.join(report['words'])}", ""]
+    machine = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     lines.append(
-        f"On {platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores: first "
-        f"call {report['first_seconds']:.0f} s, second call {report['second_seconds']:.1f} s. "
+        f"On {machine}: first call {report['first_seconds']:.0f} s, second call {report['second_seconds']:.1f} s. "
         f"{law['diagnostics']['verdict']}."
     )
     lines += ["", "| budget | N_opt | D_opt | loss | verdict |", "|---|---|---|---|---|"]
