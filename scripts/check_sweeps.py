@@ -140,10 +140,9 @@ def section(report: dict[str, Any]) -> str:
     law = report["law"]
     lines = [f"flops-fit train {' '.join(report['words'])}", ""]
     machine = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    lines.append(
-        f"On {machine}: first call {report['first_seconds']:.0f} s, second call {report['second_seconds']:.1f} s. "
-        f"{law['diagnostics']['verdict']}."
-    )
+    first, second = report["first_seconds"], report["second_seconds"]
+    lines.append(f"On {machine}: first call {first:.0f} s, second call {second:.1f} s.")
+    lines.append(f"{law['diagnostics']['verdict']}.")
     lines += ["", "| budget | N_opt | D_opt | loss | verdict |", "|---|---|---|---|---|"]
     for b in law["isoflop"]["budgets"]:
         optimum = f"{b['N_opt']:.3g} | {b['D_opt']:.3g} | {b['loss']:.4f}"
