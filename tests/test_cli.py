@@ -102,6 +102,13 @@ def test_plan_as_json_is_all_there_is_on_stdout(capsys):
     assert len(json.loads(capsys.readouterr().out)["experiments"]) == 6
 
 
+def test_training_as_json_says_so_where_there_is_no_law(capsys):
+    assert main(["train", *TINY, "budgets=[1e7]", "json=true"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["answer"] is None
+    assert "train another" in answer["refusal"]
+
+
 @pytest.mark.slow
 def test_the_whole_chain(folder, capsys):
     """Plan, train, fit, predict, report and status, each on what the one before left."""
