@@ -121,8 +121,8 @@ def test_both_figures_stand_in_the_plan_and_a_gap_is_pointed_out():
     for e in planned.experiments:
         assert e.flops == pytest.approx(1e18, rel=1e-3)
         assert e.flops_counted == pytest.approx(3e18, rel=1e-3)
-    assert "3 to 3 times 6ND" in note_with("counted", planned)
-    assert "0.5 to 0.5" in note_with("counted", plan(1e18, family=Square(0.5)))
+    assert "FLOPs are 3 times 6ND" in note_with("counted", planned)
+    assert "FLOPs are 0.5 times" in note_with("counted", plan(1e18, family=Square(0.5)))
     assert plan(1e18, family=Square(1.2)).notes == ()
     assert plan(1e18, family=Square(None)).notes == ()
 

@@ -232,7 +232,7 @@ class TestPlanInForce:
     def test_a_plan_that_is_gone_is_an_error(self, folder, plan):
         (folder.write_plan(plan) / "plan.json").unlink()
         folder.put_in_force(plan)
-        with pytest.raises(StudyError, match=r"plan\.json is missing"):
+        with pytest.raises(StudyError, match=r"has no plan"):
             folder.read_plan()
 
     def test_the_latest_study_is_the_one_planned_last(self, tmp_path, plan):
