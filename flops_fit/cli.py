@@ -21,6 +21,7 @@ VERBS = {
     "train": "plan, train what is missing, fit the law, print the answer",
     "fit": "fit scaling laws to a study's runs, or to any table of runs",
     "predict": "the best size, tokens and loss at a budget, with intervals",
+    "compare": "two laws side by side: loss and compute for the same loss",
     "report": "figures, tables and runs.csv of a study",
     "status": "what of a study is done, failed and missing",
 }
@@ -38,6 +39,7 @@ LISTS = {
     "plan": {"budgets": "budgets", "sizes": "sizes"},
     "train": {"budgets": "budgets", "sizes": "sizes"},
     "predict": {"budget": "budgets"},  # where `budget` names no group of configs
+    "compare": {"studies": "studies"},
 }
 """Settings that may be given as a,b,c outside a multirun, and their names in the config."""
 

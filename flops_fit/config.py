@@ -109,6 +109,13 @@ class PredictConfig(AnswerConfig):
     instead: float | None = None  # N: what it costs to train this size instead
 
 
+@dataclass
+class CompareConfig(AnswerConfig):
+    """Of `compare`."""
+
+    studies: list[str] = field(default_factory=list)  # two names under output_root
+
+
 def register_schemas() -> None:
     """Make the classes known to Hydra under the names that configs/*.yaml use."""
     store = ConfigStore.instance()
@@ -116,3 +123,4 @@ def register_schemas() -> None:
     store.store(name="answer_schema", node=AnswerConfig)
     store.store(name="fit_schema", node=FitConfig)
     store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="compare_schema", node=CompareConfig)

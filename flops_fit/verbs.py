@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
+from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.laws import FlopRule
@@ -195,6 +196,43 @@ def show_around(law: ScalingLaw, prediction: Prediction, instead: float | None) 
             say(tables.cost_line(law.cost_of_size(budget, instead), budget))
     if prediction.warning:
         say(f"warning: {prediction.warning}")
+
+
+def compare(config: Config) -> int:
+    """Two studies side by side, on screen, as a figure and as JSON."""
+    from flops_fit.report.files import write_comparison
+
+    a, b = (contender(name, config) for name in two_studies(config["studies"]))
+    comparison = compare_laws(a, b)
+    if config["json"]:
+        print_json(comparison.to_json())
+    else:
+        results().print(comparison.verdict, markup=False)
+        results().print(tables.comparison_table(comparison))
+        results().print(tables.crossing_line(comparison.crossing), markup=False)
+    for line in (f"note: {COMPARABLE}", *(f"warning: {text}" for text in comparison.warnings)):
+        say(line)
+    for path in write_comparison(comparison, Path(config["output_root"])):
+        say(f"wrote {path}")
+    return OK
+
+
+def two_studies(names: Sequence[str]) -> Sequence[str]:
+    """The names, if they are two."""
+    if len(names) != 2 or not all(names):
+        raise ConfigError(
+            f"studies names {len(names)} ({', '.join(names)}): name the two to compare, such as "
+            "studies=mlp-toy,wide-toy"
+        )
+    if names[0] == names[1]:
+        raise ConfigError(f"studies names {names[0]!r} twice: name another to compare it with")
+    return names
+
+
+def contender(name: str, config: Config) -> Contender:
+    """A fitted study as one side of a comparison."""
+    folder = found_study({**config, "study": name})
+    return Contender.of(name, read_law(folder), study_runs(folder))
 
 
 def report(config: Config) -> int:

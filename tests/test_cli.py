@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.cli import for_hydra, main
+from flops_fit.cli import VERBS, for_hydra, main
 
 TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 TINY += ["center=10"]
@@ -34,7 +34,7 @@ def results(folder: Path) -> dict[str, dict]:
 def test_help_names_every_verb_and_exits_0(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(verb in said for verb in ("plan", "train", "fit", "predict", "report", "status"))
+    assert all(verb in said for verb in VERBS)
 
 
 def test_no_verb_is_a_usage_error(capsys):
@@ -51,7 +51,7 @@ def test_unknown_verb_is_guessed(capsys):
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["plan", "train", "fit", "predict", "report", "status"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_has_examples(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])

@@ -19,6 +19,7 @@ from flops_fit.cli import VERBS, config_folder
 from flops_fit.config import (
     AnswerConfig,
     ColumnsConfig,
+    CompareConfig,
     FitConfig,
     PredictConfig,
     SweepConfig,
@@ -106,7 +107,9 @@ def targets(node: dict) -> Iterator[tuple[str, set[str]]]:
             yield from targets(value)
 
 
-@pytest.mark.parametrize("schema", [SweepConfig, AnswerConfig, FitConfig, PredictConfig])
+@pytest.mark.parametrize(
+    "schema", [SweepConfig, AnswerConfig, FitConfig, PredictConfig, CompareConfig]
+)
 def test_every_setting_is_read_by_code(schema):
     package = Path(flops_fit.__file__).parent
     read = {key for path in package.glob("*.py") for key in keys_read(path)}

@@ -20,6 +20,8 @@ CORE = [
     "run_tables",
     "fitting",
     "prediction",
+    "crossing",
+    "comparison",
     "simulation",
 ]
 

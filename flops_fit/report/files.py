@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from flops_fit.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
 from flops_fit.run_tables import write_runs
-from flops_fit.runs import Run
+from flops_fit.runs import Run, write_json
 
 FIGURE_DPI = 150
 
@@ -24,6 +25,17 @@ def write_report(runs: Sequence[Run], law: ScalingLaw, folder: Path) -> list[Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=FIGURE_DPI)
     return [table, *figures]
+
+
+def write_comparison(comparison: Comparison, output_root: Path) -> list[Path]:
+    """Write figure and JSON under compare-<a>-<b>; returns their paths."""
+    from flops_fit.report.plots import plot_comparison
+
+    folder = output_root / f"compare-{comparison.a.name}-{comparison.b.name}"
+    paths = [folder / name for name in ("comparison.json", "comparison.png")]
+    write_json(paths[0], comparison.to_json())
+    plot_comparison(comparison).savefig(paths[1], dpi=FIGURE_DPI)
+    return paths
 
 
 def is_current(folder: Path) -> bool:

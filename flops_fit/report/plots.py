@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from flops_fit.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.isoflop import BudgetOptimum
 from flops_fit.laws import Array, Law
@@ -29,6 +30,12 @@ NO_BUDGET: Colour = (0.6, 0.6, 0.6, 1.0)
 
 BAND_LEVEL = "95"
 """Percent. The shaded interval."""
+
+SIDE_COLOURS = ("tab:blue", "tab:orange")
+"""Of the two sides of a comparison."""
+
+PAST_CROSSING = 3.0
+"""How far a comparison is drawn beyond its crossing."""
 
 
 def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
@@ -64,6 +71,57 @@ def plot_optima(law: ScalingLaw) -> Figure:
     _draw_optima(right, law, "training tokens D_opt", lambda law: law.D_opt, lambda b: b.D_opt)
     figure.suptitle(f"Compute-optimal size and tokens ({law.answer})")
     return figure
+
+
+def plot_comparison(comparison: Comparison) -> Figure:
+    """Best loss of both laws against compute with its interval, where they cross, what is trained.
+
+    The bars at the bottom are the trained ranges, their ticks the budgets.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    sides = (comparison.a, comparison.b)
+    flops = _flops_to_compare(comparison)
+    for side, colour, height in zip(sides, SIDE_COLOURS, (0.02, 0.05), strict=True):
+        axes.plot(flops, side.law.loss_opt(flops), color=colour, lw=1.4, label=side.name)
+        if side.draws is not None:
+            _draw_band(axes, flops, side.draws.loss_opt, colour, None)
+        axes.plot(
+            side.budgets, [height] * len(side.budgets), "|-", color=colour, lw=3, ms=8,
+            transform=axes.get_xaxis_transform(), label=f"{side.name} trained",
+        )  # fmt: skip
+    if comparison.crossing.flops is not None:
+        loss = float(comparison.a.law.loss_opt(comparison.crossing.flops))
+        label = f"equal at {comparison.crossing.flops:.2g} FLOPs"
+        axes.plot(comparison.crossing.flops, loss, "o", mfc="none", mec="black", ms=10, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("training compute C, FLOPs")
+    axes.set_ylabel("best held-out loss at C")
+    axes.set_title(f"{comparison.a.name} against {comparison.b.name}, with {BAND_LEVEL}% bands")
+    axes.margins(y=0.12)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _flops_to_compare(comparison: Comparison) -> Array:
+    """From the smallest trained budget to 100 times the largest, or past the crossing."""
+    budgets = [row.budget for row in comparison.rows]
+    past = PAST_CROSSING * (comparison.crossing.flops or 0.0)
+    return np.geomspace(min(budgets), max(*budgets, past), LINE_POINTS)
+
+
+def _draw_band(
+    axes: Axes,
+    flops: Array,
+    of_draws: Callable[[Array], Array],
+    colour: Colour | str,
+    label: str | None,
+) -> None:
+    """The interval at `BAND_LEVEL` of what the draws say at each budget."""
+    bounds = [central_intervals(of_draws(c))[BAND_LEVEL] for c in flops]
+    low, high = zip(*bounds, strict=True)
+    axes.fill_between(flops, low, high, color=colour, alpha=0.15, lw=0, label=label)
 
 
 def budget_colours(count: int) -> list[Colour]:
@@ -102,9 +160,7 @@ def _draw_optima(
     flops = np.geomspace(smallest, BEYOND * law.largest_budget, LINE_POINTS)
     axes.plot(flops, of_law(law.law)(flops), color="black", lw=1.2, label="law")
     if law.draws is not None:
-        bounds = [central_intervals(of_law(law.draws)(c))[BAND_LEVEL] for c in flops]
-        low, high = zip(*bounds, strict=True)
-        axes.fill_between(flops, low, high, color="black", alpha=0.15, lw=0, label=f"{BAND_LEVEL}%")
+        _draw_band(axes, flops, of_law(law.draws), "black", f"{BAND_LEVEL}%")
     for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
         value = of_budget(optimum)
         if value is None:

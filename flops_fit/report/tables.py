@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flops_fit.comparison import Comparison, Estimate
+from flops_fit.crossing import Crossing
 from flops_fit.fitting import ScalingLaw
 from flops_fit.planning import Experiment, Plan, short_number
-from flops_fit.prediction import OtherSize, Prediction
+from flops_fit.prediction import Interval, OtherSize, Prediction
 from flops_fit.runs import Run
 
 SHOWN_LEVEL = "95"
@@ -76,6 +79,39 @@ def predictions_table(predictions: Iterable[Prediction]) -> Table:
             f"{p.extrapolation:.3g}",
         )
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Budget -> both losses with intervals, and how many times the FLOPs of A B needs."""
+    letters = {comparison.a.name: "A", comparison.b.name: "B"}
+    level = f"{SHOWN_LEVEL}%"
+    losses, needs = ("loss A", level, "loss B", level), ("B needs, x", level, "x top of B")
+    table = _table("budget", "x top budget", "trained in", *losses, *needs)
+    table.title = ", ".join(f"{letter} = {name}" for name, letter in letters.items())
+    table.title_justify = "left"
+    for row in comparison.rows:
+        table.add_row(
+            f"{row.budget:.3g}",
+            f"{row.extrapolation:.3g}",
+            " and ".join(letters[name] for name in row.trained_in),
+            *_estimate(row.loss_a, "{:.4f}".format),
+            *_estimate(row.loss_b, "{:.4f}".format),
+            *_estimate(row.multiplier, "{:.3g}".format),
+            "" if row.multiplier_extrapolation is None else f"{row.multiplier_extrapolation:.3g}",
+        )
+    return table
+
+
+def crossing_line(crossing: Crossing) -> str:
+    """Where the two losses are equal, and how many of the draws say so."""
+    share = crossing.share_of_draws
+    drawn = "" if share is None else f"; {share:.0%} of the draws cross"
+    if crossing.flops is None:
+        return f"the losses don't cross up to 1000 times the largest budget{drawn}"
+    bounds = crossing.intervals.get(SHOWN_LEVEL)
+    interval = f" ({SHOWN_LEVEL}%: {_range(bounds, '{:.2g}'.format)})" if bounds else ""
+    reach = f"{crossing.extrapolation:.3g} times the smaller top budget"
+    return f"the losses cross at {crossing.flops:.3g} FLOPs{interval}, {reach}{drawn}"
 
 
 METHODS = {"isoflop": "approach 2, IsoFLOP curves", "surface": "approach 3, loss surface"}
@@ -178,3 +214,17 @@ def _count(value: float | None) -> str:
 def _interval(prediction: Prediction, name: str, shown: Callable[[float], str]) -> str:
     bounds = prediction.intervals.get(name, {}).get(SHOWN_LEVEL)
     return f"{shown(bounds[0])} - {shown(bounds[1])}" if bounds else ""
+
+
+def _estimate(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, str]:
+    """The value and its interval."""
+    bounds = estimate.intervals.get(SHOWN_LEVEL)
+    value = "never" if estimate.value is None else shown(estimate.value)
+    return value, _range(bounds, shown) if bounds else ""
+
+
+def _range(bounds: Interval, shown: Callable[[float], str]) -> str:
+    """Both ends, an open one in words."""
+    low, high = bounds
+    start = shown(low) if low > 0 else "below"
+    return f"{start} - {shown(high) if isfinite(high) else 'no limit'}"

@@ -1,0 +1,243 @@
+"""Two laws side by side: planted multipliers and crossings come back, and what can't be is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flops_fit.cli import main
+from flops_fit.comparison import COMPARABLE, Contender, compare_laws
+from flops_fit.crossing import flops_to_reach
+from flops_fit.fitting import IsoflopFit, fit_runs
+from flops_fit.laws import FlopRule, LossSurface
+from flops_fit.report import tables
+from flops_fit.report.plots import plot_comparison
+from flops_fit.run_tables import write_runs
+from flops_fit.simulation import simulate_sweep
+
+BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
+SIZES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+
+# The loss at (N, D) is that of SURFACE at (N / 1.2, D / 1.4): it takes 1.2 * 1.4 times the FLOPs.
+MULTIPLIER = 1.2 * 1.4
+SLOWER = replace(SURFACE, A=SURFACE.A * 1.2**SURFACE.alpha, B=SURFACE.B * 1.4**SURFACE.beta)
+
+# With alpha = beta = 0.3 the best loss is E + 2 sqrt(A B) (C / 6)^-0.15.
+EARLY = LossSurface(E=1.9, A=300.0, B=300.0, alpha=0.3, beta=0.3)
+LATE = LossSurface(E=1.8, A=340.0, B=340.0, alpha=0.3, beta=0.3)
+CROSSING = 6 * (2 * (340 - 300) / (1.9 - 1.8)) ** (1 / 0.15)  # 1.3e20
+
+
+@cache
+def side(name, surface, *, budgets=BUDGETS, noise=0.0, seed=0, draws=0, answer=None) -> Contender:
+    runs = simulate_sweep(surface, budgets, sizes=SIZES, noise=noise, seed=seed)
+    return Contender.of(name, fit_runs(runs, draws=draws, answer=answer), runs)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A comparison of sweeps with 0.3% noise that cross."""
+    pair = (("early", EARLY, 1), ("late", LATE, 2))
+    return compare_laws(*(side(n, s, noise=0.003, seed=k, draws=300) for n, s, k in pair))
+
+
+def test_the_planted_multiplier_comes_back_at_every_budget():
+    comparison = compare_laws(side("fast", SURFACE), side("slow", SLOWER))
+    assert [row.budget for row in comparison.rows] == pytest.approx([*BUDGETS, 1e21, 1e22])
+    assert [row.extrapolation for row in comparison.rows[-2:]] == pytest.approx([10, 100])
+    for row in comparison.rows:
+        assert row.multiplier.value == pytest.approx(MULTIPLIER, rel=1e-4)
+        assert row.multiplier_extrapolation == pytest.approx(MULTIPLIER * row.budget / 1e20, 1e-4)
+        assert row.loss_a.value == pytest.approx(
+            float(SURFACE.loss_opt(row.budget, FlopRule.constant())), rel=1e-6
+        )
+        assert row.multiplier.intervals == row.loss_a.intervals == {}
+    assert comparison.crossing.flops is None
+    assert comparison.verdict.startswith("fast is ahead of slow over the range trained in both")
+    assert "slow needs 1.7 times the compute of fast" in comparison.verdict
+    assert "nothing changes" in comparison.verdict
+    assert sum("without draws" in warning for warning in comparison.warnings) == 2
+
+
+def test_changing_sides_turns_the_multiplier_over():
+    comparison = compare_laws(side("slow", SLOWER), side("fast", SURFACE))
+    assert comparison.rows[0].multiplier.value == pytest.approx(1 / MULTIPLIER, rel=1e-4)
+    assert comparison.verdict.startswith("fast is ahead of slow")
+    assert "fast needs 0.6 times the compute of slow" in comparison.verdict
+
+
+def test_the_planted_crossing_comes_back():
+    crossing = compare_laws(side("early", EARLY), side("late", LATE)).crossing
+    assert crossing.flops == pytest.approx(CROSSING, rel=1e-3)
+    assert crossing.extrapolation == pytest.approx(CROSSING / 1e20, rel=1e-3)
+    assert crossing.share_of_draws is None
+
+
+def test_approach_2_finds_the_crossing_too():
+    a, b = (side(n, s, answer=IsoflopFit()) for n, s in (("early", EARLY), ("late", LATE)))
+    assert (a.method, b.method) == ("isoflop", "isoflop")
+    assert compare_laws(a, b).crossing.flops == pytest.approx(CROSSING, rel=0.05)
+
+
+def test_intervals_hold_the_truth_most_of_the_time():
+    inside, crossed = [], []
+    for seed in range(4):
+        pair = (side("a", s, noise=0.005, seed=2 * seed + k, draws=100)
+                for k, s in enumerate((SURFACE, SLOWER)))  # fmt: skip
+        rows = compare_laws(*pair).rows
+        bounds = [row.multiplier.intervals for row in rows]
+        inside += [b["95"][0] < MULTIPLIER < b["95"][1] for b in bounds]
+        assert all(b["95"][0] <= b["80"][0] < b["80"][1] <= b["95"][1] for b in bounds)
+        pair = (side("a", s, noise=0.003, seed=100 + 2 * seed + k, draws=100)
+                for k, s in enumerate((EARLY, LATE)))  # fmt: skip
+        low, high = compare_laws(*pair).crossing.intervals["95"]
+        crossed.append(low < CROSSING < high)
+    assert np.mean(inside) >= 0.8
+    assert sum(crossed) >= 3
+
+
+def test_crossing_is_told_with_its_interval_and_the_share_of_draws(noisy):
+    low, high = noisy.crossing.intervals["80"]
+    assert low < noisy.crossing.flops < high
+    assert 0.9 < noisy.crossing.share_of_draws <= 1
+    assert noisy.verdict.startswith("early is ahead of late at 1e+18 to")
+    assert "they can't be told apart" in noisy.verdict
+    assert noisy.verdict.endswith("late is ahead")
+    shares = [row.share_a_better for row in noisy.rows]
+    assert (shares[0], shares[-1]) == (1, 0)
+
+
+def test_what_b_can_never_reach_has_no_multiplier_and_an_open_interval():
+    floor = replace(SURFACE, E=2.3)
+    comparison = compare_laws(
+        side("good", SURFACE, noise=0.002, draws=100), side("floor", floor, noise=0.002, draws=100)
+    )
+    last = comparison.rows[-1]  # the loss of `good` is 2.14 there
+    assert (last.multiplier.value, last.multiplier_extrapolation) == (None, None)
+    assert last.multiplier.intervals["95"][1] == np.inf
+    assert comparison.to_json()["rows"][-1]["multiplier"]["intervals"]["95"][1] is None
+    assert "never" in shown(tables.comparison_table(comparison))
+
+
+def test_one_law_against_itself_cannot_be_told_apart():
+    a, b = (side(name, SURFACE, noise=0.003, draws=200) for name in "ab")
+    comparison = compare_laws(a, b)
+    assert comparison.verdict.startswith("a and b can't be told apart over the range trained in")
+    assert comparison.rows[0].multiplier.value == pytest.approx(1)
+    # Equal seeds: draws paired by their number would all agree, and no interval would have width.
+    low, high = comparison.rows[0].multiplier.intervals["95"]
+    assert low < 0.99 < 1.01 < high
+    assert comparison.crossing.flops is None
+
+
+def test_flops_to_reach_is_the_inverse_of_the_law():
+    law = side("a", SURFACE).law
+    flops = np.array([1e17, 1e20, 1e24])
+    np.testing.assert_allclose(flops_to_reach(law, law.loss_opt(flops)), flops, rtol=1e-9)
+    assert flops_to_reach(law, 1.0) == np.inf
+
+
+def test_ranges_that_do_not_overlap_are_warned_about():
+    far = side("far", SLOWER, budgets=(1e21, 3e21, 1e22))
+    comparison = compare_laws(side("near", SURFACE), far)
+    assert any("ranges don't overlap (near at 1e+18" in text for text in comparison.warnings)
+    assert "between the ranges they were trained in (1e+20 to 1e+21 FLOPs)" in comparison.verdict
+    assert {row.trained_in for row in comparison.rows} == {("near",), ("far",), ()}
+    one = side("near", SURFACE), side("other", SURFACE, answer=IsoflopFit())
+    assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
+
+
+def shown(table) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_table_and_crossing_line_say_what_the_values_say(noisy):
+    text = shown(tables.comparison_table(noisy))
+    row = noisy.rows[0]
+    low, high = row.multiplier.intervals["95"]
+    assert "A = early, B = late" in text
+    assert f"{row.loss_a.value:.4f}" in text
+    assert f"{row.multiplier.value:.3g}" in text
+    assert f"{low:.3g} - {high:.3g}" in text
+    assert f"{noisy.crossing.flops:.3g} FLOPs" in tables.crossing_line(noisy.crossing)
+    none = replace(noisy.crossing, flops=None)
+    assert tables.crossing_line(none).startswith("the losses don't cross")
+
+
+def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
+    (axes,) = plot_comparison(noisy).axes
+    lines = {line.get_label(): line for line in axes.lines}
+    for contender, band in zip((noisy.a, noisy.b), axes.collections, strict=True):
+        x, y = lines[contender.name].get_data()
+        np.testing.assert_allclose(y, contender.law.loss_opt(x))
+        assert x[0] == pytest.approx(1e18)
+        assert lines[f"{contender.name} trained"].get_xdata() == pytest.approx(contender.budgets)
+        corners = band.get_paths()[0].vertices
+        at_start = corners[np.isclose(corners[:, 0], x[0]), 1]
+        bounds = contender.loss_intervals(x[0])["95"]
+        assert (at_start.min(), at_start.max()) == pytest.approx(bounds)
+    (mark,) = (line for line in axes.lines if line.get_marker() == "o")
+    assert mark.get_xdata()[0] == noisy.crossing.flops
+    assert mark.get_ydata()[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+
+
+@pytest.fixture(scope="module")
+def fitted_tables(tmp_path_factory):
+    """A folder with the studies `fast` and `slow`, fitted from tables, and one without a law."""
+    folder = tmp_path_factory.mktemp("tables")
+    for seed, (name, surface) in enumerate((("fast", SURFACE), ("slow", SLOWER))):
+        runs = simulate_sweep(surface, BUDGETS, sizes=SIZES, noise=0.001, seed=seed)
+        write_runs(folder / f"{name}.csv", runs)
+        words = [f"runs={folder / name}.csv", f"output_root={folder / 'outputs'}", "draws=200"]
+        assert main(["fit", *words]) == 0
+    (folder / "outputs/unfitted/plans").mkdir(parents=True)
+    (folder / "outputs/unfitted/latest").symlink_to("plans")
+    return folder
+
+
+@pytest.fixture
+def two_tables(fitted_tables, monkeypatch):
+    monkeypatch.chdir(fitted_tables)
+    return fitted_tables
+
+
+@pytest.mark.parametrize("words", [["studies=[fast,slow]"], ["studies=fast,slow"]])
+def test_two_tables_are_compared_on_the_command_line(two_tables, capsys, words):
+    capsys.readouterr()
+    assert main(["compare", *words, "json=true"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    folder = two_tables / "outputs/compare-fast-slow"
+    assert json.loads((folder / "comparison.json").read_text()) == found
+    assert (folder / "comparison.png").stat().st_size > 0
+    assert found["comparable"] == COMPARABLE
+    assert COMPARABLE in said.err
+    low, high = found["rows"][2]["multiplier"]["intervals"]["95"]
+    assert low < MULTIPLIER < high
+    assert main(["compare", *words]) == 0
+    assert found["verdict"] in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "studies names 0 (): name the two to compare"),
+        (["studies=fast"], "studies names 1 (fast): name the two to compare"),
+        (["studies=fast,slow,other"], "studies names 3 (fast, slow, other)"),
+        (["studies=fast,fast"], "studies names 'fast' twice: name another"),
+        (["studies=fast,gone"], "no study 'gone'"),
+        (["studies=fast,unfitted"], "has no law yet: run `flops-fit fit study=unfitted`"),
+    ],
+)
+def test_refusals_say_what_to_do(two_tables, capsys, words, expected):
+    assert main(["compare", *words]) == 1
+    assert expected in capsys.readouterr().err
