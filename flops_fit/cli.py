@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from flops_fit.errors import UserError
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return unknown_verb(verb)
     words.remove(verb)
+    if {"-h", "--help"} & set(words):
+        print(verb_help(verb), end="")
+        return OK
     try:
         return run_verb(verb, words)
     except KeyboardInterrupt:
@@ -86,6 +90,23 @@ Start here:
 
 Shell completion: eval "$(flops-fit -sc install=bash)"
 """
+
+
+def verb_help(verb: str) -> str:
+    """The verb's `hydra.help.template`, filled in here: Hydra takes half a second over it."""
+    from omegaconf import OmegaConf
+
+    template = OmegaConf.load(config_folder() / f"{verb}.yaml").hydra.help.template
+    defaults = OmegaConf.load(config_folder() / "base.yaml").defaults
+    chosen = [name for entry in defaults if isinstance(entry, Mapping) for name in entry]
+    groups = [name.removeprefix("optional ") for name in chosen if "override" not in name]
+    return Template(template).substitute(APP_CONFIG_GROUPS="\n".join(map(options_line, groups)))
+
+
+def options_line(group: str) -> str:
+    """The group's options, shipped and the user's own."""
+    paths = [path for folder in config_folders() for path in folder.glob(f"{group}/*.yaml")]
+    return f"  {group}: {', '.join(sorted({path.stem for path in paths})) or 'yours'}"
 
 
 def verb_in(words: Sequence[str]) -> str:
@@ -170,6 +191,11 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
+
+
+def config_folders() -> tuple[Path, Path]:
+    """Where configs are looked for: the shipped ones win."""
+    return config_folder(), Path(USER_CONFIGS)
 
 
 def make_importable(folder: Path) -> None:

@@ -353,6 +353,8 @@ def show_study(study: Study, config: Config) -> None:
             say(f"warning: {run.id} {run.status}: {run.error}")
     if study.law is None:
         say(str(study.refusal))
+        if config["json"]:
+            print_json({"answer": None, "refusal": study.refusal})
         return
     answer_folder = study.folder.plan_folder(study.plan)
     if not is_current(answer_folder):
