@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -92,3 +93,16 @@ class Part:
 
 def _is_hydra_key(name: str) -> bool:
     return name.startswith("_") and name.endswith("_")
+
+
+def origins() -> dict[str, str]:
+    """The file that was chosen for each config group."""
+    from hydra.core.hydra_config import HydraConfig
+
+    runtime = HydraConfig.get().runtime
+    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and s.path]
+    chosen = {}
+    for group, option in runtime.choices.items():
+        files = [folder / group / f"{option}.yaml" for folder in folders]
+        chosen[group] = str(next((f for f in files if f.exists()), f"{group}={option}"))
+    return chosen

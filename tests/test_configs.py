@@ -112,7 +112,7 @@ def targets(node: dict) -> Iterator[tuple[str, set[str]]]:
 )
 def test_every_setting_is_read_by_code(schema):
     package = Path(flops_fit.__file__).parent
-    read = {key for path in package.glob("*.py") for key in keys_read(path)}
+    read = {key for path in package.rglob("*.py") for key in keys_read(path)}
     assert inspect.get_annotations(schema).keys() <= read
 
 

@@ -1,23 +1,23 @@
-"""What each verb does with its composed config. Each returns the exit code."""
+"""The verbs that look at what was trained, and train nothing. Each returns the exit code."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flops_fit.cli import OK, SOME_FAILED
+from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.laws import FlopRule
-from flops_fit.parts import Part
-from flops_fit.planning import Plan, digest, short_number
+from flops_fit.parts import Part, origins
+from flops_fit.planning import digest, short_number
 from flops_fit.prediction import FLAT_BAND_TOLERANCE, Prediction
 from flops_fit.report import tables
-from flops_fit.report.screen import SweepProgress, duration, results, say
+from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.screen import results, say
 from flops_fit.run_tables import (
     BITS,
     NATS,
@@ -28,68 +28,7 @@ from flops_fit.run_tables import (
 )
 from flops_fit.runs import Run, StudyFolder, latest_study, point_to
 
-if TYPE_CHECKING:
-    from flops_fit.launching import Machine
-    from flops_fit.study import Study
-    from flops_fit.training import Recipe
-
 Config = Mapping[str, Any]
-
-LONG_SECONDS = 86400.0
-"""A sweep that takes longer than this here is warned about."""
-
-VARIANTS: list[tables.Variant] = []
-"""Of a multirun in this process, one per job; Hydra has no way to hand them back."""
-
-
-def plan(config: Config) -> int:
-    """Plan, show, and write plan.json."""
-    from flops_fit.build import build_study
-    from flops_fit.launching import machine_for
-    from flops_fit.study import plan_study
-
-    folder = study_folder(config)
-    planned, recipe = plan_study(build_study(config, origins()), folder)
-    path = folder.write_plan(planned)
-    if not folder.has_runs:
-        folder.put_in_force(planned)
-    if config["json"]:
-        print_json(planned.to_json())
-    else:
-        results().print(tables.plan_table(planned))
-        results().print(str(planned), markup=False)
-    show_notes(planned)
-    machine = machine_for(config, recipe.device, len(planned), folder.pinned())
-    show_duration(planned, recipe, machine)
-    say(f"plan: {path / 'plan.json'}")
-    return OK
-
-
-def train(config: Config) -> int:
-    """Plan, train what is missing, fit, and show the answer."""
-    from flops_fit.build import build_study
-    from flops_fit.launching import executor, machine_for, stop_on_signals
-    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study, train_plan
-
-    folder = study_folder(config)
-    spec = build_study(config, origins())
-    planned, recipe = plan_study(spec, folder)
-    for changed in pin_sources(spec, folder):
-        say(f"warning: {SOURCE_WARNING.format(changed)}")
-    retry = [config["retry"]] if config["retry"] else []
-    todo = folder.missing(planned, retry)
-    show_what_is_there(planned, folder, len(todo))
-    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
-    folder.pin({"threads": machine.threads})
-    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
-    with progress, stop_on_signals(progress):
-        execute = executor(config, origins(), recipe, folder, machine)
-        runs = train_plan(planned, recipe, folder, execute, progress, retry)
-    study = fit_study(planned, runs, folder, answer(config), config["draws"], config["seed"])
-    if is_multirun():
-        VARIANTS.append(variant(study, len(todo)))
-    show_study(study, config)
-    return SOME_FAILED if any(run.status == "failed" for run in runs) else OK
 
 
 def fit(config: Config) -> int:
@@ -98,18 +37,22 @@ def fit(config: Config) -> int:
         folder, answer_folder, runs, rule = table_to_fit(config)
     else:
         folder, answer_folder, runs, rule = study_to_fit(config)
+    files = origins()
     law = fit_runs(
         runs,
         flop_rule=rule,
-        answer=answer(config),
-        select=Part("select", config["select"], origins()["select"]).build(),
+        answer=Part("fit", config["fit"], files["fit"]).build(),
+        select=Part("select", config["select"], files["select"]).build(),
         draws=config["draws"],
         seed=config["seed"],
     )
     law.save(answer_folder)
     write_runs(answer_folder / "runs.csv", runs)
     point_to(folder.path / "latest", answer_folder)
-    show_law(law, config)
+    if config["json"]:
+        print_json(law.to_json())
+    else:
+        print_law(law)
     say(f"law: {answer_folder / 'law.json'}")
     return OK
 
@@ -245,7 +188,7 @@ def report(config: Config) -> int:
     if config["json"]:
         print_json({"files": [str(path) for path in written]})
     else:
-        show_law(law, config)
+        print_law(law)
         for path in written:
             say(f"wrote {path}")
     return OK
@@ -269,10 +212,6 @@ def status(config: Config) -> int:
     words = ", ".join(f"{count} {name}" for name, count in counts.items())
     results().print(f"{words}; {spent:.3g} of {planned.total_flops:.3g} FLOPs", markup=False)
     return OK
-
-
-def study_folder(config: Config) -> StudyFolder:
-    return StudyFolder(Path(config["output_root"]) / config["study"])
 
 
 def found_study(config: Config) -> StudyFolder:
@@ -303,108 +242,3 @@ def study_runs(folder: StudyFolder) -> list[Run]:
     if (answer_folder / "plan.json").exists():
         return folder.runs_of(folder.read_plan())[0]
     return read_runs(answer_folder / "runs.csv")[0]
-
-
-def answer(config: Config) -> Any:
-    """The settings of the fit that answers."""
-    return Part("fit", config["fit"], origins()["fit"]).build()
-
-
-def origins() -> dict[str, str]:
-    """The file that was chosen for each config group."""
-    from hydra.core.hydra_config import HydraConfig
-
-    runtime = HydraConfig.get().runtime
-    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and s.path]
-    chosen = {}
-    for group, option in runtime.choices.items():
-        files = [folder / group / f"{option}.yaml" for folder in folders]
-        chosen[group] = str(next((f for f in files if f.exists()), f"{group}={option}"))
-    return chosen
-
-
-def show_notes(planned: Plan) -> None:
-    for note in planned.notes:
-        say(f"note: {note}")
-
-
-def show_duration(planned: Plan, recipe: Recipe, machine: Machine) -> None:
-    from flops_fit.timing import estimated_seconds
-
-    seconds = estimated_seconds(planned, recipe, machine.workers, machine.threads)
-    warning = "warning: " if seconds > LONG_SECONDS else ""
-    at_once = f"{recipe.device}, {machine.workers} at once"
-    say(f"{warning}at least {duration(seconds)} here ({at_once})")
-
-
-def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> None:
-    show_notes(planned)
-    for problem in folder.runs_of(planned)[1]:
-        say(f"warning: {problem}: this run is trained again")
-    say(f"{planned}: +{num_todo} new, {len(planned) - num_todo} done already")
-
-
-def show_study(study: Study, config: Config) -> None:
-    """The answer of a sweep that was trained: law, figures, files."""
-    from flops_fit.report.files import is_current, write_report
-
-    for run in study:
-        if run.status != "done":
-            say(f"warning: {run.id} {run.status}: {run.error}")
-    if study.law is None:
-        say(str(study.refusal))
-        if config["json"]:
-            print_json({"answer": None, "refusal": study.refusal})
-        return
-    answer_folder = study.folder.plan_folder(study.plan)
-    if not is_current(answer_folder):
-        write_report(study.runs, study.law, answer_folder)
-    show_law(study.law, config)
-    say(f"law, runs.csv and figures: {answer_folder}")
-
-
-def show_law(law: ScalingLaw, config: Config) -> None:
-    """Exponents, optima and predictions; as JSON on stdout if asked."""
-    if config["json"]:
-        print_json(law.to_json())
-        return
-    console = results()
-    console.print(law.diagnostics.verdict, markup=False)
-    console.print(tables.budgets_table(law))
-    for line in tables.law_lines(law):
-        console.print(line, markup=False)
-    console.print(tables.predictions_table(p for p in law.predictions if p.method == law.answer))
-    for finding in law.diagnostics.findings:
-        console.print(f"- {finding}", markup=False)
-
-
-def is_multirun() -> bool:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return bool(HydraConfig.get().mode is RunMode.MULTIRUN)
-
-
-def variant(study: Study, num_trained: int) -> tables.Variant:
-    from hydra.core.hydra_config import HydraConfig
-
-    losses = [run.loss for run in study if run.loss is not None]
-    return tables.Variant(
-        overrides=list(HydraConfig.get().overrides.task),
-        num_trained=num_trained,
-        num_runs=len(study),
-        best_loss=min(losses, default=None),
-        exponent=tables.exponent(study.law, study.law.answer) if study.law else "",
-    )
-
-
-def print_variants() -> None:
-    """After a multirun of `train`: its jobs side by side."""
-    if VARIANTS:
-        results().print(tables.variants_table(VARIANTS))
-        VARIANTS.clear()
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))

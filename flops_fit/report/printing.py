@@ -1,0 +1,27 @@
+"""Results on stdout: a law for people, and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flops_fit.fitting import ScalingLaw
+from flops_fit.report import tables
+from flops_fit.report.screen import results
+
+
+def print_law(law: ScalingLaw) -> None:
+    """Verdict, optima, exponents, predictions, and what weakens them."""
+    console = results()
+    console.print(law.diagnostics.verdict, markup=False)
+    console.print(tables.budgets_table(law))
+    for line in tables.law_lines(law):
+        console.print(line, markup=False)
+    console.print(tables.predictions_table(p for p in law.predictions if p.method == law.answer))
+    for finding in law.diagnostics.findings:
+        console.print(f"- {finding}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))

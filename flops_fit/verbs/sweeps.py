@@ -1,0 +1,154 @@
+"""The verbs that compose a sweep: `plan` and `train`. Each returns the exit code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.cli import OK, SOME_FAILED
+from flops_fit.parts import Part, origins
+from flops_fit.planning import Plan
+from flops_fit.report import tables
+from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.screen import SweepProgress, duration, results, say
+from flops_fit.runs import StudyFolder
+
+if TYPE_CHECKING:
+    from flops_fit.launching import Machine
+    from flops_fit.study import Study
+    from flops_fit.training import Recipe
+
+Config = Mapping[str, Any]
+
+LONG_SECONDS = 86400.0
+"""A sweep that takes longer than this here is warned about."""
+
+VARIANTS: list[tables.Variant] = []
+"""Of a multirun in this process, one per job; Hydra has no way to hand them back."""
+
+
+def plan(config: Config) -> int:
+    """Plan, show, and write plan.json."""
+    from flops_fit.build import build_study
+    from flops_fit.launching import machine_for
+    from flops_fit.study import plan_study
+
+    folder = study_folder(config)
+    planned, recipe = plan_study(build_study(config, origins()), folder)
+    path = folder.write_plan(planned)
+    if not folder.has_runs:
+        folder.put_in_force(planned)
+    if config["json"]:
+        print_json(planned.to_json())
+    else:
+        results().print(tables.plan_table(planned))
+        results().print(str(planned), markup=False)
+    show_notes(planned)
+    machine = machine_for(config, recipe.device, len(planned), folder.pinned())
+    show_duration(planned, recipe, machine)
+    say(f"plan: {path / 'plan.json'}")
+    return OK
+
+
+def train(config: Config) -> int:
+    """Plan, train what is missing, fit, and show the answer."""
+    from flops_fit.build import build_study
+    from flops_fit.launching import executor, machine_for, stop_on_signals
+    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study, train_plan
+
+    folder = study_folder(config)
+    spec = build_study(config, origins())
+    planned, recipe = plan_study(spec, folder)
+    for changed in pin_sources(spec, folder):
+        say(f"warning: {SOURCE_WARNING.format(changed)}")
+    retry = [config["retry"]] if config["retry"] else []
+    todo = folder.missing(planned, retry)
+    show_what_is_there(planned, folder, len(todo))
+    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
+    folder.pin({"threads": machine.threads})
+    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
+    with progress, stop_on_signals(progress):
+        execute = executor(config, origins(), recipe, folder, machine)
+        runs = train_plan(planned, recipe, folder, execute, progress, retry)
+    answer = Part("fit", config["fit"], origins()["fit"]).build()
+    study = fit_study(planned, runs, folder, answer, config["draws"], config["seed"])
+    if is_multirun():
+        VARIANTS.append(variant(study, len(todo)))
+    show_study(study, config)
+    return SOME_FAILED if any(run.status == "failed" for run in runs) else OK
+
+
+def study_folder(config: Config) -> StudyFolder:
+    return StudyFolder(Path(config["output_root"]) / config["study"])
+
+
+def show_notes(planned: Plan) -> None:
+    for note in planned.notes:
+        say(f"note: {note}")
+
+
+def show_duration(planned: Plan, recipe: Recipe, machine: Machine) -> None:
+    from flops_fit.timing import estimated_seconds
+
+    seconds = estimated_seconds(planned, recipe, machine.workers, machine.threads)
+    warning = "warning: " if seconds > LONG_SECONDS else ""
+    at_once = f"{recipe.device}, {machine.workers} at once"
+    say(f"{warning}at least {duration(seconds)} here ({at_once})")
+
+
+def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> None:
+    show_notes(planned)
+    for problem in folder.runs_of(planned)[1]:
+        say(f"warning: {problem}: this run is trained again")
+    say(f"{planned}: +{num_todo} new, {len(planned) - num_todo} done already")
+
+
+def show_study(study: Study, config: Config) -> None:
+    """The answer of a sweep that was trained: law, figures, files."""
+    from flops_fit.report.files import is_current, write_report
+
+    for run in study:
+        if run.status != "done":
+            say(f"warning: {run.id} {run.status}: {run.error}")
+    if study.law is None:
+        say(str(study.refusal))
+        if config["json"]:
+            print_json({"answer": None, "refusal": study.refusal})
+        return
+    answer_folder = study.folder.plan_folder(study.plan)
+    if not is_current(answer_folder):
+        write_report(study.runs, study.law, answer_folder)
+    if config["json"]:
+        print_json(study.law.to_json())
+    else:
+        print_law(study.law)
+    say(f"law, runs.csv and figures: {answer_folder}")
+
+
+def is_multirun() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.get().mode is RunMode.MULTIRUN)
+
+
+def variant(study: Study, num_trained: int) -> tables.Variant:
+    from hydra.core.hydra_config import HydraConfig
+
+    losses = [run.loss for run in study if run.loss is not None]
+    return tables.Variant(
+        overrides=list(HydraConfig.get().overrides.task),
+        num_trained=num_trained,
+        num_runs=len(study),
+        best_loss=min(losses, default=None),
+        exponent=tables.exponent(study.law, study.law.answer) if study.law else "",
+    )
+
+
+def print_variants() -> None:
+    """After a multirun of `train`: its jobs side by side."""
+    if VARIANTS:
+        results().print(tables.variants_table(VARIANTS))
+        VARIANTS.clear()
