@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from flops_fit.fitting import ScalingLaw
+from flops_fit.prediction import Prediction
 from flops_fit.report import tables
 from flops_fit.report.screen import results
 
@@ -17,9 +18,15 @@ def print_law(law: ScalingLaw) -> None:
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
         console.print(line, markup=False)
-    console.print(tables.predictions_table(p for p in law.predictions if p.method == law.answer))
+    console.print(tables.predictions_table(shown_predictions(law)))
     for finding in law.diagnostics.findings:
         console.print(f"- {finding}", markup=False)
+
+
+def shown_predictions(law: ScalingLaw) -> list[Prediction]:
+    """Those of the method that answers, and beyond the trained budgets the other's beside them."""
+    shown = [p for p in law.predictions if p.method == law.answer or p.extrapolation > 1]
+    return sorted(shown, key=lambda p: (p.budget, p.method != law.answer))
 
 
 def print_json(value: Any) -> None:
