@@ -22,6 +22,7 @@ VERBS = {
     "train": "plan, train what is missing, fit the law, print the answer",
     "fit": "fit scaling laws to a study's runs, or to any table of runs",
     "predict": "the best size, tokens and loss at a budget, with intervals",
+    "verify": "train the best size for a budget; predicted against measured loss",
     "compare": "two laws side by side: loss and compute for the same loss",
     "report": "figures, tables and runs.csv of a study",
     "status": "what of a study is done, failed and missing",
@@ -36,13 +37,11 @@ VALUE_FLAGS = frozenset(
 )
 """Hydra's flags that take the next word as their value."""
 
-LISTS = {
-    "plan": {"budgets": "budgets", "sizes": "sizes"},
-    "train": {"budgets": "budgets", "sizes": "sizes"},
-    "predict": {"budget": "budgets"},  # where `budget` names no group of configs
-    "compare": {"studies": "studies"},
-}
-"""Settings that may be given as a,b,c outside a multirun, and their names in the config."""
+RENAMED = {("predict", "budget"): "budgets", ("verify", "budget"): "target"}
+"""Settings called `budget`, which to Hydra is a group of configs, and their names in the config."""
+
+LISTS = frozenset({"budgets", "sizes", "studies"})
+"""Settings that may be given as a,b,c outside a multirun."""
 
 USER_CONFIGS = "conf"
 """A user's own configs in the working directory, found without being named."""
@@ -159,8 +158,9 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 def for_hydra(verb: str, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
+    overrides = [renamed(verb, word) for word in overrides]
     if not {"-m", "--multirun"} & set(flags):
-        overrides = [with_brackets(word, LISTS.get(verb, {})) for word in overrides]
+        overrides = [with_brackets(word) for word in overrides]
     if Path(USER_CONFIGS).is_dir() and not {"--config-dir", "-cd"} & set(flags):
         flags += ["--config-dir", USER_CONFIGS]
     return [*flags, *overrides]
@@ -178,12 +178,17 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, rest
 
 
-def with_brackets(word: str, lists: Mapping[str, str]) -> str:
+def renamed(verb: str, word: str) -> str:
+    """`budget=1e15` of `predict` as `budgets=1e15`."""
+    name, equals, value = word.partition("=")
+    return f"{RENAMED.get((verb, name), name)}{equals}{value}"
+
+
+def with_brackets(word: str) -> str:
     """`budgets=1e15,1e16` as `budgets=[1e15,1e16]`."""
     name, equals, value = word.partition("=")
-    if not equals or name not in lists:
-        return word
-    return f"{lists[name]}={value}" if value.startswith("[") else f"{lists[name]}=[{value}]"
+    is_list = name in LISTS and equals and not value.startswith("[")
+    return f"{name}=[{value}]" if is_list else word
 
 
 def config_folder() -> Path:

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 @dataclass
 class SweepConfig:
-    """Of the verbs `plan` and `train`."""
+    """Of the verbs `plan`, `train` and `verify`."""
 
     model: Any = MISSING
     dataset: Any = MISSING
@@ -51,6 +51,7 @@ class SweepConfig:
     retry: str | None = None  # "diverged": train diverged runs again
 
     # The answer.
+    target: float | None = None  # FLOPs at which `verify` trains; on the command line budget=
     draws: int = 4000  # bootstrap
     study: str = MISSING
     output_root: str = "outputs"

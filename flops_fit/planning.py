@@ -387,7 +387,7 @@ def _notes_on(
             f"budget {budget:g}: {asked} sizes asked, {asked - merged} different ones exist around "
             f"its centre ({kept[0].size.name} {sizes}): widen the model's size range, or ask fewer"
         )
-    if len(kept) < FEWEST_SIZES:
+    if len(kept) < FEWEST_SIZES and asked > 1:
         notes.append(
             f"budget {budget:g} has {len(kept)} sizes: a minimum shows only from {FEWEST_SIZES} on"
         )

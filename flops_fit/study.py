@@ -78,6 +78,17 @@ class StudySpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def for_optimum(self, prediction: Prediction) -> StudySpec:
+        """The same with one experiment: the size nearest to the predicted optimum."""
+        one = replace(
+            self.sweep,
+            budgets=(prediction.budget,),
+            sizes=None,
+            num_sizes=1,
+            center=prediction.tokens_per_param,
+        )
+        return replace(self, sweep=one)
+
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
         source = self.source
@@ -173,13 +184,25 @@ def train_plan(
     watcher: Watcher,
     retry: Sequence[str] = (),
 ) -> list[Run]:
-    """Train what is missing of the plan and make it the one in force; returns all its runs.
+    """Train what is missing of the plan and make it the one in force; returns all its runs."""
+    folder.write_plan(plan)
+    folder.put_in_force(plan)
+    return train_missing(plan, recipe, folder, execute, watcher, retry)
+
+
+def train_missing(
+    plan: Plan,
+    recipe: Recipe,
+    folder: StudyFolder,
+    execute: Execute,
+    watcher: Watcher,
+    retry: Sequence[str] = (),
+) -> list[Run]:
+    """Train what is missing of the plan; returns all its runs.
 
     Runs that another process is training are waited for. Failed ones are tried once.
     """
     folder.pin({"precision": recipe.precision, "held_out_samples": recipe.held_out_samples})
-    folder.write_plan(plan)
-    folder.put_in_force(plan)
     tried: set[str] = set()
     while todo := [e for e in folder.missing(plan, retry) if e.id not in tried]:
         free = [e for e in todo if not folder.is_locked(e.id)]

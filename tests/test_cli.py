@@ -71,6 +71,12 @@ def test_flags_may_stand_anywhere():
     ]  # fmt: skip
 
 
+def test_a_budget_to_predict_or_verify_is_no_group_of_configs():
+    assert for_hydra("predict", ["budget=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra("verify", ["budget=1e15"]) == ["target=1e15"]
+    assert for_hydra("train", ["budget=smoke"]) == ["budget=smoke"]
+
+
 def test_lists_may_go_without_brackets_but_not_in_a_multirun():
     assert for_hydra("plan", ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
     assert for_hydra("plan", ["budgets=1e15"]) == ["budgets=[1e15]"]
@@ -153,6 +159,17 @@ def test_the_whole_chain(folder, capsys):
     assert prediction["extrapolation"] == pytest.approx(10)
     used = 6 * prediction["num_params"] * prediction["num_tokens"]
     assert used == pytest.approx(3e9)
+    assert main(["verify", *words, "budget=6e8", "json=true"]) == 0
+    verification = json.loads(capsys.readouterr().out)
+    assert verification["measured"] == results(folder)[verification["run_id"]]["loss"]
+    predicted = verification["prediction"]
+    assert verification["error"] == predicted["loss"] / verification["measured"] - 1
+    assert verification["num_params"] == pytest.approx(predicted["num_params"], rel=0.1)
+    assert main(["verify", *words, "budget=6e8", "optimizer.lr=0.5"]) == 1
+    assert "was trained with other settings for optimizer" in capsys.readouterr().err
+    assert main(["verify", *words]) == 1
+    assert "verify needs a budget" in capsys.readouterr().err
+
     assert main(["fit", "fit=isoflop", "draws=200", "json=true"]) == 0
     assert json.loads(capsys.readouterr().out)["answer"] == "isoflop"
     assert main(["report"]) == 0

@@ -14,13 +14,13 @@ from flops_fit.report.screen import results
 def print_law(law: ScalingLaw) -> None:
     """Verdict, optima, exponents, predictions, and what weakens them."""
     console = results()
-    console.print(law.diagnostics.verdict, markup=False)
+    console.print(law.diagnostics.verdict, markup=False, soft_wrap=True)
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     console.print(tables.predictions_table(shown_predictions(law)))
     for finding in law.diagnostics.findings:
-        console.print(f"- {finding}", markup=False)
+        console.print(f"- {finding}", markup=False, soft_wrap=True)
 
 
 def shown_predictions(law: ScalingLaw) -> list[Prediction]:

@@ -13,7 +13,7 @@ from flops_fit.comparison import Comparison, Estimate
 from flops_fit.crossing import Crossing
 from flops_fit.fitting import ScalingLaw
 from flops_fit.planning import Experiment, Plan, short_number
-from flops_fit.prediction import Interval, OtherSize, Prediction
+from flops_fit.prediction import Interval, OtherSize, Prediction, Verification
 from flops_fit.runs import Run
 
 SHOWN_LEVEL = "95"
@@ -133,6 +133,20 @@ def cost_line(other: OtherSize, budget: float) -> str:
     return (
         f"N = {short_number(other.num_params)} at {budget:.3g} FLOPs: loss {other.loss:.4f}, "
         f"{other.excess_loss:.2%} above the best; {cost}"
+    )
+
+
+def verification_line(v: Verification) -> str:
+    """Predicted against measured loss."""
+    p = v.prediction
+    interval = _interval(p, "loss", "{:.4f}".format)
+    inside = {True: ", inside the interval", False: ", outside the interval", None: ""}
+    spread = f" ± {v.stderr:.2g}" if v.stderr else ""
+    return (
+        f"at {p.budget:.3g} FLOPs, {p.extrapolation:.3g} times the top budget: predicted "
+        f"{p.loss:.4f} ({SHOWN_LEVEL}%: {interval}) at N = {short_number(p.num_params)}, measured "
+        f"{v.measured:.4f}{spread} at N = {short_number(v.num_params)}: {v.error:+.2%} off"
+        f"{inside[v.is_inside(SHOWN_LEVEL)]}"
     )
 
 

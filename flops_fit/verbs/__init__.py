@@ -1,6 +1,16 @@
 """What each verb does with its composed config, a function of the verb's name each."""
 
 from flops_fit.verbs.answers import compare, fit, predict, report, status
-from flops_fit.verbs.sweeps import plan, print_variants, train
+from flops_fit.verbs.sweeps import plan, print_variants, train, verify
 
-__all__ = ["compare", "fit", "plan", "predict", "print_variants", "report", "status", "train"]
+__all__ = [
+    "compare",
+    "fit",
+    "plan",
+    "predict",
+    "print_variants",
+    "report",
+    "status",
+    "train",
+    "verify",
+]

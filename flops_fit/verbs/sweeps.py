@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
+from flops_fit.errors import ConfigError
 from flops_fit.parts import Part, origins
-from flops_fit.planning import Plan
+from flops_fit.planning import Experiment, Plan
+from flops_fit.prediction import Verification
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import SweepProgress, duration, results, say
-from flops_fit.runs import StudyFolder
+from flops_fit.runs import StudyFolder, write_json
+from flops_fit.verbs.answers import read_law
 
 if TYPE_CHECKING:
     from flops_fit.launching import Machine
-    from flops_fit.study import Study
+    from flops_fit.study import Execute, Study
     from flops_fit.training import Recipe
 
 Config = Mapping[str, Any]
@@ -55,7 +59,6 @@ def plan(config: Config) -> int:
 def train(config: Config) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     from flops_fit.build import build_study
-    from flops_fit.launching import executor, machine_for, stop_on_signals
     from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study, train_plan
 
     folder = study_folder(config)
@@ -66,11 +69,7 @@ def train(config: Config) -> int:
     retry = [config["retry"]] if config["retry"] else []
     todo = folder.missing(planned, retry)
     show_what_is_there(planned, folder, len(todo))
-    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
-    folder.pin({"threads": machine.threads})
-    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
-    with progress, stop_on_signals(progress):
-        execute = executor(config, origins(), recipe, folder, machine)
+    with launched(todo, recipe, folder, config) as (execute, progress):
         runs = train_plan(planned, recipe, folder, execute, progress, retry)
     answer = Part("fit", config["fit"], origins()["fit"]).build()
     study = fit_study(planned, runs, folder, answer, config["draws"], config["seed"])
@@ -78,6 +77,70 @@ def train(config: Config) -> int:
         VARIANTS.append(variant(study, len(todo)))
     show_study(study, config)
     return SOME_FAILED if any(run.status == "failed" for run in runs) else OK
+
+
+def verify(config: Config) -> int:
+    """Train the optimum predicted for a budget; show predicted against measured loss."""
+    from flops_fit.build import build_study
+    from flops_fit.study import plan_study, train_missing
+
+    folder = study_folder(config)
+    check_same_settings(config, folder)
+    prediction = read_law(folder).predict(target_of(config))
+    spec = build_study(config, origins())
+    planned, recipe = plan_study(spec.for_optimum(prediction), folder)
+    todo = folder.missing(planned)
+    show_what_is_there(planned, folder, len(todo))
+    with launched(todo, recipe, folder, config) as (execute, progress):
+        (run,) = train_missing(planned, recipe, folder, execute, progress)
+    if run.loss is None:
+        say(f"error: {run.id} {run.status}: {run.error}")
+        return SOME_FAILED
+    verification = Verification.of(prediction, run)
+    path = folder.latest_plan_folder() / "verifications" / f"{run.id}.json"
+    write_json(path, verification.to_json())
+    if config["json"]:
+        print_json(verification.to_json())
+    else:
+        results().print(tables.verification_line(verification), markup=False, soft_wrap=True)
+    say(f"verification: {path}")
+    return OK
+
+
+def target_of(config: Config) -> float:
+    """FLOPs to verify at. Raises `ConfigError` without any."""
+    if config["target"] is None:
+        raise ConfigError("verify needs a budget to train at, such as budget=1e13 (FLOPs)")
+    return float(config["target"])
+
+
+DECIDING = ("model", "dataset", "loss", "optimizer", "schedule", "batch_size", "flops", "seed")
+"""Settings in which a verification must agree with the study it verifies."""
+
+
+def check_same_settings(config: Config, folder: StudyFolder) -> None:
+    """Raises `ConfigError` where the study in the folder was trained with other settings."""
+    trained = folder.read_plan().settings
+    differ = [name for name in DECIDING if trained.get(name) != config[name]]
+    if differ:
+        raise ConfigError(
+            f"{folder.path} was trained with other settings for {', '.join(differ)}: give the same "
+            f"as in its `train`, found in {folder.latest_plan_folder() / 'plan.json'}"
+        )
+
+
+@contextmanager
+def launched(
+    todo: Sequence[Experiment], recipe: Recipe, folder: StudyFolder, config: Config
+) -> Iterator[tuple[Execute, SweepProgress]]:
+    """What trains `todo` here, with its progress on screen and signals caught."""
+    from flops_fit.launching import executor, machine_for, stop_on_signals
+
+    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
+    folder.pin({"threads": machine.threads})
+    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
+    with progress, stop_on_signals(progress):
+        yield executor(config, origins(), recipe, folder, machine), progress
 
 
 def study_folder(config: Config) -> StudyFolder:
