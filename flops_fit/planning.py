@@ -6,11 +6,9 @@ steps and tokens can be read, tested and used on its own.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from flops_fit.errors import PlanError, StudyError
@@ -423,48 +421,6 @@ def held_out_samples(plan: Plan, available: int | None) -> int:
     batch = plan.experiments[0].batch_size
     samples = max(1, int(fewest * EVALUATION_SHARE / FORWARD_SHARE)) * batch
     return samples if available is None else min(samples, available)
-
-
-def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:
-    """The plan with an id for every experiment; `identity` is all else that decides its result."""
-    return replace(
-        plan,
-        experiments=tuple(replace(e, id=_experiment_id(e, identity)) for e in plan.experiments),
-    )
-
-
-def _experiment_id(experiment: Experiment, identity: Mapping[str, Any]) -> str:
-    """A readable prefix and a hash, such as C1e15-N1.2M-0123456789ab."""
-    deciding = {
-        "schema_version": SCHEMA_VERSION,
-        "identity": identity,
-        "size": asdict(experiment.size),
-        "budget": experiment.budget,
-        "num_steps": experiment.num_steps,
-        "batch_size": experiment.batch_size,
-        "flops_per_token": experiment.flops_per_token,
-        "seed": experiment.seed,
-    }
-    budget = f"{experiment.budget:.6g}".replace("e+", "e")
-    return f"C{budget}-N{short_number(experiment.num_params)}-{digest(deciding)}"
-
-
-def digest(value: Any) -> str:
-    """Twelve hex digits of the value's JSON; the order of keys doesn't matter, nor 1 or 1.0."""
-    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _canonical(value: Any) -> Any:
-    """The value with whole floats as integers, at any depth."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case Mapping():
-            return {key: _canonical(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_canonical(item) for item in value]
-    return value
 
 
 def short_number(value: float) -> str:

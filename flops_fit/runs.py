@@ -14,13 +14,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flops_fit.errors import StudyError
+from flops_fit.identity import digest
 from flops_fit.planning import (
     SCHEMA_VERSION,
     Experiment,
     Plan,
     Size,
     check_schema_version,
-    digest,
 )
 
 

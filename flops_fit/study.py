@@ -27,6 +27,7 @@ from flops_fit.fitting import (
     fit_runs,
     is_fit_of,
 )
+from flops_fit.identity import with_ids
 from flops_fit.laws import FlopRule
 from flops_fit.planning import (
     CountedFlops,
@@ -38,7 +39,6 @@ from flops_fit.planning import (
     Sweep,
     held_out_samples,
     plan_sweep,
-    with_ids,
 )
 from flops_fit.prediction import Prediction
 from flops_fit.runs import Run, StudyFolder, ended_run

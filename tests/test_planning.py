@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit.errors import PlanError, StudyError
+from flops_fit.identity import with_ids
 from flops_fit.planning import (
     CountedFlops,
     DataShape,
@@ -18,7 +19,6 @@ from flops_fit.planning import (
     Sweep,
     held_out_samples,
     plan_sweep,
-    with_ids,
 )
 
 ENDLESS = DataShape(tokens_per_sample=1, unique_samples=None)
