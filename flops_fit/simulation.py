@@ -1,4 +1,4 @@
-"""Runs drawn from a known law, marked `simulated`: to try a fit or a plan before it costs."""
+"""Runs drawn from a known law, marked `simulated`: to try a fit before it costs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.planning import Plan
 from flops_fit.runs import Run
 
 SIMULATED = "simulated"
 """`device` of a run that no machine trained."""
-
-
-def simulate_plan(plan: Plan, surface: LossSurface, *, noise: float, seed: int) -> list[Run]:
-    """One run per experiment of `plan`, its loss from `surface` times exp(noise * normal)."""
-    generator = np.random.default_rng(seed)
-    return [
-        Run(
-            id=experiment.id or f"{SIMULATED}-{i}",
-            status="done",
-            num_params=experiment.num_params,
-            num_tokens=experiment.num_tokens,
-            flops=experiment.flops,
-            loss=_noisy(surface, experiment.num_params, experiment.num_tokens, noise, generator),
-            budget=experiment.budget,
-            size=experiment.size,
-            device=SIMULATED,
-            seed=experiment.seed,
-        )
-        for i, experiment in enumerate(plan.experiments)
-    ]
 
 
 def simulate_sweep(

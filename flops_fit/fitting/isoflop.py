@@ -68,11 +68,6 @@ class IsoflopLaw:
     def N_coefficient(self) -> float:
         return self.line.coefficient
 
-    @property
-    def num_bracketed(self) -> int:
-        """Budgets that the line rests on."""
-        return sum(optimum.is_bracketed for optimum in self.budgets)
-
     def N_opt(self, flops: ArrayLike) -> Array:
         return self.line(flops)
 
