@@ -18,7 +18,7 @@ from flops_fit.planning import DataShape, FormulaFlops, Plan, SizeValue, Sweep, 
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
-from flops_fit.signatures import check_argument_names, qualified_name, source_hash
+from flops_fit.signatures import check_argument_names, qualified_name, source_hashes
 from flops_fit.sizing import LARGEST_SIZE, LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.study import (
     SOURCE_WARNING,
@@ -117,7 +117,7 @@ def find_optimal(
         },
         device=device,
         precision=precision,
-        sources=sources(model_cls, loss_fn),
+        sources=source_hashes({qualified_name(part): part for part in (model_cls, loss_fn)}),
     )
     name = "-".join(qualified_name(part).rpartition(".")[2] for part in (model_cls, dataset))
     folder = StudyFolder(Path(output_dir) if output_dir else Path("outputs") / name)
@@ -140,12 +140,6 @@ def plan_without_data(
     """The sweep for data that never ends; C = 6ND, since nothing can be counted."""
     family = ModelFamily(factory, size, NO_SAMPLE, tokens_per_sample, nn.functional.mse_loss)
     return plan_sweep(sweep, family, DataShape(tokens_per_sample, None), FormulaFlops())
-
-
-def sources(*parts: Any) -> dict[str, str]:
-    """Name -> hash of the code of those parts that have any."""
-    hashes = {qualified_name(part): source_hash(part) for part in parts}
-    return {name: code for name, code in hashes.items() if code is not None}
 
 
 def described(value: Any) -> Any:

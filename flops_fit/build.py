@@ -11,7 +11,7 @@ from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import CountedFlops, FlopCount, FormulaFlops, Sweep
-from flops_fit.signatures import source_hash
+from flops_fit.signatures import source_hashes
 from flops_fit.sizing import SizeSpec
 from flops_fit.study import StudySpec, sweep_for
 
@@ -29,6 +29,9 @@ class ModelFactory:
 
     def __call__(self, **size: Any) -> Any:
         return self.part.instantiate(size)
+
+    def __str__(self) -> str:
+        return f"{self.part.origin}: {self.part.target}"
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -81,9 +84,7 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
 
 def sources(parts: Iterable[Part]) -> dict[str, str]:
     """Target -> hash of its code; ours is known by its version."""
-    named = {p.target: p.callable() for p in parts if not p.target.startswith(OURS)}
-    hashes = {target: source_hash(code) for target, code in named.items()}
-    return {target: code for target, code in hashes.items() if code is not None}
+    return source_hashes({p.target: p.callable() for p in parts if not p.target.startswith(OURS)})
 
 
 def size_spec(model: Part) -> SizeSpec:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flops_fit.errors import ConfigError
 
 
-def check_argument_names(target: Callable[..., Any], names: Iterable[str], who: str) -> None:
-    """Raises `ConfigError`, in which `who` is the target, for a name that it doesn't take."""
+def check_argument_names(
+    target: Callable[..., Any], names: Iterable[str], who: str, purpose: str = ""
+) -> None:
+    """Raises `ConfigError` for a name that the target doesn't take.
+
+    In it the target is called `who`, and `purpose` says what the names are for.
+    """
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # some callables written in C
@@ -24,7 +29,8 @@ def check_argument_names(target: Callable[..., Any], names: Iterable[str], who: 
             close = difflib.get_close_matches(name, parameters, n=1)
             guess = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"{who} takes no argument {name!r}: {guess}It takes {', '.join(parameters)}"
+                f"{who} takes no argument {name!r}{purpose}: {guess}"
+                f"It takes {', '.join(parameters)}"
             )
 
 
@@ -34,8 +40,13 @@ def qualified_name(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def source_hash(value: Callable[..., Any]) -> str | None:
-    """Twelve hex digits of the source code of a class or function; None where there is none."""
+def source_hashes(parts: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
+    """Name -> twelve hex digits of the source code, where a class or function has any."""
+    hashes = {name: _source_hash(part) for name, part in parts.items()}
+    return {name: code for name, code in hashes.items() if code is not None}
+
+
+def _source_hash(value: Callable[..., Any]) -> str | None:
     try:
         source = inspect.getsource(value)
     except (OSError, TypeError):  # built in, or typed at a prompt

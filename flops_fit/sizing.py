@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError, PlanError
 from flops_fit.planning import ModelSize, Size, SizeValue
+from flops_fit.signatures import check_argument_names, qualified_name
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 ModelFactory = Callable[..., nn.Module]
@@ -238,15 +239,9 @@ class ModelFamily:
         spec = self.spec
         first = spec.values[0] if spec.values else spec.value_at(0)
         names = first.keys() if isinstance(first, Mapping) else [spec.name]
-        parameters = inspect.signature(self.factory).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        for name in names:
-            if name not in parameters:
-                raise ConfigError(
-                    f"{_name_of(self.factory)} takes no argument {name!r}, which should set its "
-                    f"size: it takes {', '.join(parameters)}"
-                )
+        check_argument_names(
+            self.factory, names, _name_of(self.factory), ", which should set its size"
+        )
 
     def _check_that_size_matters(self) -> None:
         counts = {_key(value): self._num_params(value) for value in self._values_apart()}
@@ -326,8 +321,10 @@ def materialized(model: nn.Module, inputs: Tensor) -> nn.Module:
 
 
 def _name_of(factory: ModelFactory) -> str:
+    """Of a class or function, also inside a partial; other factories say it by their `str`."""
     target = factory.func if isinstance(factory, functools.partial) else factory
-    return getattr(target, "__qualname__", repr(target))
+    is_named = inspect.isclass(target) or inspect.isroutine(target)
+    return qualified_name(target) if is_named else str(target)
 
 
 def _value_of(attribute: Any) -> Any:

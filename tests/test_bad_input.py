@@ -149,7 +149,8 @@ def test_model_without_size(folder, capsys):
 
 def test_model_that_does_not_take_the_size_argument(folder, capsys):
     said = message(capsys, "plan", "model=other_size", "dataset=mine", *TINY)
-    assert "takes no argument 'width'" in said
+    assert "conf/model/other_size.yaml: my_pkg.Net takes no argument 'width'" in said
+    assert "which should set its size" in said
     assert "hidden" in said
 
 
