@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
-from flops_fit.planning import DataShape, FormulaFlops, Plan, SizeValue, Sweep, plan_sweep
+from flops_fit.experiments import Plan, SizeValue
+from flops_fit.flop_counts import FormulaFlops
+from flops_fit.planning import DataShape, Sweep, plan_sweep
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule

@@ -9,8 +9,9 @@ from typing import Any
 
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
+from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.parts import FLOPS, SIZE, Node, Part
-from flops_fit.planning import CountedFlops, FlopCount, FormulaFlops, Sweep
+from flops_fit.planning import Sweep
 from flops_fit.signatures import source_hashes
 from flops_fit.sizing import SizeSpec
 from flops_fit.study import StudySpec, sweep_for

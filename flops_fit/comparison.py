@@ -22,9 +22,9 @@ from flops_fit.crossing import (
     flops_to_reach,
     plain_intervals,
 )
+from flops_fit.experiments import SCHEMA_VERSION
 from flops_fit.fitting import ScalingLaw
 from flops_fit.laws import Law
-from flops_fit.planning import SCHEMA_VERSION
 from flops_fit.prediction import Intervals, central_intervals
 from flops_fit.runs import Run
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from flops_fit.planning import Experiment
+from flops_fit.experiments import Experiment
 from flops_fit.runs import Run, StudyFolder, ended_run
 from flops_fit.study import train_one
 from flops_fit.training import Recipe, Watcher

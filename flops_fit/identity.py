@@ -8,31 +8,38 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from flops_fit.planning import SCHEMA_VERSION, Experiment, Plan, short_number
+from flops_fit.experiments import SCHEMA_VERSION, Experiment, Plan, short_number
 
 
 def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:
     """The plan with an id for every experiment; `identity` is all else that decides its result."""
+    return replace(plan, experiments=tuple(_with_id(e, identity) for e in plan.experiments))
+
+
+def _with_id(experiment: Experiment, identity: Mapping[str, Any]) -> Experiment:
+    """Its id, a readable prefix and a hash such as C1e15-N1.2M-0123456789ab, and its trunk's."""
+    e = experiment
+    start = {  # what decides the run from its first step on
+        "schema_version": SCHEMA_VERSION,
+        "identity": identity,
+        "size": asdict(e.size),
+        "batch_size": e.batch_size,
+        "flops_per_token": e.flops_per_token,
+        "seed": e.seed,
+        **_given(data_seed=e.data_seed, learning_rate=e.learning_rate, warmup=e.warmup_steps),
+    }
+    end = {"budget": e.budget, "num_steps": e.num_steps, **_given(cooldown=e.cooldown_steps)}
+    budget = f"{e.budget:.6g}".replace("e+", "e")
     return replace(
-        plan,
-        experiments=tuple(replace(e, id=_experiment_id(e, identity)) for e in plan.experiments),
+        e,
+        id=f"C{budget}-N{short_number(e.num_params)}-{digest({**start, **end})}",
+        trunk="" if e.cooldown_steps is None else digest(start),
     )
 
 
-def _experiment_id(experiment: Experiment, identity: Mapping[str, Any]) -> str:
-    """A readable prefix and a hash, such as C1e15-N1.2M-0123456789ab."""
-    deciding = {
-        "schema_version": SCHEMA_VERSION,
-        "identity": identity,
-        "size": asdict(experiment.size),
-        "budget": experiment.budget,
-        "num_steps": experiment.num_steps,
-        "batch_size": experiment.batch_size,
-        "flops_per_token": experiment.flops_per_token,
-        "seed": experiment.seed,
-    }
-    budget = f"{experiment.budget:.6g}".replace("e+", "e")
-    return f"C{budget}-N{short_number(experiment.num_params)}-{digest(deciding)}"
+def _given(**settings: float | None) -> dict[str, float]:
+    """Those that are set: a setting of a later version leaves older ids as they were."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def digest(value: Any) -> str:

@@ -7,15 +7,16 @@ steps and tokens can be read, tested and used on its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from flops_fit.errors import PlanError, StudyError
-from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FlopRule
-
-SCHEMA_VERSION = 1
-"""Of plan.json and result.json. A file of another version is refused, never guessed at."""
+from flops_fit.errors import PlanError
+from flops_fit.experiments import Experiment, ModelSize, Plan, SizeValue
+from flops_fit.flop_counts import FlopCount, FormulaFlops
+from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN
+from flops_fit.rules import Rule
+from flops_fit.trunks import SharedTrunks, chains, flops_to_train, with_phases
 
 COMPUTE_OPTIMAL_TOKENS_PER_PARAM = 20.0
 """Where a grid is centred when nobody knows better (Hoffmann et al. 2022, table 3)."""
@@ -31,32 +32,6 @@ FORWARD_SHARE = 1 / 3
 
 EVALUATION_SHARE = 0.1
 """The final evaluation may cost this share of the cheapest run's training compute."""
-
-SizeValue = int | float | Mapping[str, int | float]
-
-
-@dataclass(frozen=True)
-class Size:
-    """The argument that scales a model family, and its value: a number, or a whole shape."""
-
-    name: str
-    value: SizeValue
-
-    @property
-    def label(self) -> str:
-        if isinstance(self.value, Mapping):
-            return " ".join(f"{key}={value}" for key, value in self.value.items())
-        return f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """One member of a model family as measured. FLOPs are per token, forward and backward."""
-
-    size: Size
-    num_params: int
-    num_params_total: int
-    counted_flops_per_token: float | None
 
 
 class Family(Protocol):
@@ -90,6 +65,11 @@ class Sweep:
     min_steps: int = 100
     max_epochs: float = 4.0
     seed: int = 0
+    data_seed: int | None = None  # None: as `seed`
+    seeds: int = 1  # times that each experiment is repeated, with seed, seed + 1 ..
+    learning_rate: Rule | None = None  # None: the optimizer's own for all
+    batch_tokens: Rule | None = None  # None: batch_size for all
+    trunks: SharedTrunks | None = None  # None: every run from its own start
 
     def __post_init__(self) -> None:
         if not self.budgets:
@@ -104,10 +84,12 @@ class Sweep:
             raise PlanError(f"budgets repeat: {list(self.budgets)}: give each once")
         if self.sizes is not None and not self.sizes:
             raise PlanError("sizes is empty: list the sizes to train, or leave it out")
-        lowest = {"batch_size": 1, "num_sizes": 1, "min_steps": 1, "seed": 0}
+        lowest = {"batch_size": 1, "num_sizes": 1, "min_steps": 1, "seeds": 1, "seed": 0}
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise PlanError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+        if self.data_seed is not None and self.data_seed < 0:
+            raise PlanError(f"data_seed is {self.data_seed}: it must be at least 0")
         if not 1 < self.span < math.inf:
             raise PlanError(
                 f"span is {self.span:g}: largest N over centre must be finite and above 1"
@@ -118,156 +100,6 @@ class Sweep:
             raise PlanError(
                 f"center is {self.center:g} tokens per parameter: it must be finite and above 0"
             )
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One planned training run: what will really be done, in whole optimizer steps."""
-
-    budget: float  # FLOPs asked
-    size: Size
-    num_params: int
-    num_params_total: int
-    num_steps: int
-    batch_size: int  # samples per step
-    batch_tokens: int
-    flops_per_token: float  # by the plan's FLOP rule
-    flops_per_token_counted: float | None
-    flops_per_token_formula: float
-    unique_tokens: int | None
-    seed: int
-    id: str = ""
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_steps * self.batch_tokens
-
-    @property
-    def flops(self) -> float:
-        return self.num_tokens * self.flops_per_token
-
-    @property
-    def flops_counted(self) -> float | None:
-        if self.flops_per_token_counted is None:
-            return None
-        return self.num_tokens * self.flops_per_token_counted
-
-    @property
-    def counted_over_formula(self) -> float | None:
-        if self.flops_per_token_counted is None:
-            return None
-        return self.flops_per_token_counted / self.flops_per_token_formula
-
-    @property
-    def tokens_per_param(self) -> float:
-        return self.num_tokens / self.num_params
-
-    @property
-    def epochs(self) -> float | None:
-        return None if self.unique_tokens is None else self.num_tokens / self.unique_tokens
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The experiments of a sweep, in order of budget and size, and how they came about."""
-
-    experiments: tuple[Experiment, ...]
-    flop_rule: FlopRule
-    notes: tuple[str, ...] = ()  # sizes dropped and other things worth knowing
-    study: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the composed config, plain values
-
-    @property
-    def budgets(self) -> tuple[float, ...]:
-        return tuple(sorted({e.budget for e in self.experiments}))
-
-    @property
-    def total_flops(self) -> float:
-        return math.fsum(e.flops for e in self.experiments)
-
-    def __len__(self) -> int:
-        return len(self.experiments)
-
-    def __str__(self) -> str:
-        return (
-            f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
-            f"total_flops={self.total_flops:.2e})"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        check_schema_version(data, "plan.json")
-        rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
-        return cls(
-            experiments=tuple(
-                Experiment(**{**e, "size": Size(**e["size"])}) for e in data["experiments"]
-            ),
-            flop_rule=FlopRule(**rule),
-            notes=tuple(data["notes"]),
-            study=data["study"],
-            settings=data["settings"],
-        )
-
-
-def check_schema_version(data: Mapping[str, Any], name: str) -> None:
-    found = data.get("schema_version")
-    if found != SCHEMA_VERSION:
-        raise StudyError(
-            f"{name} has schema version {found}, this flops-fit reads {SCHEMA_VERSION}: "
-            "use the flops-fit that wrote it, or name another study"
-        )
-
-
-class FlopCount(Protocol):
-    """How the FLOPs of a training token are defined for a study."""
-
-    def __call__(self, model: ModelSize) -> float:
-        """FLOPs per token, forward and backward."""
-
-    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
-        """The same as a function of N, for laws."""
-
-
-@dataclass(frozen=True)
-class FormulaFlops:
-    """C = constant x N x D."""
-
-    constant: float = FLOPS_PER_PARAM_PER_TOKEN
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.constant) and self.constant > 0):
-            raise PlanError(
-                f"flops_per_param_per_token is {self.constant:g}: it must be finite and above 0"
-            )
-
-    def __call__(self, model: ModelSize) -> float:
-        return self.constant * model.num_params
-
-    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
-        return FlopRule.constant(self.constant)
-
-
-@dataclass(frozen=True)
-class CountedFlops:
-    """C = what the model's operations add up to, measured for each size."""
-
-    def __call__(self, model: ModelSize) -> float:
-        if not model.counted_flops_per_token:
-            raise PlanError(
-                f"the FLOPs of {model.size.name}={model.size.label} could not be counted on the "
-                "meta device: give the model a flops_per_token() method or set flops=formula"
-            )
-        return model.counted_flops_per_token
-
-    def rule(self, models: Iterable[ModelSize]) -> FlopRule:
-        by_num_params = {model.num_params: self(model) for model in models}
-        num_params = sorted(by_num_params)
-        return FlopRule(
-            tuple(float(n) for n in num_params), tuple(by_num_params[n] for n in num_params)
-        )
 
 
 def plan_sweep(
@@ -290,10 +122,17 @@ def plan_sweep(
         if not kept:
             raise PlanError(f"budget {budget:g} leaves no size to train: {_first_of(refused)}")
         notes += _notes_on(budget, sweep, kept, refused)
-        experiments += kept
+        experiments += _repeated(kept, sweep)
         models.update((m.num_params, m) for m in candidates)
+    if sweep.trunks is not None:
+        experiments = with_phases(experiments, sweep.trunks)
     notes += _notes_on_counts(experiments)
     return Plan(tuple(experiments), flops.rule(models.values()), tuple(notes))
+
+
+def _repeated(experiments: Iterable[Experiment], sweep: Sweep) -> list[Experiment]:
+    """Each experiment once for every seed."""
+    return [replace(e, seed=e.seed + i) for e in experiments for i in range(sweep.seeds)]
 
 
 def _models_for(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> list[ModelSize]:
@@ -301,8 +140,22 @@ def _models_for(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -
         found = [family.at(value) for value in sweep.sizes]
     else:
         center = _center(budget, sweep, family, flops)
-        found = [family.nearest(center * ratio) for ratio in _ratios(sweep)]
+        found = [family.nearest(num_params) for num_params in _grid(center, sweep)]
     return sorted({m.num_params: m for m in found}.values(), key=lambda m: m.num_params)
+
+
+def _grid(center: float, sweep: Sweep) -> list[float]:
+    """N of the sizes around `center`, evenly spaced in logs over span on both sides.
+
+    Shared trunks need the same sizes at every budget: the rungs nearest to the centre of one
+    ladder, which does not depend on the budgets, so that more of them can be added later.
+    """
+    if sweep.trunks is None or sweep.num_sizes == 1:
+        return [center * ratio for ratio in _ratios(sweep)]
+    rung = 2 * math.log(sweep.span) / (sweep.num_sizes - 1)  # in ln N
+    middle, half = math.log(center) / rung, (sweep.num_sizes - 1) / 2
+    lowest = round(middle - half)
+    return [math.exp(rung * (lowest + i)) for i in range(sweep.num_sizes)]
 
 
 def _ratios(sweep: Sweep) -> list[float]:
@@ -332,8 +185,10 @@ def _center(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> fl
 def _experiment(
     budget: float, model: ModelSize, sweep: Sweep, data: DataShape, flops: FlopCount
 ) -> Experiment:
-    batch_tokens = sweep.batch_size * data.tokens_per_sample
     per_token = flops(model)
+    shape = model.num_params, budget / per_token  # N and D
+    batch_size = _batch_size(sweep, data, *shape)
+    batch_tokens = batch_size * data.tokens_per_sample
     unique = data.unique_samples
     return Experiment(
         budget=float(budget),
@@ -341,14 +196,23 @@ def _experiment(
         num_params=model.num_params,
         num_params_total=model.num_params_total,
         num_steps=round(budget / (per_token * batch_tokens)),
-        batch_size=sweep.batch_size,
+        batch_size=batch_size,
         batch_tokens=batch_tokens,
         flops_per_token=per_token,
         flops_per_token_counted=model.counted_flops_per_token,
         flops_per_token_formula=FLOPS_PER_PARAM_PER_TOKEN * model.num_params,
         unique_tokens=None if unique is None else unique * data.tokens_per_sample,
         seed=sweep.seed,
+        data_seed=sweep.data_seed,
+        learning_rate=sweep.learning_rate(*shape) if sweep.learning_rate else None,
     )
+
+
+def _batch_size(sweep: Sweep, data: DataShape, num_params: float, num_tokens: float) -> int:
+    """Samples per step: as set, or whole samples for the tokens that the rule says."""
+    if sweep.batch_tokens is None:
+        return sweep.batch_size
+    return max(1, round(sweep.batch_tokens(num_params, num_tokens) / data.tokens_per_sample))
 
 
 def _refusal(experiment: Experiment, sweep: Sweep) -> str | None:
@@ -417,15 +281,17 @@ def held_out_samples(plan: Plan, available: int | None) -> int:
     As many as keep the evaluation within `EVALUATION_SHARE` of the cheapest run's compute,
     whole batches, at least one, and no more than there are.
     """
-    fewest = min(e.num_steps for e in plan.experiments)
-    batch = plan.experiments[0].batch_size
+    batch = max(e.batch_size for e in plan.experiments)
+    fewest = min(e.num_steps * e.batch_size for e in plan.experiments) / batch  # steps
     samples = max(1, int(fewest * EVALUATION_SHARE / FORWARD_SHARE)) * batch
     return samples if available is None else min(samples, available)
 
 
-def short_number(value: float) -> str:
-    """A count as people say it: 950, 1.2M, 70B."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value:.3g}"
+def note_on_trunks(plan: Plan) -> str:
+    """What sharing trunks saves of the plan's compute."""
+    groups = chains(plan.experiments)
+    spent = math.fsum(map(flops_to_train, groups))
+    return (
+        f"{len(groups)} trunks for {len(plan)} runs: {spent:.3g} FLOPs are trained for the "
+        f"{plan.total_flops:.3g} that the runs stand for ({spent / plan.total_flops:.2f} of them)"
+    )

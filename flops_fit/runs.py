@@ -14,14 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flops_fit.errors import StudyError
+from flops_fit.experiments import SCHEMA_VERSION, Experiment, Plan, Size, check_schema_version
 from flops_fit.identity import digest
-from flops_fit.planning import (
-    SCHEMA_VERSION,
-    Experiment,
-    Plan,
-    Size,
-    check_schema_version,
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,14 @@ class Run:
     num_steps: int | None = None
     batch_size: int | None = None  # samples
     batch_tokens: int | None = None
-    flops_counted: float | None = None
+    flops_spent: float | None = (
+        None  # less than `flops` after a shared trunk
+    )
+    flops_counted: float | None = None  # of the same tokens, by counting operations
+    flops_formula: float | None = None  # and by 6ND
+    metrics: Mapping[str, float] = field(default_factory=dict)  # on the same held-out data
+    trunk: str | None = None  # runs of one trunk share their training up to the cooldown
+    learning_rate: float | None = None  # at the peak
     loss_stderr: float | None = None
     train_loss: float | None = None
     held_out_samples: int | None = None
@@ -55,6 +56,7 @@ class Run:
     device: str | None = None
     precision: str | None = None
     seed: int | None = None
+    data_seed: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
@@ -95,6 +97,7 @@ def ended_run(experiment: Experiment, status: str, error: str | None, *, num_ste
         num_params=e.num_params,
         num_tokens=num_tokens,
         flops=num_tokens * e.flops_per_token,
+        flops_formula=num_tokens * e.flops_per_token_formula,
         loss=None,
         budget=e.budget,
         size=e.size,
@@ -104,7 +107,9 @@ def ended_run(experiment: Experiment, status: str, error: str | None, *, num_ste
         batch_size=e.batch_size,
         batch_tokens=e.batch_tokens,
         unique_tokens=e.unique_tokens,
+        trunk=e.trunk or None,
         seed=e.seed,
+        data_seed=e.data_seed,
         error=error,
     )
 

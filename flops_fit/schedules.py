@@ -100,6 +100,25 @@ class WSD:
         return 1 - math.sqrt(_part_done(progress, stable_until))
 
 
+@dataclass(frozen=True)
+class Phases:
+    """The factor of `WSD` by steps instead of progress: warm-up and the constant phase are then
+    the same to the last bit in runs of different lengths, which can share them."""
+
+    warmup_steps: int
+    cooldown_steps: int
+    num_steps: int
+
+    def __call__(self, step: int) -> float:
+        """The factor of the update that `step` (from 0) makes."""
+        done, stable_until = step + 1, self.num_steps - self.cooldown_steps
+        if done <= self.warmup_steps:
+            return done / self.warmup_steps
+        if done <= stable_until:
+            return 1.0
+        return 1 - math.sqrt((done - stable_until) / self.cooldown_steps)
+
+
 def _warmup(progress: float, warmup_fraction: float) -> float:
     """progress / warmup_fraction up to 1, then 1."""
     return progress / warmup_fraction if progress < warmup_fraction else 1.0

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError, PlanError
-from flops_fit.planning import ModelSize, Size, SizeValue
+from flops_fit.experiments import ModelSize, Size, SizeValue
 from flops_fit.signatures import check_argument_names, qualified_name
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]

@@ -19,6 +19,7 @@ from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, StudyError, UserError
+from flops_fit.experiments import Experiment, Plan
 from flops_fit.fitting import (
     FitError,
     IsoflopFit,
@@ -27,19 +28,10 @@ from flops_fit.fitting import (
     fit_runs,
     is_fit_of,
 )
+from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.identity import with_ids
 from flops_fit.laws import FlopRule
-from flops_fit.planning import (
-    CountedFlops,
-    DataShape,
-    Experiment,
-    FlopCount,
-    FormulaFlops,
-    Plan,
-    Sweep,
-    held_out_samples,
-    plan_sweep,
-)
+from flops_fit.planning import DataShape, Sweep, held_out_samples, plan_sweep
 from flops_fit.prediction import Prediction
 from flops_fit.runs import Run, StudyFolder, ended_run
 from flops_fit.schedules import Schedule

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from flops_fit.planning import Plan
+from flops_fit.experiments import Plan
 from flops_fit.training import Recipe, TrainingState, train_step
 
 MATRIX_SIZE = 1024

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.source import Batch, Source
 from flops_fit.devices import device_name, peak_memory_bytes, versions
-from flops_fit.planning import Experiment
+from flops_fit.experiments import Experiment
 from flops_fit.runs import Run, ended_run, finite
 from flops_fit.schedules import Schedule, progress_of
 from flops_fit.sizing import LossFunction, ModelFamily, materialized

@@ -10,8 +10,8 @@ import pytest
 from filelock import Timeout
 
 from flops_fit.errors import StudyError
+from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.laws import FlopRule
-from flops_fit.planning import Experiment, Plan, Size
 from flops_fit.runs import Run, StudyFolder, ended_run, latest_study, write_json
 
 HOLD_LOCK = """

@@ -25,7 +25,7 @@ from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.planning import CountedFlops
+from flops_fit.flop_counts import CountedFlops
 from flops_fit.runs import StudyFolder, ended_run
 from flops_fit.schedules import WSD
 from flops_fit.study import Inline, Study, plan_study, sweep_for, train_plan

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.experiments import SCHEMA_VERSION, check_schema_version
 from flops_fit.fitting.diagnostics import Diagnostics
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.fits import Fits
@@ -17,7 +18,6 @@ from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopDraws, IsoflopLaw
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Array, FlopRule, Law, LossSurface
-from flops_fit.planning import SCHEMA_VERSION, check_schema_version
 from flops_fit.prediction import (
     Interval,
     Intervals,

@@ -9,7 +9,7 @@ from functools import cache
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from flops_fit.planning import Experiment, short_number
+from flops_fit.experiments import Experiment, short_number
 from flops_fit.runs import Run
 
 PIPED_WIDTH = 160

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from flops_fit.comparison import Comparison, Estimate
 from flops_fit.crossing import Crossing
+from flops_fit.experiments import Experiment, Plan, short_number
 from flops_fit.fitting import ScalingLaw
-from flops_fit.planning import Experiment, Plan, short_number
 from flops_fit.prediction import Interval, OtherSize, Prediction, Verification
 from flops_fit.runs import Run
 

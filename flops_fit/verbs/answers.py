@@ -10,11 +10,11 @@ from typing import Any
 from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
+from flops_fit.experiments import short_number
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.identity import digest
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part, origins
-from flops_fit.planning import short_number
 from flops_fit.prediction import FLAT_BAND_TOLERANCE, Prediction
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
 from flops_fit.errors import ConfigError
+from flops_fit.experiments import Experiment, Plan
 from flops_fit.parts import Part, origins
-from flops_fit.planning import Experiment, Plan
 from flops_fit.prediction import Verification
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law

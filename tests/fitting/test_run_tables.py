@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
+from flops_fit.experiments import Size
 from flops_fit.fitting import fit_runs
 from flops_fit.fitting.budgets import snapped_budgets
 from flops_fit.laws import FlopRule
-from flops_fit.planning import Size
 from flops_fit.run_tables import (
     BITS,
     bits_per_byte,

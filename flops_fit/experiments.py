@@ -1,0 +1,172 @@
+"""What is to be trained: one experiment, and the plan of a whole sweep, as written to plan.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flops_fit.errors import StudyError
+from flops_fit.laws import FlopRule
+
+SCHEMA_VERSION = 1
+"""Of plan.json and result.json. A file of another version is refused, never guessed at."""
+
+SizeValue = int | float | Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The argument that scales a model family, and its value: a number, or a whole shape."""
+
+    name: str
+    value: SizeValue
+
+    @property
+    def label(self) -> str:
+        if isinstance(self.value, Mapping):
+            return " ".join(f"{key}={value}" for key, value in self.value.items())
+        return f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """One member of a model family as measured. FLOPs are per token, forward and backward."""
+
+    size: Size
+    num_params: int
+    num_params_total: int
+    counted_flops_per_token: float | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One planned training run: what will really be done, in whole optimizer steps."""
+
+    budget: float  # FLOPs asked
+    size: Size
+    num_params: int
+    num_params_total: int
+    num_steps: int
+    batch_size: int  # samples per step
+    batch_tokens: int
+    flops_per_token: float  # by the plan's FLOP rule
+    flops_per_token_counted: float | None
+    flops_per_token_formula: float
+    unique_tokens: int | None
+    seed: int  # of the initial weights
+    data_seed: int | None = None  # of the order of the data; None: the same
+    learning_rate: float | None = None  # at the peak; None: the optimizer's own
+    warmup_steps: int | None = None  # with a shared trunk; else the schedule says in fractions
+    cooldown_steps: int | None = None
+    id: str = ""
+    trunk: str = ""  # the same for runs that differ only from their cooldown on
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_steps * self.batch_tokens
+
+    @property
+    def flops(self) -> float:
+        return self.num_tokens * self.flops_per_token
+
+    @property
+    def flops_per_step(self) -> float:
+        return self.batch_tokens * self.flops_per_token
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order in which data are drawn."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def branch_step(self) -> int | None:
+        """Steps after which a run leaves its shared trunk; None without one."""
+        return None if self.cooldown_steps is None else self.num_steps - self.cooldown_steps
+
+    def inherits(self, shorter: Experiment) -> int:
+        """Steps it need not train where `shorter`, of the same trunk, has been trained."""
+        return min(shorter.branch_step or 0, self.branch_step or 0)
+
+    @property
+    def flops_counted(self) -> float | None:
+        if self.flops_per_token_counted is None:
+            return None
+        return self.num_tokens * self.flops_per_token_counted
+
+    @property
+    def counted_over_formula(self) -> float | None:
+        if self.flops_per_token_counted is None:
+            return None
+        return self.flops_per_token_counted / self.flops_per_token_formula
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.num_tokens / self.num_params
+
+    @property
+    def epochs(self) -> float | None:
+        return None if self.unique_tokens is None else self.num_tokens / self.unique_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The experiments of a sweep, in order of budget and size, and how they came about."""
+
+    experiments: tuple[Experiment, ...]
+    flop_rule: FlopRule
+    notes: tuple[str, ...] = ()  # sizes dropped and other things worth knowing
+    study: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the composed config, plain values
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        return tuple(sorted({e.budget for e in self.experiments}))
+
+    @property
+    def total_flops(self) -> float:
+        return math.fsum(e.flops for e in self.experiments)
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def __str__(self) -> str:
+        return (
+            f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
+            f"total_flops={self.total_flops:.2e})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        check_schema_version(data, "plan.json")
+        rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
+        return cls(
+            experiments=tuple(
+                Experiment(**{**e, "size": Size(**e["size"])}) for e in data["experiments"]
+            ),
+            flop_rule=FlopRule(**rule),
+            notes=tuple(data["notes"]),
+            study=data["study"],
+            settings=data["settings"],
+        )
+
+
+def check_schema_version(data: Mapping[str, Any], name: str) -> None:
+    found = data.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise StudyError(
+            f"{name} has schema version {found}, this flops-fit reads {SCHEMA_VERSION}: "
+            "use the flops-fit that wrote it, or name another study"
+        )
+
+
+def short_number(value: float) -> str:
+    """A count as people say it: 950, 1.2M, 70B."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"

@@ -1,0 +1,45 @@
+"""Learning rates and batch sizes that follow the size of a run instead of being one for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flops_fit.errors import ConfigError
+
+Rule = Callable[[float, float], float]
+"""(num_params, num_tokens) of a run -> its peak learning rate, or its tokens per step."""
+
+
+@dataclass(frozen=True)
+class PowerRule:
+    """coefficient x N^num_params_exponent x D^num_tokens_exponent, kept within `lowest`..`highest`.
+
+    Such laws were fitted by, among others, Bi et al. 2024 (DeepSeek LLM, section 3) and
+    Li et al. 2025 ("Step Law").
+    """
+
+    coefficient: float
+    num_params_exponent: float = 0.0
+    num_tokens_exponent: float = 0.0
+    lowest: float = 0.0
+    highest: float = math.inf
+
+    def __post_init__(self) -> None:
+        exponents = self.num_params_exponent, self.num_tokens_exponent
+        if not (0 < self.coefficient < math.inf and all(map(math.isfinite, exponents))):
+            raise ConfigError(
+                f"a rule of {self.coefficient:g} x N^{exponents[0]:g} x D^{exponents[1]:g}: the "
+                "coefficient must be finite and above 0, the exponents finite"
+            )
+        if not 0 <= self.lowest <= self.highest:
+            raise ConfigError(
+                f"a rule between lowest={self.lowest:g} and highest={self.highest:g}: give "
+                "0 <= lowest <= highest"
+            )
+
+    def __call__(self, num_params: float, num_tokens: float) -> float:
+        of_size = math.pow(num_params, self.num_params_exponent)
+        of_length = math.pow(num_tokens, self.num_tokens_exponent)
+        return min(max(self.coefficient * of_size * of_length, self.lowest), self.highest)
