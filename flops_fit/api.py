@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
+from flops_fit.execution import Inline, train_plan
 from flops_fit.experiments import Plan, SizeValue
 from flops_fit.flop_counts import FormulaFlops
 from flops_fit.planning import DataShape, Sweep, plan_sweep
+from flops_fit.recipe import Metric
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
@@ -24,14 +26,15 @@ from flops_fit.signatures import check_argument_names, qualified_name, source_ha
 from flops_fit.sizing import LARGEST_SIZE, LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.study import (
     SOURCE_WARNING,
-    Inline,
     Study,
     StudySpec,
     fit_study,
+    pin_recipe,
     pin_sources,
     plan_study,
+    step_identity,
     sweep_for,
-    train_plan,
+    torch_trainer,
 )
 
 __all__ = ["Study", "find_optimal"]
@@ -65,6 +68,10 @@ def find_optimal(
     center: float | None = None,
     min_steps: int = 100,
     seed: int = 0,
+    seeds: int = 1,
+    clip_grad_norm: float | None = None,
+    micro_batch_size: int | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Study | Plan:
@@ -75,7 +82,10 @@ def find_optimal(
     DataLoader (whose own batch size then counts), a tensor or a pair of tensors; `held_out` the
     fraction of it kept for the final loss, a dataset of its own, or None for a stream, whose first
     batches are then kept. `compute_budgets` are FLOPs; `epochs` is how often data may repeat
-    (default 4); `center` the tokens per parameter at the centre of each budget's sizes.
+    (default 4); `center` the tokens per parameter at the centre of each budget's sizes; `seeds` how
+    often each experiment is repeated; `metrics` maps names to further functions (output, target)
+    whose means over the held-out samples stand in `Run.metrics`; `micro_batch_size` bounds the
+    samples in memory at once and changes no result.
 
     With `train=False`, or without a dataset or loss, returns the `Plan`. Otherwise trains, one run
     after the other, and returns the `Study`; what `output_dir` already holds of it is not trained
@@ -93,6 +103,7 @@ def find_optimal(
         min_steps=min_steps,
         max_epochs=Sweep.max_epochs if epochs is None else epochs,
         seed=seed,
+        seeds=seeds,
     )
     size = SizeSpec(model_size_param, min=min_size, max=max_size)
     model_kwargs = model_kwargs or {}
@@ -116,7 +127,11 @@ def find_optimal(
             "loss": described(loss_fn),
             "optimizer": {"_target_": described(optimizer_cls), "lr": learning_rate},
             "schedule": described(schedule),
+            **step_identity(clip_grad_norm, described(metrics or {})),
         },
+        metrics=metrics or {},
+        clip_grad_norm=clip_grad_norm,
+        micro_batch_size=micro_batch_size,
         device=device,
         precision=precision,
         sources=source_hashes({qualified_name(part): part for part in (model_cls, loss_fn)}),
@@ -130,9 +145,11 @@ def find_optimal(
         folder.set_aside(plan)
     for changed in pin_sources(spec, folder):
         warnings.warn(SOURCE_WARNING.format(changed), stacklevel=2)
+    pin_recipe(recipe, folder)
     todo = folder.missing(plan)
     with SweepProgress(math.fsum(e.flops for e in todo), len(todo)) as progress:
-        runs = train_plan(plan, recipe, folder, Inline(recipe, folder), progress)
+        execute = Inline(torch_trainer(recipe, folder), folder)
+        runs = train_plan(plan, folder, execute, progress)
     return fit_study(plan, runs, folder)
 
 

@@ -12,9 +12,12 @@ from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import Sweep
+from flops_fit.rules import Rule
+from flops_fit.schedules import WSD, Schedule
 from flops_fit.signatures import source_hashes
 from flops_fit.sizing import SizeSpec
-from flops_fit.study import StudySpec, sweep_for
+from flops_fit.study import StudySpec, step_identity, sweep_for
+from flops_fit.trunks import SharedTrunks
 
 OURS = ("flops_fit.", "torch.")
 """Packages whose code is told by their version."""
@@ -61,21 +64,34 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
         tokens_per_sample=config["tokens_per_sample"],
     )
     model = parts["model"]
+    schedule = parts["schedule"].build()
+    metrics = {
+        name: Part(f"metrics.{name}", node, origins.get("metrics", "metrics"))
+        for name, node in config["metrics"].items()
+    }
+    knobs = sweep(config, rules(config, origins), shared_trunks(config, schedule))
     return StudySpec(
         factory=ModelFactory(model),
         size=size_spec(model),
         source=source,
         loss=parts["loss"].build(),
         optimizer=parts["optimizer"].build(),
-        schedule=parts["schedule"].build(),
-        sweep=sweep_for(sweep(config), source),
+        schedule=schedule,
+        sweep=sweep_for(knobs, source),
         flops=flop_count(config["flops"] or model.node.get(FLOPS), config),
         device=config["device"],
         precision=config["precision"],
         held_out_samples=config["held_out_samples"],
+        metrics={name: part.build() for name, part in metrics.items()},
+        clip_grad_norm=config["clip_grad_norm"],
+        micro_batch_size=config["micro_batch_size"],
+        checkpoint_seconds=config["checkpoint_seconds"],
         identity={
             **{group: _described(part) for group, part in parts.items() if group != "dataset"},
             "dataset": {"_target_": parts["dataset"].target, "fingerprint": source.fingerprint},
+            **step_identity(
+                config["clip_grad_norm"], {name: _described(part) for name, part in metrics.items()}
+            ),
         },
         hint=_hint(parts),
         settings=config,
@@ -109,7 +125,28 @@ def size_spec(model: Part) -> SizeSpec:
         ) from error
 
 
-def sweep(config: Node) -> Sweep:
+def rules(config: Node, origins: Mapping[str, str]) -> dict[str, Rule]:
+    """The rules that are configured, under the names that `Sweep` has for them."""
+    groups = {"learning_rate": "learning_rate_rule", "batch_tokens": "batch_rule"}
+    return {
+        name: Part(group, config[group], origins.get(group, group)).build()
+        for name, group in groups.items()
+        if config[group]
+    }
+
+
+def shared_trunks(config: Node, schedule: Schedule) -> SharedTrunks | None:
+    """Raises `ConfigError` for schedules whose runs differ from the start."""
+    if not config["share_trunks"]:
+        return None
+    if not isinstance(schedule, WSD):
+        raise ConfigError(
+            "share_trunks=true needs runs that differ only in their end: use schedule=wsd"
+        )
+    return SharedTrunks(schedule.warmup_fraction, schedule.cooldown_fraction)
+
+
+def sweep(config: Node, rules: Mapping[str, Rule], trunks: SharedTrunks | None) -> Sweep:
     """The knobs of the plan. Raises `PlanError` for values that make no sense."""
     sizes = config["sizes"]
     return Sweep(
@@ -122,6 +159,10 @@ def sweep(config: Node) -> Sweep:
         min_steps=config["min_steps"],
         max_epochs=config["max_epochs"],
         seed=config["seed"],
+        data_seed=config["data_seed"],
+        seeds=config["seeds"],
+        trunks=trunks,
+        **rules,
     )
 
 

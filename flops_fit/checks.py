@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flops_fit.datasets.batches import output_of
 from flops_fit.errors import ConfigError
+from flops_fit.recipe import Recipe
 from flops_fit.sizing import materialized
-from flops_fit.training import Recipe
 
 
 def check_fit(recipe: Recipe, batch_size: int, hint: str = "") -> None:
@@ -19,12 +21,13 @@ def check_fit(recipe: Recipe, batch_size: int, hint: str = "") -> None:
     """
     family = recipe.family
     size = f"{family.spec.name}={family.smallest}"
-    inputs, target = next(recipe.source.training_batches(batch_size, seed=0))
+    batch = next(recipe.source.training_batches(batch_size, seed=0))
+    inputs, target = batch
     shapes = f"input {_shape(inputs)}, target {_shape(target)}"
     with torch.random.fork_rng(devices=[]):
-        model = materialized(family.build(family.smallest), inputs)
+        model = materialized(family.build(family.smallest), batch)
         try:
-            prediction = model(inputs)
+            prediction = output_of(model, inputs)
         except Exception as error:  # whatever a user's model raises for data it wasn't made for
             raise ConfigError(
                 f"the model ({size}) can't take a batch of the dataset ({shapes}): {error}{hint}"
@@ -55,6 +58,8 @@ def _check_loss(loss: Any) -> None:
 
 
 def _shape(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_shape(item)}" for name, item in value.items())
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return type(value).__name__

@@ -36,7 +36,17 @@ class SweepConfig:
     max_epochs: float = 4.0  # a size that repeats its data more often is dropped
     flops: str | None = None  # formula, counted, or null: as the model's YAML says
     flops_per_param_per_token: float = 6.0  # of the formula
-    seed: int = 0
+    share_trunks: bool = False  # with schedule=wsd: runs of a size share all but their cooldown
+    seed: int = 0  # of the initial weights, and of the order of the data unless that has its own
+    data_seed: int | None = None
+    seeds: int = 1  # train each experiment so many times, with seed, seed + 1 ..
+
+    # The step.
+    learning_rate_rule: Any = None  # from N and D; null: the optimizer's for all
+    batch_rule: Any = None  # tokens per step from N and D; null: batch_size for all
+    clip_grad_norm: float | None = None
+    micro_batch_size: int | None = None  # samples in memory at once; changes no result
+    metrics: Any = field(default_factory=dict)  # name: what is measured beside the loss
 
     # Data without a held-out part of its own.
     held_out: Any = 0.1  # fraction of the samples, or null: the first batches of a stream
@@ -45,10 +55,12 @@ class SweepConfig:
 
     # The machine.
     device: str = "auto"  # cuda, mps or cpu
-    precision: str = "auto"  # fp32 or bf16
+    precision: str = "auto"  # fp32, bf16, or on CUDA fp16
     workers: int | None = None  # runs at once; null: one per CPU core or GPU
     threads: int | None = None  # per run; null: one where several run at once
     retry: str | None = None  # "diverged": train diverged runs again
+    fail_fast: bool = False  # end with the first run that fails; else the others go on
+    checkpoint_seconds: float = 30.0  # between checkpoints of a run
 
     # The answer.
     target: float | None = None  # FLOPs at which `verify` trains; on the command line budget=

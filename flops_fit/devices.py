@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import resource
 import sys
@@ -18,6 +19,27 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB here
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count anew what tensors take, where that is counted."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_memory() -> None:
+    """Give back what no tensor holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has an error of its own; the CPU's allocator and mps say it in a `RuntimeError`."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
 
 
 def device_name(device: torch.device) -> str:
@@ -53,6 +75,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if has_bf16 else "fp32"
-    if name not in ("fp32", "bf16"):
-        raise ConfigError(f"precision is {name!r}: use auto, fp32 or bf16")
+    if name not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision is {name!r}: use auto, fp32, bf16 or fp16")
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError(f"precision fp16 is for CUDA, the device is {device.type}: use bf16")
     return name

@@ -19,10 +19,11 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
+from flops_fit.execution import SweepStopped, train_one
 from flops_fit.experiments import Experiment
 from flops_fit.runs import Run, StudyFolder, ended_run
-from flops_fit.study import train_one
-from flops_fit.training import Recipe, Watcher
+from flops_fit.trainers import Trainer, Watcher
+from flops_fit.trunks import Chain
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
@@ -41,20 +42,21 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Workers:
-    """Trains in `num_workers` processes with `threads` CPU threads each, longest run first.
+    """Trains in `num_workers` processes with `threads` CPU threads each, longest chain first.
 
-    `make_recipe` is called in each process and must be picklable. `gpus`, where there are any,
-    go round among the workers.
+    `make_trainer` is called in each process and must be picklable. `gpus`, where there are any,
+    go round among the workers. `fail_fast` ends the sweep with the first run that fails.
     """
 
-    make_recipe: Callable[[], Recipe]
+    make_trainer: Callable[[], Trainer]
     folder: StudyFolder
     num_workers: int
     threads: int
     gpus: tuple[str, ...] = ()
+    fail_fast: bool = False
 
-    def __call__(self, experiments: Sequence[Experiment], watcher: Watcher) -> list[Run]:
-        queue = deque(sorted(experiments, key=_length, reverse=True))
+    def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
+        queue = deque(sorted(work, key=_length, reverse=True))
         workers: list[Worker] = []
         ended: list[Run] = []
         try:
@@ -64,8 +66,13 @@ class Workers:
                 for worker in _with_news(workers):
                     run = self._listen(worker, watcher)
                     ended += [run] if run else []
+                    if worker.experiment is None and worker.rest:
+                        queue.appendleft(worker.rest)
+                        worker.rest = ()
                     if worker.is_dead:
                         workers[workers.index(worker)] = self._start(worker.slot)
+                    if run and run.status == "failed" and self.fail_fast:
+                        raise SweepStopped(run.id)
                 if watcher.stop_requested:
                     raise KeyboardInterrupt
         finally:
@@ -76,7 +83,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(
-            target=_work, args=(there, self.make_recipe, self.folder, self.threads)
+            target=_work, args=(there, self.make_trainer, self.folder, self.threads)
         )
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         with _environment({**KEEP_MEMORY, "OMP_NUM_THREADS": str(self.threads), **gpu}):
@@ -102,18 +109,19 @@ class Workers:
         """The run that a dead worker was at: failed, unless it had just been written."""
         worker.process.join()
         worker.is_dead = True
+        experiment, worker.experiment = worker.experiment, None
         code = worker.process.exitcode
         if not worker.is_ready:
             raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
-        if worker.experiment is None:
+        if experiment is None:
             return None
-        run = self.folder.finished_run(worker.experiment.id)
+        run = self.folder.finished_run(experiment.id)
         if run is None:
             reason = (
                 f"the worker process died with exit code {code} (-9 is often want of memory): "
-                "lower batch_size or workers, and run the same command again"
+                "lower micro_batch_size or workers, and run the same command again"
             )
-            run = ended_run(worker.experiment, "failed", reason)
+            run = ended_run(experiment, "failed", reason)
             self.folder.write_run(run)
         watcher.finished(run)
         return run
@@ -127,21 +135,23 @@ class Worker:
     process: BaseProcess
     connection: Connection
     experiment: Experiment | None = None
+    rest: Chain = ()  # to be trained when the experiment has ended
     is_ready: bool = False  # has built its parts
     is_dead: bool = False
 
 
-def _length(experiment: Experiment) -> tuple[float, int]:
-    """Sorts by how long a run takes: at one budget small models are the slow ones."""
-    return experiment.budget, experiment.num_steps
+def _length(chain: Chain) -> tuple[float, int]:
+    """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
+    return chain[-1].budget, chain[-1].num_steps
 
 
-def _hand_out(queue: deque[Experiment], workers: Sequence[Worker]) -> None:
+def _hand_out(queue: deque[Chain], workers: Sequence[Worker]) -> None:
     for worker in workers:
         if queue and worker.is_ready and worker.experiment is None:
             with suppress(BrokenPipeError):  # it has just died, which its next news will say
-                worker.connection.send(queue[0])
-            worker.experiment = queue.popleft()
+                worker.connection.send(queue[0][0])
+            worker.experiment, *rest = queue.popleft()
+            worker.rest = tuple(rest)
 
 
 def _with_news(workers: Sequence[Worker]) -> list[Worker]:
@@ -197,7 +207,7 @@ class PipeWatcher:
 
 
 def _work(
-    connection: Connection, make_recipe: Callable[[], Recipe], folder: StudyFolder, threads: int
+    connection: Connection, make_trainer: Callable[[], Trainer], folder: StudyFolder, threads: int
 ) -> None:
     """A worker's life. Ctrl-C reaches the whole process group; only the parent acts on it."""
     watcher = PipeWatcher(connection)
@@ -208,11 +218,11 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, request_stop)
     torch.set_num_threads(threads)
-    recipe = make_recipe()
+    trainer = make_trainer()
     connection.send(None)  # ready
     try:
         while not watcher.stop_requested:
             experiment = connection.recv()
-            connection.send(train_one(experiment, recipe, folder, watcher))
+            connection.send(train_one(experiment, trainer, folder, watcher))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return

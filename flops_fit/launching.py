@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from flops_fit.build import build_study
+from flops_fit.execution import Execute, Inline
 from flops_fit.executors import Workers
 from flops_fit.report.screen import say
 from flops_fit.runs import StudyFolder
-from flops_fit.study import Execute, Inline
-from flops_fit.training import Recipe, Watcher
+from flops_fit.study import torch_trainer
+from flops_fit.trainers import Trainer, Watcher
 
 Config = Mapping[str, Any]
 
@@ -52,26 +53,31 @@ def cpu_cores() -> int:
 
 
 def executor(
-    config: Config, files: Mapping[str, str], recipe: Recipe, folder: StudyFolder, machine: Machine
+    config: Config,
+    files: Mapping[str, str],
+    trainer: Trainer,
+    folder: StudyFolder,
+    machine: Machine,
 ) -> Execute:
     """Worker processes where several runs train at once, else this process.
 
     `files` are the configs' origins, for error messages.
     """
+    fail_fast = config["fail_fast"]
     if machine.workers == 1:
         torch.set_num_threads(machine.threads)
-        return Inline(recipe, folder)
-    make_recipe = functools.partial(
-        recipe_in_worker, dict(config), files, recipe.precision, recipe.held_out_samples
+        return Inline(trainer, folder, fail_fast)
+    make_trainer = functools.partial(trainer_in_worker, dict(config), files, folder)
+    return Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)
+
+
+def trainer_in_worker(config: Config, files: Mapping[str, str], folder: StudyFolder) -> Trainer:
+    """The trainer, built anew in a worker process from the config and what the study has pinned."""
+    pinned = folder.pinned()
+    recipe = build_study(config, files).recipe(
+        config["device"], pinned["precision"], pinned["held_out_samples"]
     )
-    return Workers(make_recipe, folder, machine.workers, machine.threads, machine.gpus)
-
-
-def recipe_in_worker(
-    config: Config, files: Mapping[str, str], precision: str, held_out_samples: int
-) -> Recipe:
-    """The recipe, built anew in a worker process."""
-    return build_study(config, files).recipe(config["device"], precision, held_out_samples)
+    return torch_trainer(recipe, folder)
 
 
 @contextmanager

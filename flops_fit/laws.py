@@ -20,6 +20,9 @@ FLOPS_PER_PARAM_PER_TOKEN = 6.0
 backward (4), once for the gradient of the input and once for the gradient of the weight
 (Kaplan et al. 2020, section 2.1)."""
 
+FORWARD_SHARE = 1 / 3
+"""Of the FLOPs to train on a token, those of its forward pass: 2 of 6."""
+
 LARGEST_LOG = 300.0
 """ln of what is as good as infinite (1e130): an exponent of nearly 0 sends an optimum there, and
 products of such numbers must stay finite."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from flops_fit.errors import PlanError
 from flops_fit.experiments import Experiment, ModelSize, Plan, SizeValue
 from flops_fit.flop_counts import FlopCount, FormulaFlops
-from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN
+from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FORWARD_SHARE
 from flops_fit.rules import Rule
 from flops_fit.trunks import SharedTrunks, chains, flops_to_train, with_phases
 
@@ -26,9 +26,6 @@ COUNTED_WARNING = 1.25
 
 FEWEST_SIZES = 3
 """Points a parabola needs before its minimum means anything."""
-
-FORWARD_SHARE = 1 / 3
-"""Of the FLOPs to train on a token, those of its forward pass (2 of 6)."""
 
 EVALUATION_SHARE = 0.1
 """The final evaluation may cost this share of the cheapest run's training compute."""

@@ -38,9 +38,8 @@ class Run:
     num_steps: int | None = None
     batch_size: int | None = None  # samples
     batch_tokens: int | None = None
-    flops_spent: float | None = (
-        None  # less than `flops` after a shared trunk
-    )
+    micro_batch_size: int | None = None  # samples in memory at once, where fewer than a batch
+    flops_spent: float | None = None  # less than `flops` after a shared trunk
     flops_counted: float | None = None  # of the same tokens, by counting operations
     flops_formula: float | None = None  # and by 6ND
     metrics: Mapping[str, float] = field(default_factory=dict)  # on the same held-out data

@@ -22,11 +22,14 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from flops_fit.datasets.batches import Batch, num_samples, on_device, output_of
 from flops_fit.errors import ConfigError, PlanError
 from flops_fit.experiments import ModelSize, Size, SizeValue
 from flops_fit.signatures import check_argument_names, qualified_name
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Any, Any], Tensor]
+"""(prediction, target) -> one number, the mean over the batch."""
+
 ModelFactory = Callable[..., nn.Module]
 
 LARGEST_SIZE = 2**24
@@ -100,7 +103,7 @@ class ModelFamily:
         self,
         factory: ModelFactory,
         spec: SizeSpec,
-        sample: tuple[Tensor, Tensor],
+        sample: Batch,
         tokens_per_sample: int,
         loss: LossFunction,
     ) -> None:
@@ -214,7 +217,7 @@ class ModelFamily:
             with torch.random.fork_rng(devices=[]):
                 model = self.build(value)
             self._built_on_cpu = True
-        return materialized(model, self.sample[0])
+        return materialized(model, self.sample)
 
     def _may_grow(self, index: int) -> bool:
         """Whether a model of four times this one's parameters can be built here."""
@@ -291,7 +294,7 @@ def num_params_total(model: nn.Module) -> int:
 
 
 def flops_per_token(
-    model: nn.Module, sample: tuple[Tensor, Tensor], loss: LossFunction, tokens_per_sample: int
+    model: nn.Module, sample: Batch, loss: LossFunction, tokens_per_sample: int
 ) -> float | None:
     """FLOPs of one training token: what the model says itself, else counted on the meta device.
 
@@ -301,22 +304,22 @@ def flops_per_token(
     """
     if isinstance(model, CountsFlops):
         return float(_value_of(model.flops_per_token))
-    inputs, target = (tensor.to("meta") for tensor in sample)
+    inputs, target = on_device(sample, "meta")
     try:
         with FlopCounterMode(display=False) as counter:
-            loss(model.to("meta")(inputs), target).backward()
+            loss(output_of(model.to("meta"), inputs), target).backward()
     except Exception:  # whatever a user's model does with values that meta tensors don't have
         return None
     flops = float(counter.get_total_flops())
-    return flops / (len(inputs) * tokens_per_sample) if flops else None
+    return flops / (num_samples(sample) * tokens_per_sample) if flops else None
 
 
-def materialized(model: nn.Module, inputs: Tensor) -> nn.Module:
+def materialized(model: nn.Module, sample: Batch) -> nn.Module:
     """The model with lazy parameters given their shapes by one forward pass."""
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         device = next(model.parameters()).device
         with torch.no_grad():
-            model(inputs.to(device))
+            output_of(model, on_device(sample, device)[0])
     return model
 
 

@@ -5,21 +5,17 @@ Both faces, the command line and `find_optimal`, bring a `StudySpec` and do the 
 
 from __future__ import annotations
 
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
-
-from filelock import Timeout
 
 from flops_fit.checks import check_fit
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, StudyError, UserError
-from flops_fit.experiments import Experiment, Plan
+from flops_fit.experiments import Plan
 from flops_fit.fitting import (
     FitError,
     IsoflopFit,
@@ -31,18 +27,14 @@ from flops_fit.fitting import (
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.identity import with_ids
 from flops_fit.laws import FlopRule
-from flops_fit.planning import DataShape, Sweep, held_out_samples, plan_sweep
+from flops_fit.planning import DataShape, Sweep, held_out_samples, note_on_trunks, plan_sweep
 from flops_fit.prediction import Prediction
-from flops_fit.runs import Run, StudyFolder, ended_run
+from flops_fit.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
+from flops_fit.runs import Run, StudyFolder
 from flops_fit.schedules import Schedule
 from flops_fit.sizing import LossFunction, ModelFactory, ModelFamily, SizeSpec
-from flops_fit.training import OptimizerFactory, Recipe, Watcher, train
-
-POLL_SECONDS = 1.0
-"""Between looks at runs that another process is training."""
-
-Execute = Callable[[Sequence[Experiment], Watcher], list[Run]]
-"""Trains experiments, here or in other processes; returns the runs that came to an end."""
+from flops_fit.training import TorchTrainer
+from flops_fit.training_state import Trunks
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,10 @@ class StudySpec:
     device: str = "auto"
     precision: str = "auto"
     held_out_samples: int | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    clip_grad_norm: float | None = None
+    micro_batch_size: int | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     hint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +73,7 @@ class StudySpec:
             budgets=(prediction.budget,),
             sizes=None,
             num_sizes=1,
+            seeds=1,
             center=prediction.tokens_per_param,
         )
         return replace(self, sweep=one)
@@ -96,6 +93,10 @@ class StudySpec:
             device=choose_device(device),
             precision=precision,
             held_out_samples=held_out,
+            metrics=self.metrics,
+            clip_grad_norm=self.clip_grad_norm,
+            micro_batch_size=self.micro_batch_size,
+            checkpoint_seconds=self.checkpoint_seconds,
         )
 
 
@@ -132,7 +133,20 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     recipe = replace(recipe, held_out_samples=held_out)
     plan = replace(plan, study=folder.path.name, settings=spec.settings)
     decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
-    return with_ids(plan, decides), recipe
+    plan = with_ids(plan, decides)
+    if spec.sweep.trunks is not None:
+        plan = replace(plan, notes=(*plan.notes, note_on_trunks(plan)))
+    return plan, recipe
+
+
+def pin_recipe(recipe: Recipe, folder: StudyFolder) -> None:
+    """Keep for all later runs of the study what was decided for its first ones."""
+    folder.pin({"precision": recipe.precision, "held_out_samples": recipe.held_out_samples})
+
+
+def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
+    """What trains the study's runs here."""
+    return TorchTrainer(recipe, Trunks(folder.path / "trunks"))
 
 
 def pin_sources(spec: StudySpec, folder: StudyFolder) -> list[str]:
@@ -157,104 +171,26 @@ SOURCE_WARNING = (
 
 
 def sweep_for(sweep: Sweep, source: Source) -> Sweep:
-    """The sweep with the data's own batch size, where it has one."""
-    if isinstance(source, FixedBatchSource):
-        return replace(sweep, batch_size=source.batch_size)
-    return sweep
+    """The sweep with the data's own batch size, where it has one. Raises `ConfigError`."""
+    if not isinstance(source, FixedBatchSource):
+        return sweep
+    if sweep.batch_tokens is not None:
+        raise ConfigError(
+            f"the data come in batches of {source.batch_size}, so no rule can set the batch: "
+            "leave out batch_rule, or bring a dataset in place of a DataLoader or stream"
+        )
+    return replace(sweep, batch_size=source.batch_size)
+
+
+def step_identity(clip_grad_norm: float | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's id knows of these settings: nothing where they are not used."""
+    settings = {"clip_grad_norm": clip_grad_norm, "metrics": metrics}
+    return {name: value for name, value in settings.items() if value}
 
 
 def default_flops(family: ModelFamily) -> FlopCount:
     """As the model says itself, where it does, else the formula."""
     return CountedFlops() if family.declares_flops else FormulaFlops()
-
-
-def train_plan(
-    plan: Plan,
-    recipe: Recipe,
-    folder: StudyFolder,
-    execute: Execute,
-    watcher: Watcher,
-    retry: Sequence[str] = (),
-) -> list[Run]:
-    """Train what is missing of the plan and make it the one in force; returns all its runs."""
-    folder.write_plan(plan)
-    folder.put_in_force(plan)
-    return train_missing(plan, recipe, folder, execute, watcher, retry)
-
-
-def train_missing(
-    plan: Plan,
-    recipe: Recipe,
-    folder: StudyFolder,
-    execute: Execute,
-    watcher: Watcher,
-    retry: Sequence[str] = (),
-) -> list[Run]:
-    """Train what is missing of the plan; returns all its runs.
-
-    Runs that another process is training are waited for. Failed ones are tried once.
-    """
-    folder.pin({"precision": recipe.precision, "held_out_samples": recipe.held_out_samples})
-    tried: set[str] = set()
-    while todo := [e for e in folder.missing(plan, retry) if e.id not in tried]:
-        free = [e for e in todo if not folder.is_locked(e.id)]
-        if free:
-            tried |= {run.id for run in execute(free, watcher)}
-        elif watcher.stop_requested:
-            raise KeyboardInterrupt
-        else:
-            time.sleep(POLL_SECONDS)
-    runs, _ = folder.runs_of(plan)
-    return runs
-
-
-def train_one(
-    experiment: Experiment,
-    recipe: Recipe,
-    folder: StudyFolder,
-    watcher: Watcher,
-) -> Run | None:
-    """Train the experiment and write its result; None where another process is at it.
-
-    What another process has finished is returned as it is. An exception in the model's, the
-    data's or the loss's code makes a failed run, with its traceback in error.txt.
-    """
-    try:
-        with folder.lock(experiment.id).acquire(timeout=0):
-            finished = folder.finished_run(experiment.id)  # by another process, meanwhile
-            run = finished or _trained(experiment, recipe, folder, watcher)
-    except Timeout:
-        return None
-    watcher.finished(run)
-    return run
-
-
-def _trained(experiment: Experiment, recipe: Recipe, folder: StudyFolder, watcher: Watcher) -> Run:
-    """Train the experiment, whatever result is on disk, and write its own."""
-    run_folder = folder.run_folder(experiment.id)
-    try:
-        run = train(experiment, recipe, run_folder, watcher)
-    except Exception as error:  # the sweep goes on, whatever a user's code raises
-        (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
-        folder.write_run(run)
-        return run
-    folder.write_run(run)
-    for leftover in ("error.txt", "checkpoint.pt"):
-        (run_folder / leftover).unlink(missing_ok=True)
-    return run
-
-
-@dataclass(frozen=True)
-class Inline:
-    """Trains in this process, one experiment after the other."""
-
-    recipe: Recipe
-    folder: StudyFolder
-
-    def __call__(self, experiments: Sequence[Experiment], watcher: Watcher) -> list[Run]:
-        ended = (train_one(e, self.recipe, self.folder, watcher) for e in experiments)
-        return [run for run in ended if run is not None]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 
 from flops_fit.experiments import Plan
-from flops_fit.training import Recipe, TrainingState, train_step
+from flops_fit.recipe import Recipe
+from flops_fit.steps import train_step
+from flops_fit.training_state import TrainingState, seeded
 
 MATRIX_SIZE = 1024
 """Side of the square matrices whose product measures the device."""
@@ -27,11 +29,11 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) ->
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     smallest = min(plan.experiments, key=lambda e: e.flops_per_token)
-    with torch.random.fork_rng():
+    with seeded(smallest.seed):
         state = TrainingState.start(smallest, recipe)
     batches = recipe.source.training_batches(smallest.batch_size, smallest.seed)
     step_seconds = min(
-        _seconds(lambda: train_step(next(batches), smallest, recipe, state), recipe.device)
+        _seconds(lambda: train_step(next(batches), 1.0, recipe, state), recipe.device)
         for _ in range(min(TIMED_STEPS, smallest.num_steps))
     )
     flops_per_second = matrix_flops_per_second(recipe)

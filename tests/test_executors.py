@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from small_study import Net, outcome, planned, small_sweep
 
+from flops_fit.execution import Inline, train_plan
 from flops_fit.executors import STOP_SECONDS, Workers
 from flops_fit.runs import StudyFolder
-from flops_fit.study import Inline, train_plan
-from flops_fit.training import Unwatched
+from flops_fit.study import torch_trainer
+from flops_fit.trainers import Unwatched
+from flops_fit.trunks import chains
 
 # What follows up to the first fixture is imported by the worker processes as well.
 
@@ -63,20 +65,21 @@ class SlowEvaluation:
         return F.mse_loss(prediction, target)
 
 
-def make_recipe(folder, loss=None, **changes):
+def make_trainer(folder, loss=None, **changes):
     """What a worker trains with; `loss` is built in the worker itself."""
     _, recipe = planned(folder, **changes)
-    return replace(recipe, loss=loss()) if loss else recipe
+    recipe = replace(recipe, loss=loss()) if loss else recipe
+    return torch_trainer(recipe, StudyFolder(folder))
 
 
-def make_recipe_and_tell(folder, told):
+def make_trainer_and_tell(folder, told):
     """Leaves a file that is named after what the process was given."""
     gpu = os.environ["CUDA_VISIBLE_DEVICES"]
     (told / f"gpu {gpu}, {torch.get_num_threads()} threads").touch()
-    return make_recipe(folder)
+    return make_trainer(folder)
 
 
-def fail_to_make_recipe():
+def fail_to_make_trainer():
     raise LookupError("no such part")
 
 
@@ -87,14 +90,14 @@ def folder(tmp_path):
 
 def trained_inline(folder, **changes):
     plan, recipe = planned(folder.path, **changes)
-    return train_plan(plan, recipe, folder, Inline(recipe, folder), Unwatched())
+    return train_plan(plan, folder, Inline(torch_trainer(recipe, folder), folder), Unwatched())
 
 
 def trained_by_workers(folder, loss=None, watcher=None, **changes):
-    plan, recipe = planned(folder.path, **changes)
-    make = partial(make_recipe, folder.path, loss, **changes)
+    plan, _ = planned(folder.path, **changes)
+    make = partial(make_trainer, folder.path, loss, **changes)
     workers = Workers(make, folder, num_workers=2, threads=1)
-    return train_plan(plan, recipe, folder, workers, watcher or Unwatched())
+    return train_plan(plan, folder, workers, watcher or Unwatched())
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_a_killed_worker_takes_only_its_run_with_it(folder, tmp_path, inline):
 def test_a_recipe_that_cannot_be_made_ends_the_sweep(folder, capfd):
     plan, _ = planned(folder.path)
     with pytest.raises(RuntimeError, match="a worker process ended with exit code 1 before"):
-        Workers(fail_to_make_recipe, folder, 1, threads=1)(plan.experiments, Unwatched())
+        Workers(fail_to_make_trainer, folder, 1, threads=1)(chains(plan.experiments), Unwatched())
     assert "LookupError: no such part" in capfd.readouterr().err
 
 
@@ -132,9 +135,9 @@ def test_each_worker_gets_its_threads_and_its_gpu(folder, tmp_path):
     told.mkdir()
     before = dict(os.environ)
     workers = Workers(
-        partial(make_recipe_and_tell, folder.path, told), folder, 2, threads=3, gpus=("5", "7")
+        partial(make_trainer_and_tell, folder.path, told), folder, 2, threads=3, gpus=("5", "7")
     )
-    runs = workers(plan.experiments, Unwatched())
+    runs = workers(chains(plan.experiments), Unwatched())
     assert {run.id for run in runs} == {e.id for e in plan.experiments}
     files = {path.name for path in told.iterdir()}
     assert files <= {"gpu 5, 3 threads", "gpu 7, 3 threads"}
@@ -145,9 +148,9 @@ def test_each_worker_gets_its_threads_and_its_gpu(folder, tmp_path):
 @pytest.mark.slow
 def test_what_another_process_trains_is_left_to_it(folder, inline):
     plan, _ = planned(folder.path)
-    workers = Workers(partial(make_recipe, folder.path), folder, num_workers=1, threads=1)
+    workers = Workers(partial(make_trainer, folder.path), folder, num_workers=1, threads=1)
     with folder.lock(plan.experiments[2].id):
-        runs = workers(plan.experiments[1:4], Unwatched())
+        runs = workers(chains(plan.experiments[1:4]), Unwatched())
     assert {run.id for run in runs} == {plan.experiments[i].id for i in (1, 3)}
     assert set(map(outcome, runs)) <= set(inline)
 
@@ -192,7 +195,7 @@ class StopOnFile(Unwatched):
 def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path):
     marker = tmp_path / "evaluating"
     plan, _ = planned(folder.path)
-    make = partial(make_recipe, folder.path, partial(SlowEvaluation, marker))
+    make = partial(make_trainer, folder.path, partial(SlowEvaluation, marker))
     workers = Workers(make, folder, num_workers=1, threads=1)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):

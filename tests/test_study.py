@@ -25,11 +25,13 @@ from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, PlanError, StudyError
+from flops_fit.execution import Inline, train_plan
 from flops_fit.flop_counts import CountedFlops
 from flops_fit.runs import StudyFolder, ended_run
 from flops_fit.schedules import WSD
-from flops_fit.study import Inline, Study, plan_study, sweep_for, train_plan
-from flops_fit.training import Unwatched
+from flops_fit.study import Study, plan_study, sweep_for, torch_trainer
+from flops_fit.trainers import Unwatched
+from flops_fit.trunks import chains
 
 HOLD_LOCK = """
 import sys
@@ -65,8 +67,8 @@ def continued(folder):
     def run(watcher=None, at=None, act=None, retry=(), **changes):
         plan, recipe = planned(folder.path, **changes)
         loss = WatchedLoss(at, act) if act else WatchedLoss()
-        execute = Inline(replace(recipe, loss=loss), folder)
-        runs = train_plan(plan, recipe, folder, execute, watcher or Watching(), retry)
+        execute = Inline(torch_trainer(replace(recipe, loss=loss), folder), folder)
+        runs = train_plan(plan, folder, execute, watcher or Watching(), retry)
         return runs, len(loss.values)
 
     return run
@@ -77,7 +79,9 @@ def whole(tmp_path):
     """The small study trained without a break, in a folder of its own."""
     elsewhere = StudyFolder(tmp_path / "whole")
     plan, recipe = planned(elsewhere.path)
-    return train_plan(plan, recipe, elsewhere, Inline(recipe, elsewhere), Unwatched())
+    return train_plan(
+        plan, elsewhere, Inline(torch_trainer(recipe, elsewhere), elsewhere), Unwatched()
+    )
 
 
 def total_steps(runs):
@@ -245,7 +249,7 @@ class TestTwoProcesses:
     def test_what_another_one_trains_is_left_to_it(self, folder, hold_lock):
         plan, recipe = planned(folder.path)
         hold_lock(folder.lock(plan.experiments[1].id))
-        runs = Inline(recipe, folder)(plan.experiments, Unwatched())
+        runs = Inline(torch_trainer(recipe, folder), folder)(chains(plan.experiments), Unwatched())
         assert [run.id for run in runs] == [e.id for i, e in enumerate(plan.experiments) if i != 1]
         assert folder.missing(plan) == [plan.experiments[1]]
 
@@ -284,7 +288,9 @@ class TestTwoProcesses:
         plan, recipe = planned(folder.path)
         runs, _ = continued()
         loss = WatchedLoss()
-        again = Inline(replace(recipe, loss=loss), folder)(plan.experiments, Watching())
+        again = Inline(torch_trainer(replace(recipe, loss=loss), folder), folder)(
+            chains(plan.experiments), Watching()
+        )
         assert (again, loss.values) == (runs, [])
 
 

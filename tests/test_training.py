@@ -18,7 +18,8 @@ from flops_fit.datasets.adapters import as_source
 from flops_fit.models import MLP
 from flops_fit.optimizers import Muon
 from flops_fit.schedules import WSD, Constant, Cosine, Linear
-from flops_fit.training import Unwatched, train
+from flops_fit.trainers import Unwatched
+from flops_fit.training import train
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 deep_mlp = partial(MLP, in_features=4, depth=3)
@@ -260,16 +261,15 @@ class TestResume:
                 study(2, watcher=watcher)
         assert outcome(study(2)) == outcome(whole)
 
-    def test_a_killed_run_goes_on_from_its_last_checkpoint(self, study, monkeypatch):
+    def test_a_killed_run_goes_on_from_its_last_checkpoint(self, study):
         """SystemExit stands for the kill: nothing of ours catches it."""
-        whole = study(0, folder="whole")
-        monkeypatch.setattr("flops_fit.training.CHECKPOINT_SECONDS", 0.0)
+        whole = study(0, folder="whole", checkpoint_seconds=0.0)
 
         def die(loss):
             raise SystemExit
 
         with pytest.raises(SystemExit):
-            study(0, loss=WatchedLoss(60, die))
+            study(0, loss=WatchedLoss(60, die), checkpoint_seconds=0.0)
         rest = WatchedLoss()
         assert outcome(study(0, loss=rest)) == outcome(whole)
         assert len(rest.values) == whole.num_steps - 59

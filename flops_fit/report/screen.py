@@ -77,7 +77,7 @@ class SweepProgress:
 
     def finished(self, run: Run) -> None:
         self._running.pop(run.id, None)
-        self._done_flops += run.flops
+        self._done_flops += run.flops if run.flops_spent is None else run.flops_spent
         self.ended += 1
         say(f"[{self.ended}/{self.num_runs}] {run_line(run)}")
         self._draw()

@@ -17,12 +17,14 @@ from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import SweepProgress, duration, results, say
 from flops_fit.runs import StudyFolder, write_json
+from flops_fit.trunks import chains, flops_to_train
 from flops_fit.verbs.answers import read_law
 
 if TYPE_CHECKING:
+    from flops_fit.execution import Execute
     from flops_fit.launching import Machine
-    from flops_fit.study import Execute, Study
-    from flops_fit.training import Recipe
+    from flops_fit.recipe import Recipe
+    from flops_fit.study import Study
 
 Config = Mapping[str, Any]
 
@@ -59,7 +61,8 @@ def plan(config: Config) -> int:
 def train(config: Config) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     from flops_fit.build import build_study
-    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study, train_plan
+    from flops_fit.execution import train_plan
+    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study
 
     folder = study_folder(config)
     spec = build_study(config, origins())
@@ -70,7 +73,7 @@ def train(config: Config) -> int:
     todo = folder.missing(planned, retry)
     show_what_is_there(planned, folder, len(todo))
     with launched(todo, recipe, folder, config) as (execute, progress):
-        runs = train_plan(planned, recipe, folder, execute, progress, retry)
+        runs = train_plan(planned, folder, execute, progress, retry)
     answer = Part("fit", config["fit"], origins()["fit"]).build()
     study = fit_study(planned, runs, folder, answer, config["draws"], config["seed"])
     if is_multirun():
@@ -82,7 +85,8 @@ def train(config: Config) -> int:
 def verify(config: Config) -> int:
     """Train the optimum predicted for a budget; show predicted against measured loss."""
     from flops_fit.build import build_study
-    from flops_fit.study import plan_study, train_missing
+    from flops_fit.execution import train_missing
+    from flops_fit.study import plan_study
 
     folder = study_folder(config)
     check_same_settings(config, folder)
@@ -92,7 +96,7 @@ def verify(config: Config) -> int:
     todo = folder.missing(planned)
     show_what_is_there(planned, folder, len(todo))
     with launched(todo, recipe, folder, config) as (execute, progress):
-        (run,) = train_missing(planned, recipe, folder, execute, progress)
+        (run,) = train_missing(planned, folder, execute, progress)
     if run.loss is None:
         say(f"error: {run.id} {run.status}: {run.error}")
         return SOME_FAILED
@@ -135,12 +139,15 @@ def launched(
 ) -> Iterator[tuple[Execute, SweepProgress]]:
     """What trains `todo` here, with its progress on screen and signals caught."""
     from flops_fit.launching import executor, machine_for, stop_on_signals
+    from flops_fit.study import pin_recipe, torch_trainer
 
+    pin_recipe(recipe, folder)
     machine = machine_for(config, recipe.device, len(todo), folder.pinned())
     folder.pin({"threads": machine.threads})
-    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
+    trainer = torch_trainer(recipe, folder)
+    progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
     with progress, stop_on_signals(progress):
-        yield executor(config, origins(), recipe, folder, machine), progress
+        yield executor(config, origins(), trainer, folder, machine), progress
 
 
 def study_folder(config: Config) -> StudyFolder:

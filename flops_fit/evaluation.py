@@ -1,0 +1,76 @@
+"""The loss on held-out data, and whatever else is measured of predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flops_fit.datasets.batches import num_samples, on_device, output_of
+from flops_fit.recipe import Metric, Recipe
+from flops_fit.runs import finite
+
+LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Means over the held-out samples; the loss's standard error from the spread of batches."""
+
+    loss: float
+    stderr: float | None
+    num_samples: int
+    metrics: Mapping[str, float]
+
+
+def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int) -> HeldOut:
+    """On the first `num_samples` held-out samples, the same for every run.
+
+    Leaves the model in training mode and the random numbers where they were.
+    """
+    model.eval()
+    with torch.random.fork_rng(), torch.inference_mode():
+        values, weights = _batch_values(model, recipe, batch_size, num_samples)
+    model.train()
+    share = torch.tensor(weights, dtype=torch.double) / sum(weights)  # (batches,)
+    means = {name: (share * of_batches).sum() for name, of_batches in values.items()}
+    return HeldOut(
+        loss=float(means[LOSS]),
+        stderr=_standard_error(values[LOSS], share, means[LOSS]),
+        num_samples=sum(weights),
+        metrics={name: float(mean) for name, mean in means.items() if name != LOSS},
+    )
+
+
+def _batch_values(
+    model: nn.Module, recipe: Recipe, batch_size: int, samples: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Name of loss or metric -> its value on each batch (batches,), and the batches' samples."""
+    measures: dict[str, Metric] = {LOSS: recipe.loss, **recipe.metrics}
+    values: dict[str, list[Tensor]] = {name: [] for name in measures}
+    weights = []
+    for batch in recipe.source.held_out_batches(batch_size, samples):
+        inputs, target = on_device(batch, recipe.device)
+        with recipe.autocast():
+            output = output_of(model, inputs)
+            for name, measure in measures.items():
+                values[name].append(torch.as_tensor(measure(output, target)).reshape(()))
+        weights.append(num_samples(batch))
+    # Doubles only on the CPU: mps has none.
+    return {name: torch.stack(of).cpu().double() for name, of in values.items()}, weights
+
+
+def _standard_error(values: Tensor, share: Tensor, mean: Tensor) -> float | None:
+    """Of a mean with weights `share`; None for a single batch."""
+    if len(values) < 2:
+        return None
+    variance = (share * (values - mean) ** 2).sum() / (1 - (share**2).sum())
+    return finite(float((variance * (share**2).sum()).sqrt()))
+
+
+def bits_per_byte(loss: float, bytes_per_token: float) -> float:
+    """Nats per token in bits per byte."""
+    return loss / math.log(2) / bytes_per_token

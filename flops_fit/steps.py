@@ -1,0 +1,58 @@
+"""One optimizer update."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flops_fit.datasets.batches import Batch, micro_batches, num_samples, on_device, output_of
+from flops_fit.recipe import Recipe
+from flops_fit.training_state import TrainingState
+
+
+def train_step(batch: Batch, lr_factor: float, recipe: Recipe, state: TrainingState) -> None:
+    """Advance the state by one update on `batch`, at `lr_factor` of the peak learning rates."""
+    for group, peak in zip(state.optimizer.param_groups, state.peak_lrs, strict=True):
+        group["lr"] = peak * lr_factor
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = _accumulate_gradients(batch, recipe, state)
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    if recipe.clip_grad_norm is not None:
+        state.clipped_norm = nn.utils.clip_grad_norm_(
+            state.model.parameters(), recipe.clip_grad_norm
+        )
+    if state.scaler is None:
+        state.optimizer.step()
+    else:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    state.losses[state.step] = loss
+    state.step += 1
+
+
+def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) -> Tensor:
+    """Add the gradients of the batch's mean loss, part by part; returns that loss."""
+    total = num_samples(batch)
+    sum_of_parts: Tensor | None = None
+    for part in micro_batches(batch, recipe.micro_batch_size):
+        inputs, target = on_device(part, recipe.device)
+        with recipe.autocast():
+            loss = recipe.loss(output_of(state.model, inputs), target).reshape(())
+        share = num_samples(part) / total
+        if share < 1:
+            loss = loss * share
+        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        detached = loss.detach()
+        sum_of_parts = detached if sum_of_parts is None else sum_of_parts + detached
+    assert sum_of_parts is not None  # a batch has samples
+    return sum_of_parts
+
+
+def gradient_norm(state: TrainingState) -> Tensor:
+    """Of the last update's gradients, before clipping."""
+    if state.clipped_norm is not None:
+        return state.clipped_norm
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+    return norm

@@ -1,0 +1,45 @@
+"""What trains an experiment, as those who plan and launch sweeps see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flops_fit.experiments import Experiment
+from flops_fit.runs import Run
+
+
+class Watcher(Protocol):
+    """Whoever looks on while runs train, and may ask to stop."""
+
+    stop_requested: bool
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        """`flops` have been spent on this experiment."""
+
+    def finished(self, run: Run) -> None:
+        """This run has ended and is on disk."""
+
+
+@dataclass
+class Unwatched:
+    """Trains in silence."""
+
+    stop_requested: bool = False
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        pass
+
+    def finished(self, run: Run) -> None:
+        pass
+
+
+class Trainer(Protocol):
+    """Trains one experiment, with `folder` for its files, and returns what came of it.
+
+    Divergence and failures of its own are results; whatever a user's code raises is raised, and
+    `KeyboardInterrupt` when the watcher asked to stop and the way back is on disk.
+    """
+
+    def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run: ...
