@@ -168,12 +168,6 @@ class TestTraining:
             run = TorchTrainer(recipe, trunks)(e, tmp_path / "cut" / e.id, Unwatched())
             assert outcome(run) == outcome(next(r for r in whole if r.id == e.id))
 
-    def test_a_smaller_budget_added_later_is_trained_from_its_start(self, trained):
-        trained(sweep=shared_sweep(budgets=BUDGETS[1:], trunks=SHARED))
-        plan, runs, _ = trained(sweep=shared_sweep(budgets=BUDGETS[1:], min_steps=11))
-        assert all(run.is_done for run in runs)
-        assert len(plan) == len(runs)
-
     def test_only_the_furthest_branch_is_kept(self, trained, tmp_path):
         plan, _, _ = trained()
         kept = {path.name for path in (tmp_path / "study" / "trunks").iterdir()}
