@@ -1,7 +1,8 @@
 """Datasets that ship with flops-fit, and `as_source` for everybody else's."""
 
 from flops_fit.datasets.adapters import FixedBatchSource, as_source
-from flops_fit.datasets.source import Batch, Source
+from flops_fit.datasets.batches import Batch
+from flops_fit.datasets.source import Source
 from flops_fit.datasets.text import PythonSource, Text
 from flops_fit.datasets.tokens import Tokens
 from flops_fit.datasets.toy import Toy

@@ -1,36 +1,51 @@
 """A user's torch data as a `Source`: tensors, map-style datasets, streams, data loaders.
 
-A sample is a pair (input, target), or a single tensor that stands for both. It adds to D its
-length if its input is a one-dimensional tensor of integers (token ids), else 1 (a row, an image);
-`tokens_per_sample` overrides this rule.
+A sample is a pair (input, target), named tensors in a dict, or a single tensor that stands for
+both; `batches.as_batch` says which is which. It adds to D its length if its input is a
+one-dimensional tensor of integers (token ids), else 1 (a row, an image); `tokens_per_sample`
+overrides this rule.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
-    TensorDataset,
-    default_collate,
 )
 
+from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, tokens_of
+from flops_fit.datasets.draws import drawing
+from flops_fit.datasets.overlap import (
+    HELD_OUT_LOOKS,
+    TRAINING_LOOKS,
+    Look,
+    check_overlap,
+)
+from flops_fit.datasets.samples import (
+    ANY_KEY,
+    HASHED_SAMPLES,
+    DatasetSamples,
+    SelectedSamples,
+    TensorSamples,
+    UserSamples,
+    as_samples,
+    batch_hash,
+    map_style,
+    text_hash,
+)
 from flops_fit.datasets.source import (
-    Batch,
     Samples,
     Source,
     check_held_out_fraction,
-    content_hash,
     fixed_batches,
     seed_of,
     seeded_generator,
@@ -40,24 +55,14 @@ from flops_fit.errors import ConfigError
 from flops_fit.signatures import qualified_name
 
 RESERVED_BATCHES = 32
-"""Batches at the start of a stream that are kept for evaluation and never trained on."""
+"""Batches at the start of a stream that are kept for evaluation and never trained on; looked at
+for copies where the held-out data are a dataset of their own."""
 
-HASHED_SAMPLES = 8
-"""Samples, evenly spread, whose content stands for that of a dataset in its fingerprint."""
+STREAM_SEED = 0
+"""Of what a stream draws at random: one for all runs, so that what is reserved stays reserved."""
 
-WHAT_DATA_MAY_BE = (
-    "a torch Dataset, IterableDataset or DataLoader, a tensor, a tuple (inputs, targets) of "
-    "tensors, or anything with __len__ and __getitem__"
-)
-
-
-@runtime_checkable
-class MapStyle(Protocol):
-    """A dataset with numbered samples, whether or not it derives from torch's class."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
+TRAINING_LOOK, HELD_OUT_LOOK = range(2)
+"""Seeds of the places looked at, so that the two are spread independently."""
 
 
 @runtime_checkable
@@ -80,7 +85,10 @@ def as_source(
     `held_out` is the fraction drawn by `seed` for evaluation, or a dataset of its own. A stream
     has no length to take a fraction of: unless a dataset is given, its first RESERVED_BATCHES
     batches are kept for evaluation. A DataLoader keeps its own batch size, see `FixedBatchSource`.
-    Raises `ConfigError` for data of the wrong type, empty data, and parts below one batch.
+    What a dataset draws at random from the global generators of torch, numpy and Python depends on
+    `seed` and step alone, so a resumed run draws it again; held-out samples never change.
+    Raises `ConfigError` for data of the wrong type, empty data, parts below one batch, and
+    held-out data of their own that are trained on as well.
     """
     if isinstance(dataset, Source):
         return dataset
@@ -93,64 +101,6 @@ def as_source(
             return stream_source(loader, held_out, tokens_per_sample)
         return loader_source(loader, held_out, seed, tokens_per_sample)
     return samples_source(as_samples(dataset), held_out, batch_size, seed, tokens_per_sample)
-
-
-@dataclass(frozen=True)
-class TensorSamples:
-    """Samples along the first dimension of one tensor, or of two: inputs and targets."""
-
-    tensors: tuple[Tensor, ...]
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def batch(self, indices: Tensor) -> Batch:
-        return as_batch([tensor[indices] for tensor in self.tensors])
-
-    @property
-    def fingerprint(self) -> str:
-        return text_hash(*map(tensor_hash, self.tensors))
-
-
-@dataclass(frozen=True)
-class DatasetSamples:
-    """Samples of a map-style dataset, fetched one by one."""
-
-    dataset: MapStyle
-    collate: Callable[[list[Any]], Any] = default_collate
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def batch(self, indices: Tensor) -> Batch:
-        return as_batch(self.collate([self.dataset[index] for index in indices.tolist()]))
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the type's qualified name, the length, and HASHED_SAMPLES samples."""
-        last, count = len(self) - 1, min(HASHED_SAMPLES, len(self))
-        spread = torch.linspace(0, last, count, dtype=torch.float64).round().long()  # (count,)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # samples that are augmented at random hash the same every time
-            hashes = [tensor_hash(part) for index in spread for part in self.batch(index[None])]
-        return text_hash(qualified_name(self.dataset), len(self), hashes)
-
-
-UserSamples = TensorSamples | DatasetSamples
-
-
-@dataclass(frozen=True)
-class SelectedSamples:
-    """Those of the `samples` whose numbers are in `indices` (num_selected,), int64."""
-
-    samples: Samples
-    indices: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batch(self, indices: Tensor) -> Batch:
-        return self.samples.batch(self.indices[indices])
 
 
 @dataclass(frozen=True)
@@ -179,7 +129,7 @@ class SamplesSource:
 
 @dataclass(frozen=True)
 class LoaderSource:
-    """Epoch after epoch of a DataLoader's full batches; its shuffling is seeded by us.
+    """Epoch after epoch of a DataLoader's full batches; its shuffling and workers are seeded by us.
 
     A sampler of the user's own decides its order itself. Resuming loads the batches of the
     current epoch up to the position and drops them.
@@ -201,10 +151,13 @@ class LoaderSource:
 
     def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
         check_batch_size(batch_size, self.batch_size)
-        first_epoch, loaded = divmod(start_step, len(self.loader))
-        for epoch in itertools.count(first_epoch):
-            self.loader.generator.manual_seed(seed_of(seed, epoch))
-            yield from itertools.islice(full_batches(self.loader), loaded, None)
+        loaded = start_step % len(self.loader)
+        for first_step in itertools.count(start_step - loaded, len(self.loader)):
+            for batch in itertools.islice(
+                loaded_batches(self.loader, seed, first_step), loaded, None
+            ):
+                check_rows(num_samples(batch), batch_size)
+                yield batch
             loaded = 0
 
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
@@ -245,7 +198,7 @@ def samples_source(
     """`held_out` of the samples, or a dataset, for evaluation, the rest in batches to train on."""
     training, evaluation, parts = parted(samples, held_out, seed)
     check_fills_a_batch(len(training), batch_size)
-    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0])))
+    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0]), ANY_KEY))
     return SamplesSource(training, evaluation, tokens, text_hash(parts, tokens))
 
 
@@ -259,7 +212,7 @@ def loader_source(
         loader = rebuilt(loader, Subset(loader.dataset, training.indices.tolist()))
     batch_size = batch_size_of(loader)
     check_fills_a_batch(len(loader.sampler), batch_size)  # type: ignore[arg-type]
-    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0])))
+    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0]), ANY_KEY))
     fingerprint = text_hash(parts, tokens, type(loader.sampler).__qualname__)
     return LoaderSource(loader, batch_size, evaluation, tokens, fingerprint)
 
@@ -267,10 +220,10 @@ def loader_source(
 def stream_source(
     loader: DataLoader[Any], held_out: Any, tokens_per_sample: int | None
 ) -> StreamSource:
-    """The same for a `rebuilt` loader over an IterableDataset; reads what it reserves."""
+    """The same for a `rebuilt` loader over an IterableDataset; reads RESERVED_BATCHES and one."""
     batch_size = batch_size_of(loader)
     reserved_batches = RESERVED_BATCHES if is_fraction(held_out) else 0
-    start = list(itertools.islice(full_batches(loader), reserved_batches + 1))
+    start = list(itertools.islice(full_batches(loader), RESERVED_BATCHES + 1))
     if len(start) <= reserved_batches:
         raise ConfigError(
             f"the stream ended after {len(start)} batches of {batch_size}: {reserved_batches} are "
@@ -278,21 +231,46 @@ def stream_source(
             "batch_size, or held_out=a dataset"
         )
     if is_fraction(held_out):
-        inputs, targets = zip(*start[:-1], strict=True)
-        evaluation: UserSamples = TensorSamples((torch.cat(inputs), torch.cat(targets)))
+        evaluation: UserSamples = reserved_samples(start[:RESERVED_BATCHES])
     else:
         evaluation = as_samples(held_out)
+        check_overlap(look_at_batches(start), evaluation.look(HELD_OUT_LOOKS, HELD_OUT_LOOK))
     tokens = tokens_per_sample or tokens_of(start[0])
-    first = [tensor_hash(part[:HASHED_SAMPLES]) for part in start[0]]
+    first = batch_hash(changed(start[0], lambda tensor: tensor[:HASHED_SAMPLES]))
     fingerprint = text_hash(qualified_name(loader.dataset), first, evaluation.fingerprint, tokens)
-    return StreamSource(loader, batch_size, reserved_batches, evaluation, tokens, fingerprint)
+    return StreamSource(
+        loader, batch_size, reserved_batches, evaluation.repeatable, tokens, fingerprint
+    )
+
+
+def reserved_samples(batches: list[Batch]) -> TensorSamples:
+    """Raises `ConfigError` for samples that differ in shape from batch to batch."""
+    try:
+        return TensorSamples(joined(batches))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the stream's first batches can't be kept for evaluation ({error}): make all samples "
+            "of one shape, or give held_out=a dataset"
+        ) from error
+
+
+def look_at_batches(batches: list[Batch]) -> Look:
+    """At what of a stream could be looked at; how much more there is can't be known."""
+    looks = [TensorSamples(batch).look(TRAINING_LOOKS, TRAINING_LOOK) for batch in batches]
+    hashes = tuple(sample for look in looks for sample in look.hashes)
+    return Look(hashes, len(hashes))
 
 
 def parted(samples: UserSamples, held_out: Any, seed: int) -> tuple[Samples, Samples, str]:
     """Training part, held-out part, and the fingerprint of both."""
     if not is_fraction(held_out):
         evaluation = as_samples(held_out)
-        return samples, evaluation, text_hash(samples.fingerprint, evaluation.fingerprint)
+        check_overlap(
+            samples.look(TRAINING_LOOKS, TRAINING_LOOK),
+            evaluation.look(HELD_OUT_LOOKS, HELD_OUT_LOOK),
+        )
+        parts = text_hash(samples.fingerprint, evaluation.fingerprint)
+        return samples, evaluation.repeatable, parts
     if held_out is None:
         raise ConfigError(
             "held_out=None is for streams: give the fraction to hold out, such as 0.1, or a dataset"
@@ -309,7 +287,7 @@ def parted(samples: UserSamples, held_out: Any, seed: int) -> tuple[Samples, Sam
     training_indices = order[num_held_out:].sort().values  # (total - num_held_out,)
     return (
         SelectedSamples(samples, training_indices),
-        SelectedSamples(samples, evaluation_indices),
+        SelectedSamples(samples.repeatable, evaluation_indices),
         text_hash(samples.fingerprint, held_out, seed),
     )
 
@@ -319,45 +297,12 @@ def is_fraction(held_out: Any) -> bool:
     return held_out is None or isinstance(held_out, int | float)
 
 
-def as_samples(dataset: Any) -> UserSamples:
-    """Numbered samples of a dataset that has a length. Raises `ConfigError` if it has none."""
-    if isinstance(dataset, Tensor):
-        dataset = (dataset,)
-    if isinstance(dataset, TensorDataset):
-        dataset = dataset.tensors
-    if isinstance(dataset, DataLoader):
-        return DatasetSamples(map_style(dataset.dataset), dataset.collate_fn)
-    if isinstance(dataset, tuple):
-        samples: UserSamples = tensor_samples(dataset)
-    else:
-        samples = DatasetSamples(map_style(dataset))
-    if len(samples) == 0:
-        raise ConfigError(f"the dataset is empty: {type(dataset).__qualname__} of length 0")
-    return samples
-
-
-def tensor_samples(tensors: tuple[Any, ...]) -> TensorSamples:
-    """One tensor, or inputs and targets. Raises `ConfigError` where they don't go together."""
-    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-    fits = all(isinstance(t, Tensor) and t.ndim > 0 for t in tensors)
-    if len(tensors) not in (1, 2) or not fits or len({len(t) for t in tensors}) != 1:
-        raise ConfigError(
-            f"a tuple of {shapes} is no dataset: give (inputs, targets), two tensors with one "
-            "row for each sample"
-        )
-    return TensorSamples(tensors)
-
-
-def map_style(dataset: Any) -> MapStyle:
-    """The dataset itself. Raises `ConfigError` unless it has numbered samples."""
-    if isinstance(dataset, str | bytes | dict) or not isinstance(dataset, MapStyle):
-        raise ConfigError(f"dataset is {qualified_name(dataset)}: give {WHAT_DATA_MAY_BE}")
-    return dataset
-
-
 def rebuilt(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
     """The loader over `dataset`, without a short last batch and with a generator of its own for
-    its shuffling, so that the user's loader stays as it was."""
+    its shuffling, so that the user's loader stays as it was.
+
+    Its workers start anew each epoch: only then are they seeded, and a run can resume.
+    """
     settings: dict[str, Any] = {
         "batch_size": batch_size_of(loader),
         "drop_last": True,
@@ -365,7 +310,6 @@ def rebuilt(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
         "collate_fn": loader.collate_fn,
         "num_workers": loader.num_workers,
         "prefetch_factor": loader.prefetch_factor,
-        "persistent_workers": loader.persistent_workers,
         "pin_memory": loader.pin_memory,
         "timeout": loader.timeout,
         "worker_init_fn": loader.worker_init_fn,
@@ -395,32 +339,34 @@ def batch_size_of(loader: DataLoader[Any]) -> int:
 
 
 def full_batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Once through the loader; a stream's short last batch is skipped as well."""
-    batches = map(as_batch, loader)
-    return (batch for batch in batches if len(batch[0]) == loader.batch_size)
+    """Once through a stream, the short last batch skipped."""
+    batches = loaded_batches(loader, STREAM_SEED, first_step=0)
+    return (batch for batch in batches if num_samples(batch) == loader.batch_size)
 
 
-def as_batch(collated: Any) -> Batch:
-    """Input and target of what a collate function gave. Raises `ConfigError` for other forms."""
-    parts = (collated,) if isinstance(collated, Tensor) else collated
-    is_sequence = isinstance(parts, Sequence) and not isinstance(parts, str)
-    if not is_sequence or not all(isinstance(part, Tensor) for part in parts):
-        content = list(parts) if isinstance(parts, dict) else qualified_name(parts)
+def loaded_batches(loader: DataLoader[Any], seed: int, first_step: int) -> Iterator[Batch]:
+    """Once through the loader from its start, which is step `first_step` of a run.
+
+    What a sampler or, without workers, a dataset draws at random depends on (seed, step), what
+    workers draw on (seed, first_step).
+    """
+    loader.generator.manual_seed(seed_of(seed, first_step))
+    with drawing(seed, first_step):
+        batches = iter(loader)
+    for step in itertools.count(first_step):
+        with drawing(seed, step):
+            loaded = list(itertools.islice(batches, 1))
+        if not loaded:
+            return
+        yield as_batch(loaded[0])
+
+
+def check_rows(num_rows: int, batch_size: int) -> None:
+    if num_rows != batch_size:
         raise ConfigError(
-            f"a batch is {content}: samples must be a tensor or a pair (input, target)"
+            f"the DataLoader's collate_fn makes {num_rows} rows of a batch of {batch_size}: "
+            "it must keep one row for each sample"
         )
-    if len(parts) not in (1, 2):
-        raise ConfigError(
-            f"a sample has {len(parts)} parts: samples must be a tensor or a pair (input, target)"
-        )
-    return parts[0], parts[-1]
-
-
-def tokens_of(batch: Batch) -> int:
-    """Tokens a sample adds to D: its length if it is a row of token ids, else 1."""
-    sample = batch[0][0]
-    is_ids = sample.ndim == 1 and not sample.is_floating_point() and sample.dtype != torch.bool
-    return len(sample) if is_ids else 1
 
 
 def check_fills_a_batch(num_samples: int, batch_size: int) -> None:
@@ -436,12 +382,3 @@ def check_batch_size(asked: int, fixed: int) -> None:
         raise ConfigError(
             f"batch_size {asked} asked of data that come in batches of {fixed}: use {fixed}"
         )
-
-
-def tensor_hash(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().reshape(-1)
-    return content_hash(flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape))
-
-
-def text_hash(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -2,17 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from flops_fit.errors import ConfigError
+from flops_fit.signatures import qualified_name
 
 Content = Tensor | Mapping[str, Tensor]
 """One tensor with a row for each sample, or several by name."""
 
 Batch = tuple[Content, Content]
 """(input, target); where a dataset gives one thing, it stands for both."""
+
+TARGET_NAMES = ("target", "targets", "label", "labels", "y")
+"""Of named tensors in one dict the first of these is the target."""
+
+TOKEN_IDS = "input_ids"
+"""Of several named rows of integers those that are tokens."""
+
+WHAT_A_SAMPLE_MAY_BE = "a tensor, a pair (input, target), or a dict of tensors by name"
+
+
+def as_batch(collated: Any) -> Batch:
+    """Input and target of what a collate function gave.
+
+    A pair is (input, target). Of a dict the first of TARGET_NAMES is the target and the rest is
+    the input. A tensor, or a dict without any of these names, stands for both.
+    Raises `ConfigError` for other forms.
+    """
+    if isinstance(collated, Mapping):
+        return _named_batch(collated)
+    if isinstance(collated, Tensor):
+        return collated, collated
+    if isinstance(collated, str) or not isinstance(collated, Sequence):
+        raise ConfigError(
+            f"a batch is {qualified_name(collated)}: samples must be {WHAT_A_SAMPLE_MAY_BE}"
+        )
+    if len(collated) == 1:
+        return as_batch(collated[0])
+    if len(collated) != 2:
+        raise ConfigError(
+            f"a sample has {len(collated)} parts: samples must be {WHAT_A_SAMPLE_MAY_BE}"
+        )
+    return _content(collated[0]), _content(collated[1])
+
+
+def _named_batch(collated: Mapping[str, Any]) -> Batch:
+    named = _content(collated)
+    target = next((name for name in TARGET_NAMES if name in collated), None)
+    if target is None:
+        return named, named
+    inputs = {name: tensor for name, tensor in collated.items() if name != target}
+    if not inputs:
+        raise ConfigError(f"a sample has nothing but {target!r}: give the model's input beside it")
+    return inputs, collated[target]
+
+
+def _content(collated: Any) -> Content:
+    """Raises `ConfigError` unless there are tensors and nothing else."""
+    if isinstance(collated, Tensor):
+        return collated
+    if not isinstance(collated, Mapping):
+        raise ConfigError(
+            f"a part of a batch is {qualified_name(collated)}: "
+            f"samples must be {WHAT_A_SAMPLE_MAY_BE}"
+        )
+    others = {k: type(v).__name__ for k, v in collated.items() if not isinstance(v, Tensor)}
+    if others or not collated:
+        listed = ", ".join(f"{name!r} ({kind})" for name, kind in others.items())
+        raise ConfigError(
+            f"entries of a sample are no tensors: {listed or 'there are none'}; "
+            "leave them out of the dataset, or turn them into tensors or numbers"
+        )
+    return dict(collated)
+
+
+def tokens_of(batch: Batch) -> int:
+    """Tokens a sample adds to D: its length if its input is a row of token ids, else 1.
+
+    Of named inputs TOKEN_IDS is asked first, then the others in their order.
+    """
+    inputs = batch[0]
+    if isinstance(inputs, Mapping):
+        tensors = [t for _, t in sorted(inputs.items(), key=lambda item: item[0] != TOKEN_IDS)]
+    else:
+        tensors = [inputs]
+    return next((t.shape[1] for t in tensors if _are_ids(t)), 1)
+
+
+def _are_ids(tensor: Tensor) -> bool:
+    is_integer = not (tensor.is_floating_point() or tensor.is_complex())
+    return tensor.ndim == 2 and is_integer and tensor.dtype != torch.bool
 
 
 def output_of(model: nn.Module, inputs: Content) -> Any:
@@ -48,6 +131,19 @@ def changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     inputs, target = batch
     new_inputs = _changed(inputs, change)
     return new_inputs, new_inputs if target is inputs else _changed(target, change)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """All samples of the batches as one."""
+    inputs, targets = zip(*batches, strict=True)
+    whole = _joined(inputs)
+    return whole, whole if targets[0] is inputs[0] else _joined(targets)
+
+
+def _joined(contents: Sequence[Content]) -> Content:
+    if isinstance(contents[0], Mapping):
+        return {name: torch.cat([c[name] for c in contents]) for name in contents[0]}  # type: ignore[index]
+    return torch.cat(contents)  # type: ignore[arg-type]
 
 
 def _changed(content: Content, change: Callable[[Tensor], Tensor]) -> Content:

@@ -8,6 +8,7 @@ step number.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flops_fit.datasets.batches import Batch
 from flops_fit.errors import ConfigError
-
-Batch = tuple[Tensor, Tensor]
-"""(input, target); where a dataset gives one tensor, it stands for both."""
 
 HELD_OUT_ORDER = 0
 """Seed of the one order in which held-out samples are drawn, whatever the run's own seed."""
+
+Key = tuple[int, ...]
+"""What a seed is for, such as (seed, epoch): numbers that are not negative."""
 
 HASHED_WHOLE_BYTES = 2**30
 HASHED_BLOCK_BYTES = 2**20
@@ -58,22 +60,32 @@ class Source(Protocol):
         """The same first `num_samples` held-out samples every time; the last batch may be short."""
 
 
+@runtime_checkable
+class CountsBytes(Protocol):
+    """A source of text that knows how many bytes a token stands for."""
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Mean over the held-out part; the end of a document counts as one byte, which it takes
+        in text read as bytes. None where it isn't known."""
+
+
 class Samples(Protocol):
     """Numbered samples of which any selection can be had as one batch."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Tensor) -> Batch:
-        """The samples `indices` (B,), int64, collated."""
+    def batch(self, indices: Tensor, key: Key) -> Batch:
+        """The samples `indices` (B,), int64, collated; `key` decides what they draw at random."""
 
 
 def seed_of(*key: int) -> int:
-    """One 64-bit seed for a `key` such as (seed, epoch), of numbers that are not negative."""
+    """One 64-bit seed for each `Key`."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def seeded_generator(*key: int) -> torch.Generator:
-    """A generator of its own for each `key`."""
+    """A generator of its own for each `Key`."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 
@@ -83,12 +95,12 @@ def shuffled_batches(
     """Endless batches over epochs, each a new permutation; a batch may straddle two of them."""
     epoch, position = divmod(start_step * batch_size, len(samples))
     order = torch.randperm(len(samples), generator=seeded_generator(seed, epoch))[position:]
-    while True:
+    for step in itertools.count(start_step):
         while len(order) < batch_size:
             epoch += 1
             next_order = torch.randperm(len(samples), generator=seeded_generator(seed, epoch))
             order = torch.cat([order, next_order])
-        yield samples.batch(order[:batch_size])
+        yield samples.batch(order[:batch_size], (seed, step))
         order = order[batch_size:]
 
 
@@ -97,7 +109,7 @@ def fixed_batches(samples: Samples, batch_size: int, num_samples: int) -> Iterat
     check_held_out_request(num_samples, len(samples))
     order = torch.randperm(len(samples), generator=seeded_generator(HELD_OUT_ORDER))
     for indices in torch.split(order[:num_samples], batch_size):
-        yield samples.batch(indices)
+        yield samples.batch(indices, (HELD_OUT_ORDER,))
 
 
 def check_held_out_fraction(held_out: float) -> float:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flops_fit.datasets.batches import Batch
 from flops_fit.datasets.source import (
-    Batch,
+    Key,
     check_held_out_fraction,
     content_hash,
     fixed_batches,
@@ -41,7 +42,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def batch(self, indices: Tensor) -> Batch:
+    def batch(self, indices: Tensor, key: Key) -> Batch:
         """Inputs and targets, both (B, context_length) int64."""
         rows = torch.from_numpy(self._windows[indices.numpy()].astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

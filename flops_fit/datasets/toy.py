@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flops_fit.datasets.source import Batch, seeded_generator
+from flops_fit.datasets.batches import Batch
+from flops_fit.datasets.source import seeded_generator
 from flops_fit.errors import ConfigError
 
 VERSION = 1
@@ -85,7 +86,7 @@ class Toy:
         x, y = (torch.cat(parts)[:num_samples] for parts in zip(*chunks, strict=True))
         yield from zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
 
-    def draw(self, num_samples: int, generator: torch.Generator) -> Batch:
+    def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x (num_samples, dim) and y (num_samples, 1) with noise."""
         x = torch.randn(num_samples, self.dim, generator=generator)
         noise = torch.randn(num_samples, 1, generator=generator)
