@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flops_fit.datasets.batches import output_of
+from flops_fit.datasets.batches import micro_batches, output_of
 from flops_fit.errors import ConfigError
 from flops_fit.recipe import Recipe
 from flops_fit.sizing import materialized
@@ -21,7 +21,8 @@ def check_fit(recipe: Recipe, batch_size: int, hint: str = "") -> None:
     """
     family = recipe.family
     size = f"{family.spec.name}={family.smallest}"
-    batch = next(recipe.source.training_batches(batch_size, seed=0))
+    whole = next(recipe.source.training_batches(batch_size, seed=0))
+    batch = next(micro_batches(whole, recipe.micro_batch_size))
     inputs, target = batch
     shapes = f"input {_shape(inputs)}, target {_shape(target)}"
     with torch.random.fork_rng(devices=[]):

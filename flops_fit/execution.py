@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from filelock import Timeout
@@ -91,7 +92,8 @@ def _trained(
     try:
         run = trainer(experiment, run_folder, watcher)
     except Exception as error:  # the sweep goes on, whatever a user's code raises
-        (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # a full disk: the result says what it needs
+            (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
         folder.write_run(run)
         return run

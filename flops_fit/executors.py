@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
+from flops_fit.errors import UserError
 from flops_fit.execution import SweepStopped, train_one
 from flops_fit.experiments import Experiment
 from flops_fit.runs import Run, StudyFolder, ended_run
@@ -97,6 +98,8 @@ class Workers:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             return self._bury(worker, watcher)
+        if isinstance(message, UserError):
+            raise message
         if isinstance(message, float) and worker.experiment:
             watcher.progress(worker.experiment, message)
             return None
@@ -224,5 +227,7 @@ def _work(
         while not watcher.stop_requested:
             experiment = connection.recv()
             connection.send(train_one(experiment, trainer, folder, watcher))
+    except UserError as error:
+        connection.send(error)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return

@@ -262,16 +262,24 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write the whole file or leave what was there: a reader never sees half of it."""
+    """Write the whole file or leave what was there: a reader never sees half of it.
+
+    Raises `StudyError` where the disk is full or the folder can't be written to.
+    """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise StudyError(
+            f"{path} can't be written ({error.strerror}): what was there before is as it was; make "
+            "room or mend the permissions, and run the same command again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

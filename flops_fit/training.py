@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -171,10 +172,21 @@ class _Progress:
                 steps = state.step - state.inherited_steps
                 watcher.progress(experiment, steps * experiment.flops_per_step)
             if watcher.stop_requested or save.is_due():
-                state.save(self.folder / "checkpoint.pt", self.seconds)
+                self._save_checkpoint()
             if watcher.stop_requested:
                 raise KeyboardInterrupt
         check_loss(state)
+
+    def _save_checkpoint(self) -> None:
+        """A full disk doesn't end the run: the last checkpoint is as it was."""
+        try:
+            self.state.save(self.folder / "checkpoint.pt", self.seconds)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            warnings.warn(
+                f"{self.experiment.id} goes on without a checkpoint at step {self.state.step}: "
+                f"{error}",
+                stacklevel=2,
+            )
 
     def _curve_point(self, curve: CurvePlan) -> CurvePoint:
         experiment, recipe, state = self.experiment, self.recipe, self.state

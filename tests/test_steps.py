@@ -87,7 +87,8 @@ class TestClipping:
                 state = TrainingState.start(plan.experiments[0], recipe)
             train_step(batch, 1.0, replace(recipe, clip_grad_norm=clip), state)
             norms.append(float(gradient_norm(state)))
-        assert norms[0] == norms[1] == pytest.approx(Watched.latest.norms[0] * norms[1] / 0.01)
+        assert norms[0] == norms[1]
+        assert Watched.latest.norms == pytest.approx([0.01], rel=1e-3)
 
     def test_makes_another_run(self, tmp_path):
         free, _ = planned(tmp_path)
@@ -97,7 +98,7 @@ class TestClipping:
 
 class TestHalfPrecision:
     def test_fp16_with_a_scaler_is_near_fp32(self, tmp_path):
-        """On the CPU, which the command line refuses, but whose autocast and scaler are the same."""
+        """On the CPU, which the command line refuses; its autocast and scaler are the same."""
         plan, recipe = planned(tmp_path, factory=STILL)
         half = replace(recipe, precision="fp16")
         runs = [

@@ -1,0 +1,209 @@
+"""What goes wrong on a machine: no memory, no disk, kills, losses that explode."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from killed_training import train_small_study
+from small_study import Net, WatchedLoss, outcome, planned, rows
+
+from flops_fit.datasets.adapters import as_source
+from flops_fit.errors import StudyError
+from flops_fit.execution import Inline, train_plan
+from flops_fit.runs import StudyFolder, write_json
+from flops_fit.study import torch_trainer
+from flops_fit.trainers import Unwatched
+from flops_fit.training import TorchTrainer, train
+from flops_fit.training_state import Trunks
+
+MORE_THAN_ANY_MACHINE_HAS = 2**50  # bytes
+
+
+class Greedy(Net):
+    """Wants all the memory there is for more than `most` rows at a time, from `width` 8 on."""
+
+    def __init__(self, width, most=8):
+        super().__init__(width, dropout=0.0)
+        self.most = most if width >= 8 else 16
+
+    def forward(self, x):
+        if len(x) > self.most and not x.is_meta:
+            torch.empty(MORE_THAN_ANY_MACHINE_HAS, dtype=torch.uint8)
+        return super().forward(x)
+
+
+class Modest(Greedy):
+    """The same without the hunger."""
+
+    def __init__(self, width):
+        super().__init__(width, most=16)
+
+
+class TestMemory:
+    def test_a_run_that_does_not_fit_is_trained_in_halves_with_the_same_result(self, tmp_path):
+        plan, recipe = planned(tmp_path, factory=Greedy)
+        _, plenty = planned(tmp_path, factory=Modest)
+        trainer = TorchTrainer(recipe, Trunks(tmp_path / "trunks"))
+        for index, micro_batch_size in ((0, None), (1, 8)):
+            run = trainer(plan.experiments[index], tmp_path / str(index), Unwatched())
+            expected = train(plan.experiments[index], plenty, tmp_path / f"{index} b", Unwatched())
+            assert run.status == "done"
+            assert run.micro_batch_size == micro_batch_size
+            assert run.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert (run.id, run.num_tokens) == (expected.id, expected.num_tokens)
+
+    def test_one_that_does_not_fit_in_halves_either_fails_with_advice(self, tmp_path):
+        folder = StudyFolder(tmp_path)
+        plan, recipe = planned(tmp_path, factory=lambda width: Greedy(width, most=3))
+        execute = Inline(torch_trainer(recipe, folder), folder)
+        runs = train_plan(plan, folder, execute, Unwatched())
+        failed = [run for run in runs if run.status == "failed"]
+        assert [run.size.value for run in failed] == [8, 16, 8, 16]
+        assert "out of memory with 16 samples at a time, and again with 8" in failed[0].error
+        assert "micro_batch_size=4" in failed[0].error
+
+    def test_other_errors_are_not_taken_for_it(self, tmp_path):
+        plan, recipe = planned(tmp_path)
+        calls = []
+
+        def fail(loss):
+            calls.append(loss)
+            raise RuntimeError("shapes don't fit")
+
+        trainer = TorchTrainer(replace(recipe, loss=WatchedLoss(3, fail)), Trunks(tmp_path))
+        with pytest.raises(RuntimeError, match="shapes don't fit"):
+            trainer(plan.experiments[0], tmp_path, Unwatched())
+        assert len(calls) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_is_flat_over_50_runs(self, tmp_path):
+        plan, recipe = planned(tmp_path)
+        trainer = torch_trainer(recipe, StudyFolder(tmp_path))
+        sizes = []
+        for i in range(60):
+            trainer(plan.experiments[3], tmp_path / str(i), Unwatched())
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            sizes.append(pages * resource.getpagesize())
+        assert max(sizes[10:]) - sizes[10] < 2 * 2**20
+
+
+class TestLosses:
+    @pytest.mark.parametrize(("factor", "status"), [(50.0, "diverged"), (2.0, "done")])
+    def test_one_that_explodes_ends_the_run(self, tmp_path, factor, status):
+        class Exploding(WatchedLoss):
+            def __call__(self, prediction, target):
+                loss = super().__call__(prediction, target)
+                return loss * factor if len(self.values) > 60 else loss
+
+        plan, recipe = planned(tmp_path, loss=Exploding())
+        run = train(plan.experiments[3], recipe, tmp_path, Unwatched())
+        assert run.status == status
+        if status == "diverged":
+            assert "the training loss rose from" in run.error
+            assert run.error.endswith("by step 167")
+            assert run.loss is None
+            assert run.is_settled
+
+    def test_a_low_loss_that_wobbles_is_none(self, tmp_path):
+        x, y = rows()
+        plan, recipe = planned(tmp_path, source=as_source((x, 1e-4 * y)))
+        assert train(plan.experiments[3], recipe, tmp_path, Unwatched()).status == "done"
+
+
+class TestFailures:
+    @pytest.mark.parametrize(("fail_fast", "num_runs"), [(False, 6), (True, 2)])
+    def test_the_sweep_goes_on_unless_told_otherwise(self, tmp_path, fail_fast, num_runs):
+        def fail(loss):
+            raise LookupError("no such token")
+
+        folder = StudyFolder(tmp_path)
+        plan, recipe = planned(tmp_path)
+        first = plan.experiments[0].num_steps
+        recipe = replace(recipe, loss=WatchedLoss(first + 5, fail))
+        execute = Inline(torch_trainer(recipe, folder), folder, fail_fast)
+        runs = train_plan(plan, folder, execute, Unwatched())
+        assert len(runs) == num_runs
+        assert [run.status for run in runs[:2]] == ["done", "failed"]
+        assert "no such token" in (folder.run_folder(runs[1].id) / "error.txt").read_text()
+
+
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond a given size: writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(largest_file):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+
+    yield fill
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+class TestDisk:
+    def test_a_file_that_cannot_be_written_leaves_the_old_one(self, tmp_path, full_disk):
+        write_json(tmp_path / "a.json", {"old": 1})
+        full_disk(100)
+        with pytest.raises(StudyError, match=r"a.json can't be written .*what was there before"):
+            write_json(tmp_path / "a.json", {"new": "x" * 1000})
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+        assert "old" in (tmp_path / "a.json").read_text()
+
+    def test_a_full_disk_ends_the_sweep_and_a_rerun_goes_on(self, tmp_path, full_disk):
+        folder = StudyFolder(tmp_path)
+        plan, recipe = planned(tmp_path)
+        trainer = torch_trainer(recipe, folder)
+
+        class FillAfterTwo(Unwatched):
+            ended = 0
+
+            def finished(self, run):
+                self.ended += 1
+                if self.ended == 2:
+                    full_disk(100)
+
+        with pytest.raises(StudyError, match=r"result.json can't be written"):
+            train_plan(plan, folder, Inline(trainer, folder), FillAfterTwo())
+        full_disk(resource.RLIM_INFINITY)
+        kept, problems = folder.runs_of(plan)
+        assert (len(kept), problems) == (2, [])
+        runs = train_plan(plan, folder, Inline(trainer, folder), Unwatched())
+        assert runs[:2] == kept
+        assert all(run.is_done for run in runs)
+
+    def test_a_run_goes_on_without_its_checkpoint(self, tmp_path, full_disk):
+        plan, recipe = planned(tmp_path / "whole")
+        whole = train(plan.experiments[0], recipe, tmp_path / "whole", Unwatched())
+        _, recipe = planned(tmp_path / "full", checkpoint_seconds=0.0)
+        full_disk(4000)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = train(plan.experiments[0], recipe, tmp_path / "full", Unwatched())
+        assert "goes on without a checkpoint at step 1" in str(caught[0].message)
+        assert outcome(run) == outcome(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_20_kills_at_random_moments_change_no_result(tmp_path):
+    """Each child is killed (-9) between checkpoints, in them, or while a result is written."""
+    train_small_study(tmp_path / "whole", checkpoint_seconds=30.0)
+    script = [sys.executable, str(Path(__file__).with_name("killed_training.py"))]
+    words = [str(tmp_path / "killed"), "25", "0"]
+    ended = subprocess.run([*script, *words], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) >= 20
+    plan = StudyFolder(tmp_path / "whole").read_plan()
+    runs = [StudyFolder(tmp_path / name).runs_of(plan) for name in ("whole", "killed")]
+    assert [list(map(outcome, found)) for found, _ in runs][0] == list(map(outcome, runs[1][0]))
+    assert len(runs[1][0]) == len(plan)
+    assert runs[1][1] == []
