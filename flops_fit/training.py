@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,7 +108,7 @@ def train(
         except Diverged as error:
             return progress.ended("diverged", str(error))
         finally:
-            write_curve(folder / "metrics.jsonl", state.curve)
+            progress.write_curve()
         if state.step < experiment.num_steps:
             tokens = state.step * experiment.batch_tokens
             reason = (
@@ -172,21 +174,27 @@ class _Progress:
                 steps = state.step - state.inherited_steps
                 watcher.progress(experiment, steps * experiment.flops_per_step)
             if watcher.stop_requested or save.is_due():
-                self._save_checkpoint()
+                self.save_checkpoint()
             if watcher.stop_requested:
                 raise KeyboardInterrupt
         check_loss(state)
 
-    def _save_checkpoint(self) -> None:
-        """A full disk doesn't end the run: the last checkpoint is as it was."""
-        try:
+    def save_checkpoint(self) -> None:
+        with self._going_on_without("a checkpoint"):
             self.state.save(self.folder / "checkpoint.pt", self.seconds)
+
+    def write_curve(self) -> None:
+        with self._going_on_without("its curve"):
+            write_curve(self.folder / "metrics.jsonl", self.state.curve)
+
+    @contextmanager
+    def _going_on_without(self, what: str) -> Iterator[None]:
+        """A full disk doesn't end the run; what it had written before is as it was."""
+        try:
+            yield
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            warnings.warn(
-                f"{self.experiment.id} goes on without a checkpoint at step {self.state.step}: "
-                f"{error}",
-                stacklevel=2,
-            )
+            run, step = self.experiment.id, self.state.step
+            warnings.warn(f"{run} goes on without {what} at step {step}: {error}", stacklevel=3)
 
     def _curve_point(self, curve: CurvePlan) -> CurvePoint:
         experiment, recipe, state = self.experiment, self.recipe, self.state
