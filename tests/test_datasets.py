@@ -132,7 +132,7 @@ def test_the_tail_of_a_token_file_is_held_out(token_file):
 
 
 def test_tokens_may_hold_out_a_file_of_their_own(token_file, tmp_path):
-    np.arange(500, 600, dtype=np.uint16).tofile(tmp_path / "held_out.bin")
+    np.arange(100, dtype=np.uint16)[::-1].tofile(tmp_path / "held_out.bin")
     source = Tokens(token_file, 1000, 10, held_out_path=tmp_path / "held_out.bin")
     assert source.unique_samples == 99
     assert source.held_out_samples == 9

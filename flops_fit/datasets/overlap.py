@@ -19,8 +19,8 @@ TRAINING_LOOKS = 65_536
 """Samples looked at, evenly spread; all of them where there are no more. Resident rows of 8
 numbers take 0.1 s in all."""
 
-LOOK_BYTES = 2**28
-"""Fewer samples are looked at where they hold more than this together (0.3 s of hashing)."""
+LOOK_BYTES = 2**26
+"""Fewer samples are looked at where they hold more than this together: 0.2 s for each part."""
 
 FETCHES = 2_048
 FETCH_SECONDS = 0.5

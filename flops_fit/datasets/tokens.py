@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
+from flops_fit.datasets.overlap import (
+    HELD_OUT_LOOKS,
+    TRAINING_LOOKS,
+    Look,
+    check_overlap,
+    look_at_rows,
+    spread,
+)
 from flops_fit.datasets.source import (
     Key,
     check_held_out_fraction,
@@ -19,6 +27,9 @@ from flops_fit.datasets.source import (
     shuffled_batches,
 )
 from flops_fit.errors import ConfigError
+
+TELLING_TOKENS = 64
+"""Copies of fewer tokens in a row are no sign that held-out text is trained on."""
 
 
 class Windows:
@@ -46,6 +57,10 @@ class Windows:
         """Inputs and targets, both (B, context_length) int64."""
         rows = torch.from_numpy(self._windows[indices.numpy()].astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+    def look(self, most: int) -> Look:
+        places = spread(len(self), most, self._windows[0].nbytes, seed=most)
+        return look_at_rows(self._windows[places], len(self))
 
 
 class WindowSource:
@@ -92,7 +107,21 @@ class Tokens(WindowSource):
             training, evaluation = tokens[:cut], tokens[cut:]
         else:
             training, evaluation = tokens, read_tokens(Path(held_out_path), dtype, vocab_size)
+            check_streams(training, evaluation, context_length)
         super().__init__(training, evaluation, vocab_size, context_length)
+
+
+def check_streams(training: np.ndarray, held_out: np.ndarray, context_length: int) -> None:
+    """Raises `ConfigError` where windows of TELLING_TOKENS or more stand in both streams.
+
+    Seen are files that are the same, or copies that begin at a multiple of `context_length`.
+    """
+    length = max(context_length, TELLING_TOKENS)
+    if min(len(training), len(held_out)) > length:
+        check_overlap(
+            Windows(training, length).look(TRAINING_LOOKS),
+            Windows(held_out, length).look(HELD_OUT_LOOKS),
+        )
 
 
 def read_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
