@@ -1,59 +1,97 @@
-"""How long a sweep will take here: one look at the device instead of a surprise."""
+"""How long a sweep will take here: timed steps of some planned sizes instead of a surprise."""
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-from flops_fit.experiments import Plan
+from flops_fit.experiments import Experiment, Plan
+from flops_fit.laws import FORWARD_SHARE
 from flops_fit.recipe import Recipe
 from flops_fit.steps import train_step
 from flops_fit.training_state import TrainingState, seeded
+from flops_fit.trunks import Chain, chains, steps_to_train
 
-MATRIX_SIZE = 1024
-"""Side of the square matrices whose product measures the device."""
+TIMED_SIZES = 5
+"""Planned sizes of which steps are timed, evenly spread; between them times are interpolated."""
 
-TIMED_STEPS = 10
-"""Steps of the smallest model whose fastest one counts as the cost of any step."""
+TIMED_STEPS = 5
+"""Of each size, after one that is not timed; the median counts."""
+
+TIMED_SECONDS = 2.0
+"""After which no further step of a size is timed."""
 
 
 def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) -> float:
-    """Seconds to train the plan's experiments, `workers` at once with `threads` CPU threads each.
+    """Seconds to train the plan, `workers` runs at once with `threads` CPU threads each.
 
-    A step takes what the smallest planned model's step takes, mostly the time to start its
-    operations, and beyond that its FLOPs at the speed of a matrix product. Large models with
-    small matrices take longer than this.
+    Counts updates and final evaluations; on a machine with nothing else to do.
     """
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    smallest = min(plan.experiments, key=lambda e: e.flops_per_token)
-    with seeded(smallest.seed):
-        state = TrainingState.start(smallest, recipe)
-    batches = recipe.source.training_batches(smallest.batch_size, smallest.seed)
-    step_seconds = min(
-        _seconds(lambda: train_step(next(batches), 1.0, recipe, state), recipe.device)
-        for _ in range(min(TIMED_STEPS, smallest.num_steps))
-    )
-    flops_per_second = matrix_flops_per_second(recipe)
-    torch.set_num_threads(threads_before)
-    steps = sum(e.num_steps for e in plan.experiments)
-    return (steps * step_seconds + plan.total_flops / flops_per_second) / workers
+    seconds_of = step_times(plan.experiments, recipe, threads)
+
+    def chain_seconds(chain: Chain) -> float:
+        evaluation = FORWARD_SHARE * recipe.held_out_samples / chain[0].batch_size  # in steps
+        updates = sum(steps for _, steps in steps_to_train(chain))
+        return (updates + evaluation * len(chain)) * seconds_of(chain[0])
+
+    return makespan(map(chain_seconds, chains(plan.experiments)), workers)
 
 
-def matrix_flops_per_second(recipe: Recipe) -> float:
-    """What the device does in products of square matrices in the recipe's precision."""
-    dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
-    matrix = torch.ones(MATRIX_SIZE, MATRIX_SIZE, device=recipe.device, dtype=dtype)
-    seconds = min(_seconds(lambda: matrix @ matrix, recipe.device) for _ in range(TIMED_STEPS))
-    return float(2 * MATRIX_SIZE**3 / seconds)
+def step_times(
+    experiments: Iterable[Experiment], recipe: Recipe, threads: int
+) -> Callable[[Experiment], float]:
+    """Seconds of one update of an experiment, by a power law between timed ones."""
+    by_flops = {e.flops_per_step: e for e in experiments}
+    flops = sorted(by_flops)
+    chosen = np.unique(np.linspace(0, len(flops) - 1, TIMED_SIZES).round().astype(int))
+    timed = np.array([flops[i] for i in chosen])
+    with _threads(threads):
+        seconds = np.array([step_seconds(by_flops[f], recipe) for f in timed])
+    log_flops, log_seconds = np.log(timed), np.log(seconds)
+    return lambda e: float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of `work()`, the device's queue included."""
-    started = time.perf_counter()
-    work()
+def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
+    """The median time of a few updates of a fresh model."""
+    with seeded(experiment.seed):
+        state = TrainingState.start(experiment, recipe)
+        batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
+        train_step(next(batches), 1.0, recipe, state)
+        seconds: list[float] = []
+        while len(seconds) < min(TIMED_STEPS, experiment.num_steps - 1):
+            _synchronize(recipe.device)
+            started = time.perf_counter()
+            train_step(next(batches), 1.0, recipe, state)
+            _synchronize(recipe.device)
+            seconds.append(time.perf_counter() - started)
+            if sum(seconds) > TIMED_SECONDS:
+                break
+    return float(np.median(seconds))
+
+
+def makespan(durations: Iterable[float], workers: int) -> float:
+    """Until the last of `workers` is done, each taking the longest duration that is left."""
+    busy_until = [0.0] * workers
+    for duration in sorted(durations, reverse=True):
+        heapq.heapreplace(busy_until, busy_until[0] + duration)
+    return max(busy_until)
+
+
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

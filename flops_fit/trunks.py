@@ -56,12 +56,15 @@ def chains(experiments: Iterable[Experiment]) -> list[Chain]:
     return [tuple(sorted(group, key=lambda e: e.num_steps)) for group in by_trunk.values()]
 
 
-def flops_to_train(chain: Chain) -> float:
-    """What is really spent on a chain from its start, each run beginning at the last branch."""
+def steps_to_train(chain: Chain) -> list[tuple[Experiment, int]]:
+    """Each experiment of a chain with its steps from where the one before it branched off."""
     inherited = [0, *(longer.inherits(shorter) for shorter, longer in pairwise(chain))]
-    return math.fsum(
-        (e.num_steps - steps) * e.flops_per_step for e, steps in zip(chain, inherited, strict=True)
-    )
+    return [(e, e.num_steps - steps) for e, steps in zip(chain, inherited, strict=True)]
+
+
+def flops_to_train(chain: Chain) -> float:
+    """What is really spent on a chain from its start."""
+    return math.fsum(steps * e.flops_per_step for e, steps in steps_to_train(chain))
 
 
 def _check_same_steps(experiments: Sequence[Experiment]) -> None:

@@ -1,0 +1,87 @@
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_study import Net, planned, small_sweep
+
+from flops_fit.schedules import WSD
+from flops_fit.timing import TIMED_SIZES, estimated_seconds, makespan, step_times
+from flops_fit.trunks import SharedTrunks
+
+MILLISECONDS_PER_WIDTH = 0.5
+
+
+class Sleepy(Net):
+    """A forward pass in training takes half a millisecond for each unit of its width."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.seconds = MILLISECONDS_PER_WIDTH * width / 1000
+
+    def forward(self, x):
+        if self.training and not x.is_meta:
+            time.sleep(self.seconds)
+        return super().forward(x)
+
+
+WIDTHS = (4, 8, 16, 32, 64)
+
+
+def sleepy(tmp_path, **changes):
+    sweep = small_sweep(sizes=WIDTHS, budgets=(4e5, 8e5), min_steps=1, **changes)
+    return planned(tmp_path, factory=Sleepy, sweep=sweep, schedule=WSD())
+
+
+class TestMakespan:
+    @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20), st.integers(1, 8))
+    def test_is_within_the_bounds_of_any_schedule(self, durations, workers):
+        lower = max(max(durations), sum(durations) / workers)
+        assert lower <= makespan(durations, workers) * (1 + 1e-9)
+        assert makespan(durations, workers) <= (4 / 3) * lower + max(durations) + 1e-9
+
+    def test_one_worker_does_everything(self):
+        assert makespan([1.0, 2.0, 3.0], 1) == 6.0
+
+    def test_the_longest_goes_first(self):
+        assert makespan([1.0, 1.0, 2.0], 2) == 2.0
+
+
+class TestStepTimes:
+    def test_are_those_of_the_timed_sizes_and_between(self, tmp_path):
+        plan, recipe = sleepy(tmp_path)
+        seconds_of = step_times(plan.experiments, recipe, threads=1)
+        assert len(WIDTHS) <= TIMED_SIZES
+        for e in plan.experiments:
+            slept = MILLISECONDS_PER_WIDTH * e.size.value / 1000
+            assert slept < seconds_of(e) < slept + 0.02
+
+    def test_the_sweep_takes_the_steps_times_their_seconds(self, tmp_path):
+        plan, recipe = sleepy(tmp_path)
+        slept = sum(
+            e.num_steps * MILLISECONDS_PER_WIDTH * e.size.value / 1000 for e in plan.experiments
+        )
+        one = estimated_seconds(plan, recipe, workers=1, threads=1)
+        two = estimated_seconds(plan, recipe, workers=2, threads=1)
+        assert slept < one < 2 * slept + 5
+        assert 0.4 * one < two < 0.9 * one
+
+    def test_shared_trunks_take_less(self, tmp_path):
+        apart, recipe = sleepy(tmp_path / "apart")
+        shared, _ = sleepy(tmp_path / "shared", trunks=SharedTrunks(0.05, 0.2))
+        seconds = [estimated_seconds(plan, recipe, 1, 1) for plan in (apart, shared)]
+        assert seconds[1] < 0.9 * seconds[0]
+
+    def test_leaves_random_numbers_and_threads_as_they_were(self, tmp_path):
+        import torch
+
+        plan, recipe = sleepy(tmp_path)
+        before = torch.random.get_rng_state(), torch.get_num_threads()
+        step_times(plan.experiments, recipe, threads=before[1] + 1)
+        assert torch.equal(torch.random.get_rng_state(), before[0])
+        assert torch.get_num_threads() == before[1]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nothing_takes_no_time(workers):
+    assert makespan([], workers) == 0.0
