@@ -14,7 +14,7 @@ Rule = Callable[[float, float], float]
 
 @dataclass(frozen=True)
 class PowerRule:
-    """coefficient x N^num_params_exponent x D^num_tokens_exponent, kept within `lowest`..`highest`.
+    """coefficient x N^num_params_exponent x D^num_tokens_exponent, at least `lowest`, at most `highest`.
 
     Such laws were fitted by, among others, Bi et al. 2024 (DeepSeek LLM, section 3) and
     Li et al. 2025 ("Step Law").
@@ -24,7 +24,7 @@ class PowerRule:
     num_params_exponent: float = 0.0
     num_tokens_exponent: float = 0.0
     lowest: float = 0.0
-    highest: float = math.inf
+    highest: float | None = None
 
     def __post_init__(self) -> None:
         exponents = self.num_params_exponent, self.num_tokens_exponent
@@ -33,13 +33,14 @@ class PowerRule:
                 f"a rule of {self.coefficient:g} x N^{exponents[0]:g} x D^{exponents[1]:g}: the "
                 "coefficient must be finite and above 0, the exponents finite"
             )
-        if not 0 <= self.lowest <= self.highest:
+        if not 0 <= self.lowest <= (math.inf if self.highest is None else self.highest):
             raise ConfigError(
-                f"a rule between lowest={self.lowest:g} and highest={self.highest:g}: give "
+                f"a rule between lowest={self.lowest} and highest={self.highest}: give "
                 "0 <= lowest <= highest"
             )
 
     def __call__(self, num_params: float, num_tokens: float) -> float:
         of_size = math.pow(num_params, self.num_params_exponent)
         of_length = math.pow(num_tokens, self.num_tokens_exponent)
-        return min(max(self.coefficient * of_size * of_length, self.lowest), self.highest)
+        value = max(self.coefficient * of_size * of_length, self.lowest)
+        return value if self.highest is None else min(value, self.highest)
