@@ -86,6 +86,7 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
         clip_grad_norm=config["clip_grad_norm"],
         micro_batch_size=config["micro_batch_size"],
         checkpoint_seconds=config["checkpoint_seconds"],
+        compile_above=config["compile_above"],
         identity={
             **{group: _described(part) for group, part in parts.items() if group != "dataset"},
             "dataset": {"_target_": parts["dataset"].target, "fingerprint": source.fingerprint},

@@ -47,6 +47,7 @@ class Recipe:
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    compile_above: float | None = None  # FLOPs of a run from which its model is compiled
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:
         """Step (from 0) -> factor on the peak learning rate of its update."""
@@ -54,6 +55,16 @@ class Recipe:
         if e.warmup_steps is not None and e.cooldown_steps is not None:
             return Phases(e.warmup_steps, e.cooldown_steps, e.num_steps)
         return lambda step: schedule(progress_of(step, e.num_steps))
+
+    def forward(self, model: nn.Module, experiment: Experiment) -> Callable[..., Any]:
+        """What the training steps call: the model, compiled where the run is long enough.
+
+        The limit is in FLOPs, so that a resumed run computes as it began.
+        """
+        if self.compile_above is None or experiment.flops < self.compile_above:
+            return model
+        compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
+        return compiled
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.precision)

@@ -14,7 +14,7 @@ Rule = Callable[[float, float], float]
 
 @dataclass(frozen=True)
 class PowerRule:
-    """coefficient x N^num_params_exponent x D^num_tokens_exponent, at least `lowest`, at most `highest`.
+    """coefficient x N^num_params_exponent x D^num_tokens_exponent, from `lowest` to `highest`.
 
     Such laws were fitted by, among others, Bi et al. 2024 (DeepSeek LLM, section 3) and
     Li et al. 2025 ("Step Law").

@@ -38,7 +38,7 @@ def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) ->
     for part in micro_batches(batch, recipe.micro_batch_size):
         inputs, target = on_device(part, recipe.device)
         with recipe.autocast():
-            loss = recipe.loss(output_of(state.model, inputs), target).reshape(())
+            loss = recipe.loss(output_of(state.forward, inputs), target).reshape(())
         share = num_samples(part) / total
         if share < 1:
             loss = loss * share

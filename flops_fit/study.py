@@ -62,6 +62,7 @@ class StudySpec:
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    compile_above: float | None = None  # FLOPs
     hint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +98,7 @@ class StudySpec:
             clip_grad_norm=self.clip_grad_norm,
             micro_batch_size=self.micro_batch_size,
             checkpoint_seconds=self.checkpoint_seconds,
+            compile_above=self.compile_above,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ class TrainingState:
     """What a checkpoint holds; learning rates and the device follow from experiment and recipe."""
 
     model: nn.Module
+    forward: Callable[..., Any]  # the model, perhaps compiled
     optimizer: Optimizer
     scaler: GradScaler | None  # of fp16's gradients, which underflow without one
     peak_lrs: list[float]  # of each parameter group
@@ -45,6 +46,7 @@ class TrainingState:
         optimizer = recipe.optimizer(param_groups(model))
         return cls(
             model=model.train(),
+            forward=recipe.forward(model, experiment),
             optimizer=optimizer,
             scaler=GradScaler(recipe.device.type) if recipe.precision == "fp16" else None,
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),

@@ -222,3 +222,27 @@ class TestSeeds:
         assert losses[0, None] == losses[0, 0]
         assert losses[1, None] == losses[1, 1]
         assert len(set(losses.values())) == 4
+
+
+@pytest.mark.slow
+class TestCompiling:
+    def test_compiles_the_long_runs_only_and_gives_the_same_law(self, tmp_path):
+        plan, recipe = planned(tmp_path, factory=STILL)
+        short, long = plan.experiments[0], plan.experiments[3]
+        compiling = replace(recipe, compile_above=(short.flops + long.flops) / 2)
+        for e, is_compiled in ((short, False), (long, True)):
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
+            run = train(e, compiling, tmp_path / f"compiled {e.id}", Unwatched())
+            assert bool(torch._dynamo.utils.counters["stats"]["unique_graphs"]) is is_compiled
+            plain = train(e, recipe, tmp_path / e.id, Unwatched())
+            assert run.loss == pytest.approx(plain.loss, rel=1e-4)
+
+    def test_a_resumed_run_is_compiled_as_it_began(self, tmp_path):
+        plan, recipe = planned(tmp_path, factory=STILL, compile_above=0.0)
+        experiment = plan.experiments[0]
+        whole = train(experiment, recipe, tmp_path / "whole", Unwatched())
+        watcher = Unwatched(stop_requested=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(experiment, recipe, tmp_path / "cut", watcher)
+        assert outcome(train(experiment, recipe, tmp_path / "cut", Unwatched())) == outcome(whole)

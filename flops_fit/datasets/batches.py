@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flops_fit.errors import ConfigError
 from flops_fit.signatures import qualified_name
@@ -98,7 +98,7 @@ def _are_ids(tensor: Tensor) -> bool:
     return tensor.ndim == 2 and is_integer and tensor.dtype != torch.bool
 
 
-def output_of(model: nn.Module, inputs: Content) -> Any:
+def output_of(model: Callable[..., Any], inputs: Content) -> Any:
     """What the model makes of the input; named tensors are given to it by their names."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
 
