@@ -225,6 +225,7 @@ class TestSeeds:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile itself
 class TestCompiling:
     def test_compiles_the_long_runs_only_and_gives_the_same_law(self, tmp_path):
         plan, recipe = planned(tmp_path, factory=STILL)
