@@ -28,6 +28,7 @@ class TrainingState:
 
     model: nn.Module
     forward: Callable[..., Any]  # the model, perhaps compiled
+    parameters: list[nn.Parameter]
     optimizer: Optimizer
     scaler: GradScaler | None  # of fp16's gradients, which underflow without one
     peak_lrs: list[float]  # of each parameter group
@@ -47,6 +48,7 @@ class TrainingState:
         return cls(
             model=model.train(),
             forward=recipe.forward(model, experiment),
+            parameters=list(model.parameters()),
             optimizer=optimizer,
             scaler=GradScaler(recipe.device.type) if recipe.precision == "fp16" else None,
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),
