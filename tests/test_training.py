@@ -10,11 +10,16 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from small_study import ADAMW, Net, WatchedLoss, outcome, planned, rows, small_sweep
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from flops_fit.curves import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
+from flops_fit.experiments import Experiment, Size
+from flops_fit.laws import FORWARD_SHARE
 from flops_fit.models import MLP
 from flops_fit.optimizers import Muon
 from flops_fit.schedules import WSD, Constant, Cosine, Linear
@@ -22,6 +27,11 @@ from flops_fit.trainers import Unwatched
 from flops_fit.training import train
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+EXPERIMENT = Experiment(
+    budget=1.0, size=Size("width", 4), num_params=1, num_params_total=1, num_steps=1, batch_size=1,
+    batch_tokens=1, flops_per_token=1.0, flops_per_token_counted=None, flops_per_token_formula=1.0,
+    unique_tokens=None, seed=0,
+)  # fmt: skip
 deep_mlp = partial(MLP, in_features=4, depth=3)
 
 
@@ -207,6 +217,44 @@ class TestRecord:
         lengths = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
         total = math.fsum(p["train_loss"] * n for p, n in zip(curve, lengths, strict=True))
         assert total == pytest.approx(math.fsum(loss.values), rel=1e-5)
+
+    def test_the_curve_s_held_out_loss_is_that_of_a_run_that_ended_there(self, tmp_path):
+        """With a constant rate a shorter run is the start of a longer one."""
+        plan, recipe = planned(tmp_path, schedule=Constant(0.0), sweep=small_sweep(budgets=(4e6,)))
+        experiment = plan.experiments[0]
+        train(experiment, recipe, tmp_path, Unwatched())
+        measured = [point for point in metrics(tmp_path) if point["held_out_loss"] is not None]
+        samples = CurvePlan.of(experiment, recipe.held_out_samples).held_out_samples
+        assert len(measured) == HELD_OUT_POINTS
+        for point in (measured[0], measured[-1]):
+            shorter = replace(experiment, num_steps=point["step"])
+            on_the_same = replace(recipe, held_out_samples=samples)
+            run = train(shorter, on_the_same, tmp_path / str(point["step"]), Unwatched())
+            assert run.loss == point["held_out_loss"]
+
+    @given(num_steps=st.integers(1, 10**6), batch_size=st.integers(1, 512))
+    def test_the_curve_s_measurements_cost_next_to_nothing(self, num_steps, batch_size):
+        experiment = replace(EXPERIMENT, num_steps=num_steps, batch_size=batch_size)
+        curve = CurvePlan.of(experiment, 10**9)
+        evaluated = len(curve.held_out_steps) * curve.held_out_samples
+        assert FORWARD_SHARE * evaluated <= HELD_OUT_SHARE * num_steps * batch_size + 1e-6
+        assert curve.held_out_steps <= curve.steps - {num_steps}
+        assert {1, num_steps} <= curve.steps
+
+    def test_the_curve_tells_rate_and_gradient_of_its_steps(self, study, tmp_path):
+        source = as_source(rows())
+        still = partial(Net, dropout=0.0)
+        study(3, factory=still, optimizer=partial(RecordingSGD, lr=0.1), source=source)
+        curve = metrics(tmp_path / "a")
+        rates = [rate for (rate,) in RecordingSGD.latest.rates]
+        assert [point["lr"] for point in curve] == [rates[point["step"] - 1] for point in curve]
+
+        torch.manual_seed(0)
+        model = Net(4, dropout=0.0)
+        x, y = next(source.training_batches(16, seed=0))
+        gradients = torch.autograd.grad(F.mse_loss(model(x), y), list(model.parameters()))
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        assert curve[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
     def test_progress_rises_to_the_run_s_flops(self, study, monkeypatch):
         monkeypatch.setattr("flops_fit.training.PROGRESS_SECONDS", 0.0)
