@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flops_fit.datasets.batches import num_samples, on_device, output_of
+from flops_fit.datasets.source import CountsBytes, Source
 from flops_fit.recipe import Metric, Recipe
 from flops_fit.runs import finite
 
@@ -37,11 +38,15 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
     model.train()
     share = torch.tensor(weights, dtype=torch.double) / sum(weights)  # (batches,)
     means = {name: (share * of_batches).sum() for name, of_batches in values.items()}
+    loss = means.pop(LOSS)
     return HeldOut(
-        loss=float(means[LOSS]),
-        stderr=_standard_error(values[LOSS], share, means[LOSS]),
+        loss=float(loss),
+        stderr=_standard_error(values[LOSS], share, loss),
         num_samples=sum(weights),
-        metrics={name: float(mean) for name, mean in means.items() if name != LOSS},
+        metrics={
+            **{name: float(mean) for name, mean in means.items()},
+            **bits_per_byte(float(loss), recipe.source),
+        },
     )
 
 
@@ -71,6 +76,8 @@ def _standard_error(values: Tensor, share: Tensor, mean: Tensor) -> float | None
     return finite(float((variance * (share**2).sum()).sqrt()))
 
 
-def bits_per_byte(loss: float, bytes_per_token: float) -> float:
-    """Nats per token in bits per byte."""
-    return loss / math.log(2) / bytes_per_token
+def bits_per_byte(loss: float, source: Source) -> dict[str, float]:
+    """The loss in nats per token in another unit, for text that knows its bytes; else nothing."""
+    if not isinstance(source, CountsBytes) or source.bytes_per_token is None:
+        return {}
+    return {"bits_per_byte": loss / math.log(2) / source.bytes_per_token}
