@@ -20,12 +20,11 @@ from flops_fit.crossing import (
     Pairs,
     crossing_of,
     flops_to_reach,
-    plain_intervals,
 )
 from flops_fit.experiments import SCHEMA_VERSION
 from flops_fit.fitting import ScalingLaw
 from flops_fit.laws import Law
-from flops_fit.prediction import Intervals, central_intervals
+from flops_fit.prediction import Intervals, central_intervals, plain_intervals, turned_over
 from flops_fit.runs import Run
 
 COMPARABLE = (
@@ -193,11 +192,7 @@ def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
     """Of the inverse, where a draw of B that never gets there is a plain 0; then turned over."""
     if pairs is None:
         return {}
-    inverse = central_intervals(budget / flops_to_reach(pairs.b, pairs.loss_a(budget)))
-    return {
-        level: (1 / high if high else np.inf, 1 / low if low else np.inf)
-        for level, (low, high) in inverse.items()
-    }
+    return turned_over(central_intervals(budget / flops_to_reach(pairs.b, pairs.loss_a(budget))))
 
 
 def _warnings(a: Contender, b: Contender) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,11 @@ from flops_fit.prediction import (
     LARGEST_LOG_FLOPS,
     SMALLEST_LOG_FLOPS,
     Intervals,
+    Mask,
     central_intervals,
+    last_where,
+    plain_intervals,
 )
-from flops_fit.runs import finite
-
-Mask = NDArray[np.bool_]
 
 SEARCHED_BEYOND = 1000.0
 """Multiple of the largest trained budget up to which a crossing is looked for."""
@@ -29,9 +28,6 @@ GRID_POINTS = 200
 SURE = 0.975
 """Share of the draws that makes one the better: 1 then lies outside the 95% interval of the
 multiplier."""
-
-HALVINGS = 50
-"""Of the range in which a budget is sought: e^100 to a relative 1e-13."""
 
 PAIRING_SEED = 0
 
@@ -122,7 +118,7 @@ def crossing_of(a: Law, b: Law, gaps: Gaps, largest_budget: float) -> Crossing:
         flops = np.exp(log_flops)
         return np.asarray(before * (a.loss_opt(flops) - b.loss_opt(flops)) > 0)
 
-    flops = float(np.exp(_last_where(unturned, np.array(turn - step), np.array(turn + step))))
+    flops = float(np.exp(last_where(unturned, np.array(turn - step), np.array(turn + step))))
     return Crossing(flops, flops / largest_budget, _crossing_intervals(gaps, before), share)
 
 
@@ -135,17 +131,8 @@ def flops_to_reach(law: Law, loss: ArrayLike) -> Array:
     low, high = (np.full(target.shape, x) for x in (SMALLEST_LOG_FLOPS, LARGEST_LOG_FLOPS))
     with np.errstate(over="ignore"):  # a steep law at 1 FLOP has an infinite loss
         reached = law.loss_opt(np.exp(high)) <= target
-        found = _last_where(lambda x: np.asarray(law.loss_opt(np.exp(x)) > target), low, high)
+        found = last_where(lambda x: np.asarray(law.loss_opt(np.exp(x)) > target), low, high)
     return np.where(reached, np.exp(found), np.inf)
-
-
-def _last_where(holds: Callable[[Array], Mask], low: Array, high: Array) -> Array:
-    """x between `low` and `high` up to which `holds(x)` is true, elementwise, by bisection."""
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        true = holds(middle)
-        low, high = np.where(true, middle, low), np.where(true, high, middle)
-    return (low + high) / 2
 
 
 def _has_turn(gaps: Array) -> Mask:
@@ -183,8 +170,3 @@ def _crossing_intervals(gaps: Gaps, before: float) -> Intervals:
         )
         for level, (low, high) in central_intervals(turns).items()
     }
-
-
-def plain_intervals(intervals: Intervals) -> dict[str, list[float | None]]:
-    """For JSON: null where there is no limit."""
-    return {level: [finite(low), finite(high)] for level, (low, high) in intervals.items()}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from flops_fit.errors import UserError
-from flops_fit.laws import FlopRule, Law, LossSurface
-from flops_fit.runs import Run
+from flops_fit.laws import Array, Law
+from flops_fit.runs import Run, finite
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -26,6 +26,14 @@ FLAT_BAND_TOLERANCE = 1e-3
 
 SMALLEST_LOG_FLOPS, LARGEST_LOG_FLOPS = 0.0, 100.0
 """ln FLOPs between which a budget is searched that makes a given N or D optimal (e^100 = 3e43)."""
+
+FARTHEST_LOG_SIZE = 100.0
+"""ln N / N_opt at which the search for the edge of a flat band ends: such a band has no edge."""
+
+HALVINGS = 50
+"""Of the range in which a number is sought: e^100 to a relative 1e-13."""
+
+Mask = NDArray[np.bool_]
 
 Interval = tuple[float, float]
 Intervals = Mapping[str, Interval]
@@ -77,13 +85,40 @@ class Prediction:
         return cls(**{**data, "intervals": intervals})
 
 
+class LossLaw(Law, Protocol):
+    """A law that also knows the loss of any size and length; or many, one answer per draw."""
+
+    def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array: ...
+
+    def tokens_to_reach(self, loss: Any, num_params: float) -> Any:
+        """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+
+
+@dataclass(frozen=True)
+class FlatBand:
+    """The smallest and largest N whose loss at `budget` FLOPs is within `tolerance` of the best.
+
+    `intervals` has the keys low and high, and is empty without draws.
+    """
+
+    budget: float
+    tolerance: float
+    low: float
+    high: float
+    intervals: Mapping[str, Intervals]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "intervals": plain_intervals(self.intervals)}
+
+
 @dataclass(frozen=True)
 class OtherSize:
     """What it costs to train `num_params` instead of the optimum of a budget.
 
     `excess_loss` is relative to the best loss of the budget. `excess_compute` is the share of
     compute by which this size must be trained longer to reach that best loss (0.1 = 10% more
-    FLOPs), None where no amount of tokens gets it there.
+    FLOPs), None where no amount of tokens gets it there. `intervals` has the keys loss, excess_loss
+    and excess_compute (a bound of inf: no amount), and is empty without draws.
     """
 
     num_params: float
@@ -91,6 +126,10 @@ class OtherSize:
     loss: float
     excess_loss: float
     excess_compute: float | None
+    intervals: Mapping[str, Intervals]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "intervals": plain_intervals(self.intervals)}
 
 
 @dataclass(frozen=True)
@@ -181,35 +220,97 @@ def budget_for_num_tokens(law: Law, num_tokens: float) -> float:
 
 
 def flat_band(
-    surface: LossSurface, rule: FlopRule, budget: float, tolerance: float = FLAT_BAND_TOLERANCE
-) -> Interval:
-    """Smallest and largest N whose loss at `budget` is within `tolerance` of the best."""
-    optimum = float(surface.N_opt(budget, rule))
-    bound = (1 + tolerance) * float(surface(optimum, rule.tokens(budget, optimum)))
-
-    def above_bound(log_ratio: float) -> float:
-        num_params = optimum * np.exp(log_ratio)
-        return float(surface(num_params, rule.tokens(budget, num_params))) - bound
-
-    low, high = (_edge_of_band(above_bound, side) for side in (-1.0, 1.0))
-    return optimum * float(np.exp(low)), optimum * float(np.exp(high))
+    law: LossLaw, draws: LossLaw | None, budget: float, tolerance: float = FLAT_BAND_TOLERANCE
+) -> FlatBand:
+    """The sizes whose loss at `budget` is within `tolerance` of the best."""
+    low, high = _band(law, budget, tolerance)
+    intervals = {}
+    if draws is not None:
+        lows, highs = _band(draws, budget, tolerance)
+        intervals = {"low": central_intervals(lows), "high": central_intervals(highs)}
+    return FlatBand(budget, tolerance, float(low), float(high), intervals)
 
 
 def cost_of_size(
-    surface: LossSurface, rule: FlopRule, budget: float, num_params: float
+    law: LossLaw, draws: LossLaw | None, budget: float, num_params: float
 ) -> OtherSize:
     """What training `num_params` instead of the optimal size costs at `budget`."""
-    best = float(surface.loss_opt(budget, rule))
-    num_tokens = float(rule.tokens(budget, num_params))
-    loss = float(surface(num_params, num_tokens))
-    tokens_needed = surface.tokens_to_reach(best, num_params)
+    if not (np.isfinite(num_params) and num_params > 0):
+        raise UserError(f"N = {num_params} is not a finite positive number of parameters")
+    num_tokens = float(law.flop_rule.tokens(budget, num_params))
+    loss, excess_loss, share = _cost(law, budget, num_params)
+    intervals = {}
+    if draws is not None:
+        losses, excesses, shares = _cost(draws, budget, num_params)
+        intervals = {
+            "loss": central_intervals(losses),
+            "excess_loss": central_intervals(excesses),
+            "excess_compute": turned_over(central_intervals(shares), less=1.0),
+        }
     return OtherSize(
         num_params=num_params,
         num_tokens=num_tokens,
-        loss=loss,
-        excess_loss=loss / best - 1,
-        excess_compute=None if tokens_needed is None else tokens_needed / num_tokens - 1,
+        loss=float(loss),
+        excess_loss=float(excess_loss),
+        excess_compute=float(1 / share - 1) if share else None,
+        intervals=intervals,
     )
+
+
+def turned_over(intervals: Intervals, less: float = 0.0) -> Intervals:
+    """Of 1 / x - `less`, from those of an x >= 0; inf where x may be 0."""
+    return {
+        level: (1 / high - less if high else np.inf, 1 / low - less if low else np.inf)
+        for level, (low, high) in intervals.items()
+    }
+
+
+def plain_intervals(
+    intervals: Mapping[str, Interval] | Mapping[str, Intervals],
+) -> dict[str, Any]:
+    """For JSON: lists, with null where there is no limit."""
+    return {
+        name: plain_intervals(value)
+        if isinstance(value, Mapping)
+        else [finite(value[0]), finite(value[1])]
+        for name, value in intervals.items()
+    }
+
+
+def last_where(holds: Callable[[Array], Mask], low: Array, high: Array) -> Array:
+    """x between `low` and `high` up to which `holds(x)` is true, elementwise, by bisection."""
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        true = holds(middle)
+        low, high = np.where(true, middle, low), np.where(true, high, middle)
+    return (low + high) / 2
+
+
+def _band(law: LossLaw, budget: float, tolerance: float) -> tuple[Array, Array]:
+    """Both edges of the flat band, one number each or one per draw."""
+    optimum = law.N_opt(budget)
+    bound = (1 + tolerance) * law.loss_opt(budget)
+
+    def is_inside(log_ratio: Array) -> Mask:
+        num_params = optimum * np.exp(log_ratio)
+        with np.errstate(over="ignore"):  # a steep law far away: infinite, and so outside
+            loss = law(num_params, law.flop_rule.tokens(budget, num_params))
+        return np.asarray(loss <= bound)
+
+    centre = np.zeros(np.shape(optimum))
+    low, high = (
+        optimum * np.exp(last_where(is_inside, centre, centre + side * FARTHEST_LOG_SIZE))
+        for side in (-1, 1)
+    )
+    return low, high
+
+
+def _cost(law: LossLaw, budget: float, num_params: float) -> tuple[Array, Array, Array]:
+    """Loss of N at `budget`, its excess over the best, and the share of the tokens (at most 1) that
+    it gets of those it would need to reach the best; 0 where none suffice."""
+    best, num_tokens = law.loss_opt(budget), law.flop_rule.tokens(budget, num_params)
+    loss = law(num_params, num_tokens)
+    return loss, loss / best - 1, num_tokens / law.tokens_to_reach(best, num_params)
 
 
 def _budget_where(gap: Any, letter: str, target: float) -> float:
@@ -223,11 +324,3 @@ def _budget_where(gap: Any, letter: str, target: float) -> float:
             f"no budget makes {letter} = {target:.3g} optimal under this law"
         ) from error
     return float(np.exp(root))
-
-
-def _edge_of_band(above_bound: Any, side: float) -> float:
-    """ln N / N_opt where the loss leaves the band, going down (side -1) or up (+1)."""
-    step = side
-    while above_bound(step) < 0:
-        step *= 2
-    return float(brentq(above_bound, 0.0, step))

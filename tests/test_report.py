@@ -10,8 +10,7 @@ from rich.console import Console
 
 from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.fitting import fit_runs
-from flops_fit.laws import LossSurface
-from flops_fit.planning import FlopRule
+from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima

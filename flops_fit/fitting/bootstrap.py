@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fitting.points import Points, blocks, places
 from flops_fit.laws import Array
 
 DEFAULT_DRAWS = 4000
@@ -19,29 +20,56 @@ PLACES_TO_SPARE = 10
 MOST_ATTEMPTS = 100
 """Rounds of drawing again what came out with too few different places."""
 
+FEWEST_IN_STRATUM = 3
+"""Runs of a budget that are drawn among themselves. Of two, half of all resamples have one twice:
+nominal 90% intervals of 20 budgets of 2 runs would cover 0.81; of 9 budgets of 3 runs 0.88."""
+
 
 def resample_weights(
-    places: NDArray[np.int64], draws: int, seed: int, fewest_places: int
+    points: Points, draws: int, seed: int, fewest_places: int
 ) -> NDArray[np.uint8]:
-    """How often each row is drawn, (draws, n): n rows with replacement, so each sums to n.
+    """How often each row is drawn, (draws, n), with replacement.
 
-    `places` (n,) numbers the (N, D) of each row. A resample with fewer than `fewest_places`
-    different ones determines nothing and is drawn again.
+    Where runs share trunks whole trunks are drawn, from all of them: the errors of a trunk's runs
+    are nearly one error, and rows drawn singly would count it as many. Otherwise rows are drawn
+    within their budget, so that every resample has the sweep's own budgets.
+
+    A resample with fewer than `fewest_places` different (N, D) determines nothing and is drawn
+    again.
     """
     generator = np.random.default_rng(seed)
-    blocks = [np.empty((0, len(places)), dtype=np.uint8)]
+    block, place = blocks(points), places(points)
+    strata = _strata(points, block)
+    found = [np.empty((0, len(points)), dtype=np.uint8)]
     left, attempts = draws, 0
     while left and attempts < MOST_ATTEMPTS:
-        fresh = _resamples(len(places), min(left, DRAWS_AT_ONCE), generator)
-        enough = _enough_places(fresh, places, fewest_places)
-        blocks.append(fresh[enough])
+        fresh = _resamples(strata, min(left, DRAWS_AT_ONCE), generator)[:, block]
+        enough = _enough_places(fresh, place, fewest_places)
+        found.append(fresh[enough])
         left -= int(enough.sum())
         attempts = 0 if enough.any() else attempts + 1
-    return np.concatenate(blocks)
+    return np.concatenate(found)
 
 
-def _resamples(count: int, draws: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.uint8)
+def _strata(points: Points, block: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The blocks that are drawn among themselves: those of a budget, or all where trunks cross."""
+    num_blocks = int(block.max()) + 1
+    if num_blocks < len(points):
+        return [np.arange(num_blocks)]
+    budgets, stratum, counts = np.unique(points.budget, return_inverse=True, return_counts=True)
+    stratum = np.where(counts < FEWEST_IN_STRATUM, -1, np.arange(len(budgets)))[stratum.ravel()]
+    return [np.flatnonzero(stratum == s) for s in np.unique(stratum)]
+
+
+def _resamples(
+    strata: list[NDArray[np.int64]], draws: int, generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """How often each block is drawn, (draws, blocks)."""
+    counts = np.empty((draws, sum(map(len, strata))), dtype=np.uint8)
+    for stratum in strata:
+        size = len(stratum)
+        counts[:, stratum] = generator.multinomial(size, np.full(size, 1 / size), size=draws)
+    return counts
 
 
 def _enough_places(

@@ -65,11 +65,25 @@ class IsoflopBias:
 
 
 @dataclass(frozen=True)
+class CountedBy:
+    """What a method says if N counts `counted`: num_params (the law's own) or num_params_total.
+
+    `a` is the exponent of N_opt over the trained budgets, `N_opt` that of the largest, `budget`.
+    """
+
+    counted: str
+    method: str
+    a: float
+    budget: float
+    N_opt: float
+
+
+@dataclass(frozen=True)
 class NextRuns:
     """Runs that would narrow the prediction at `target` FLOPs, and by how much.
 
     `narrowing` is the interval of log N_opt expected after them over the one now;
-    `num_params_80` the 80% interval of N_opt then.
+    `num_params_80` the 80% interval of N_opt then, `num_params_80_now` the present one.
     """
 
     budget: float
@@ -78,6 +92,7 @@ class NextRuns:
     target: float
     narrowing: float
     num_params_80: tuple[float, float]
+    num_params_80_now: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,8 @@ class Diagnostics:
 
     `reach` is the extrapolation (target / largest trained budget) up to which the 80% interval of
     N_opt stays within a factor of 2 either way, at most 30; None where there are no intervals.
-    `noise` is the relative standard deviation of one loss about the surface, robust to outliers.
+    `noise` is the relative standard deviation of one loss about the surface, robust to outliers,
+    `seed_noise` that of repeated seeds; None where there are too few.
     """
 
     verdict: str
@@ -101,6 +117,9 @@ class Diagnostics:
     without_edges: Without
     back_tests: tuple[BackTest, ...]
     isoflop_bias: IsoflopBias | None
+    num_draws: Mapping[str, int]  # method -> bootstrap laws behind its intervals
+    parameter_counts: tuple[CountedBy, ...]  # with and without embeddings, where both are known
+    seed_noise: float | None = None
     noise: float | None = None
     identifiable: bool | None = None
     start_agreement: float | None = None
@@ -121,6 +140,7 @@ class Diagnostics:
             "deltas": DeltaFit,
             "back_tests": BackTest,
             "next_runs": _next_runs,
+            "parameter_counts": CountedBy,
         }
         values = dict(data)
         for name, kind in lists.items():
@@ -134,7 +154,15 @@ class Diagnostics:
 
 
 def _next_runs(
-    num_params: list[float], num_params_80: tuple[float, float], **rest: float
+    num_params: list[float],
+    num_params_80: list[float],
+    num_params_80_now: list[float],
+    **rest: float,
 ) -> NextRuns:
-    low, high = num_params_80
-    return NextRuns(num_params=tuple(num_params), num_params_80=(low, high), **rest)
+    (low, high), (low_now, high_now) = num_params_80, num_params_80_now
+    return NextRuns(
+        num_params=tuple(num_params),
+        num_params_80=(low, high),
+        num_params_80_now=(low_now, high_now),
+        **rest,
+    )

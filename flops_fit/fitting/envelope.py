@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, PowerLaw
 from flops_fit.runs import Run
 
@@ -18,6 +21,14 @@ CLOSING = 2.0
 """The hull is closed at (2 C_max, 2 L_max) so that its lower right end is a side of it."""
 
 FEWEST_HULL_POINTS = 3
+
+FEWEST_CURVES = 3
+"""Training curves in a resample: fewer have no envelope but their own."""
+
+MOST_DRAWS = 1000
+"""Resamples of the curves; each takes a hull of its own."""
+
+POINT_KEYS = ("id", "num_params", "num_tokens", "loss")
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,32 @@ class EnvelopeLaw:
 
     def loss_opt(self, flops: ArrayLike) -> Array:
         return self.loss_line(flops)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the FLOP rule, which stands for itself in law.json."""
+        columns = (self.points.num_params, self.points.num_tokens, self.points.loss)
+        rows = zip(self.points.ids, *(column.tolist() for column in columns), strict=True)
+        return {
+            "a": self.a,
+            "N_coefficient": self.line.coefficient,
+            "loss_coefficient": self.loss_line.coefficient,
+            "loss_exponent": self.loss_line.exponent,
+            "num_final": self.num_final,
+            "points": [dict(zip(POINT_KEYS, row, strict=True)) for row in rows],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> EnvelopeLaw:
+        ids, n, d, loss = ([point[key] for point in data["points"]] for key in POINT_KEYS)
+        num_params, num_tokens = np.array(n), np.array(d)
+        flops = rule(num_params) * num_tokens
+        return cls(
+            line=PowerLaw(data["N_coefficient"], data["a"]),
+            loss_line=PowerLaw(data["loss_coefficient"], data["loss_exponent"]),
+            points=Points(tuple(ids), num_params, num_tokens, np.array(loss), flops, rule),
+            num_final=data["num_final"],
+            flop_rule=rule,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +121,48 @@ class EnvelopeFit:
             num_final=sum(_is_final(points, name, d) for name, d in _rows(hull)),
             flop_rule=points.flop_rule,
         )
+
+
+@dataclass(frozen=True)
+class EnvelopeOfCurves:
+    """Approach 1 on the training curves of the runs that are fitted.
+
+    `curves` has the checkpoints of all runs, several rows of one id.
+    """
+
+    fit: EnvelopeFit
+    curves: Points
+
+    @property
+    def method(self) -> str:
+        return self.fit.method
+
+    def law(self, points: Points) -> EnvelopeLaw:
+        return self._law_of(points.ids)
+
+    def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
+        """Draws are envelopes of resampled curves. How often a curve is drawn makes no difference
+        to a hull, so these intervals are narrow where one curve holds most of it."""
+        law = self.law(points)
+        weights = resample_weights(points, min(draws, MOST_DRAWS), seed, FEWEST_CURVES)
+        budgets = (float(points.budget.min()), points.largest_budget)
+        laws = []
+        for drawn in weights > 0:
+            try:
+                resampled = self._law_of(np.array(points.ids)[drawn])
+                laws.append(TabulatedLaw.of(resampled, self.method, budgets, points.flop_rule))
+            except FitError:
+                continue
+        return Fitted(law, TabulatedLaw.stacked(laws) if laws else None)
+
+    def _law_of(self, ids: Iterable[str]) -> EnvelopeLaw:
+        if not len(self.curves):
+            raise FitError(
+                "there are no training curves",
+                "approach 1 needs checkpoints: a study's metrics.jsonl, or a table with a column "
+                "for the step (columns.num_steps=...) and several rows of each id",
+            )
+        return self.fit.law(self.curves.where(np.isin(self.curves.ids, list(ids))))
 
 
 def lower_hull(log_flops: Array, log_loss: Array) -> NDArray[np.int64]:

@@ -11,6 +11,8 @@ from flops_fit.fitting.diagnostics import Diagnostics
 from flops_fit.fitting.findings import REACH_FACTOR, WIDEST_EXPONENT, findings, verdict
 from flops_fit.fitting.fits import Fits
 from flops_fit.fitting.isoflop import IsoflopFit
+from flops_fit.fitting.noise import residual_noise, seed_noise
+from flops_fit.fitting.parameter_counts import by_parameter_counts, trained_exponent
 from flops_fit.fitting.points import Points
 from flops_fit.fitting.sensitivity import (
     back_tests,
@@ -18,7 +20,6 @@ from flops_fit.fitting.sensitivity import (
     isoflop_bias,
     next_runs,
     other_deltas,
-    relative_noise,
     without_parts,
 )
 from flops_fit.fitting.surface import SurfaceFit
@@ -33,22 +34,17 @@ BIAS_TARGET = 10.0
 
 
 def examine(
-    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, fits: Fits, answer: str
+    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, fits: Fits, answer: str, draws: int
 ) -> Diagnostics:
-    """All diagnostics of `fits`, whose `answer` method predicts."""
+    """All diagnostics of `fits`, whose `answer` method predicts; `draws` were asked for."""
     numbers = _numbers(points, isoflop, surface, fits, answer)
     optima = isoflop.optima(points, isoflop.noise(points))
+    spent = float(points.flops.sum())
     return replace(
         numbers,
         verdict=verdict(numbers, optima, points.largest_budget),
-        findings=findings(numbers, optima, fits.refusals, float(points.flops.sum())),
+        findings=findings(numbers, optima, fits, draws, spent),
     )
-
-
-def trained_exponent(law: Law, flops: Array) -> Array:
-    """d ln N_opt / d ln C between the smallest and the largest of `flops`."""
-    low, high = float(flops.min()), float(flops.max())
-    return np.asarray(np.log(law.N_opt(high) / law.N_opt(low)) / np.log(high / low))
 
 
 def _numbers(
@@ -60,6 +56,7 @@ def _numbers(
     if fits.surface is not None and fits.isoflop is not None:
         target = BIAS_TARGET * points.largest_budget
         bias = isoflop_bias(points, isoflop, fits.surface.surface, target)
+    seeds = seed_noise(points)
     without_budget, without_edges = without_parts(points, isoflop, surface, fits.surface)
     numbers = Diagnostics(
         verdict="",
@@ -67,7 +64,8 @@ def _numbers(
         has_intervals=draws is not None,
         reach=None if draws is None else _reach(draws, points.largest_budget),
         exponents={
-            m: float(trained_exponent(fits.law_and_draws(m)[0], points.flops)) for m in fits.methods
+            method: float(trained_exponent(found, points.flops))
+            for method, found in fits.laws.items()
         },
         exponents_agree=_exponents_agree(fits, points.flops, 0.0),
         bias_explains=None if bias is None else _exponents_agree(fits, points.flops, bias.a),
@@ -76,6 +74,9 @@ def _numbers(
         without_edges=without_edges,
         back_tests=back_tests(points, isoflop, surface),
         isoflop_bias=bias,
+        num_draws={m: d.quantities()["a"].size for m, d in fits.draws.items()},
+        parameter_counts=by_parameter_counts(points, isoflop, surface, fits),
+        seed_noise=None if seeds is None else seeds.value,
     )
     return numbers if fits.surface is None else _with_surface(numbers, points, surface, fits)
 
@@ -86,7 +87,7 @@ def _with_surface(numbers: Diagnostics, points: Points, fit: SurfaceFit, fits: F
     assert law is not None
     numbers = replace(
         numbers,
-        noise=relative_noise(points, law.surface),
+        noise=residual_noise(points, law.surface),
         start_agreement=law.start_agreement,
         promised_decrease=law.promised_decrease,
         at_bounds=law.at_bounds,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flops_fit.fitting.diagnostics import BackTest, Diagnostics, Influence, IsoflopBias, NextRuns
+from flops_fit.fitting.diagnostics import (
+    BackTest,
+    CountedBy,
+    DeltaFit,
+    Diagnostics,
+    Influence,
+    IsoflopBias,
+    NextRuns,
+    Without,
+)
+from flops_fit.fitting.envelope import EnvelopeLaw
+from flops_fit.fitting.fits import Fits
 from flops_fit.fitting.isoflop import BudgetOptimum
 
 WORTH_SAYING = 0.01
@@ -25,10 +36,19 @@ WIDEST_EXPONENT = 0.3
 REACH_FACTOR = 2.0
 """Factor either way within which the 80% interval of N_opt must stay to be called useful."""
 
+WORTH_SAYING_OF_A = 0.01
+"""Change of the exponent a below which nothing is said of it: a tenth of a decade of N over ten of
+compute."""
+
+MISFIT = 2.0
+"""Scatter about the surface over that of repeated seeds from which the surface does not fit."""
+
 METHOD_NAMES: Mapping[str, str] = {
     "isoflop": "approach 2 (isoflop)",
     "surface": "approach 3 (surface)",
+    "envelope": "approach 1 (envelope)",
 }
+"""Ours by their number; a user's own method goes by its class."""
 
 
 def verdict(d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: float) -> str:
@@ -65,20 +85,33 @@ def verdict(d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: flo
 
 
 def findings(
-    d: Diagnostics, optima: Sequence[BudgetOptimum], refusals: Mapping[str, str], spent: float
+    d: Diagnostics, optima: Sequence[BudgetOptimum], fits: Fits, draws: int, spent: float
 ) -> tuple[str, ...]:
-    """What is weak, what was tested, what to run next. `spent` in FLOPs, of all runs."""
+    """What is weak, what was tested, what to run next.
+
+    `draws` were asked for; `spent` in FLOPs, of all runs.
+    """
     return (
-        *(f"{METHOD_NAMES[method]} refused: {why}" for method, why in refusals.items()),
+        *(f"{name_of(method)} refused: {why}" for method, why in fits.refusals.items()),
         *_budget_findings(optima),
         *_identification_findings(d.identifiable),
         *_agreement_findings(d),
+        *_envelope_findings(fits),
+        *_draws_findings(d.num_draws, draws),
+        *_misfit_findings(d),
         *_ending_findings(d),
+        *_edge_findings(d.without_edges, d.exponents),
+        *_delta_findings(d.deltas),
         *_back_test_findings(d.back_tests),
         *_bias_findings(d.isoflop_bias),
+        *_count_findings(d.parameter_counts),
         *_influence_findings(d.influential_runs),
         *_next_findings(d.next_runs, spent),
     )
+
+
+def name_of(method: str) -> str:
+    return METHOD_NAMES.get(method, method)
 
 
 def _budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
@@ -105,6 +138,68 @@ def _agreement_findings(d: Diagnostics) -> list[str]:
     words = "agree" if d.exponents_agree else "contradict each other"
     a, other = d.exponents["isoflop"], d.exponents["surface"]
     return [f"the methods {words}: a = {a:.3f} (isoflop), {other:.3f} (surface)"]
+
+
+def _envelope_findings(fits: Fits) -> list[str]:
+    law = fits.laws.get("envelope")
+    if not isinstance(law, EnvelopeLaw):
+        return []
+    return [
+        f"approach 1 (envelope): a = {law.a:.3f} through {len(law.points)} checkpoints, of which "
+        f"{law.num_final} end their run; at the others the learning rate had not come down"
+    ]
+
+
+def _draws_findings(num_draws: Mapping[str, int], asked: int) -> list[str]:
+    return [
+        f"the intervals of {name_of(method)} rest on {count:,} of the {asked:,} draws asked for"
+        for method, count in num_draws.items()
+        if count < asked
+    ]
+
+
+def _misfit_findings(d: Diagnostics) -> list[str]:
+    if d.noise is None or d.seed_noise is None or d.noise < MISFIT * d.seed_noise:
+        return []
+    return [
+        f"losses scatter by {d.noise:.2%} about the surface, repeated seeds by {d.seed_noise:.2%}: "
+        "the surface does not fit, look at its residuals before you rely on it"
+    ]
+
+
+def _edge_findings(without: Without, exponents: Mapping[str, float]) -> list[str]:
+    """How far dropping the smallest and largest size of every budget moves the exponents."""
+    moved = {"isoflop": without.isoflop_a, "surface": without.surface_a}
+    said = [
+        f"from {exponents[method]:.3f} to {a:.3f} ({method})"
+        for method, a in moved.items()
+        if a is not None and abs(a - exponents.get(method, a)) >= WORTH_SAYING_OF_A
+    ]
+    return [f"without the edge sizes of every budget a moves {', '.join(said)}"] if said else []
+
+
+def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:
+    values = [fit.a for fit in deltas]
+    if not values or max(values) - min(values) < WORTH_SAYING_OF_A:
+        return []
+    return [
+        f"a lies between {min(values):.3f} and {max(values):.3f} for Huber thresholds from "
+        f"{deltas[0].delta:g} to {deltas[-1].delta:g}: single runs decide part of it"
+    ]
+
+
+def _count_findings(counts: Sequence[CountedBy]) -> list[str]:
+    """Both counts of N side by side, a sentence per method."""
+    by_method: dict[str, list[str]] = {}
+    for c in counts:
+        words = "with all embeddings" if c.counted == "num_params_total" else "as fitted"
+        by_method.setdefault(c.method, []).append(
+            f"a = {c.a:.3f} and N_opt = {c.N_opt:.3g} {words}"
+        )
+    return [
+        f"counting N ({method}), at {counts[0].budget:.3g} FLOPs: {'; '.join(said)}"
+        for method, said in by_method.items()
+    ]
 
 
 def _ending_findings(d: Diagnostics) -> list[str]:
@@ -160,7 +255,12 @@ def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
     affordable = [p for p in proposals if p.total_flops <= spent] or list(proposals[:1])
     return [
         f"{len(p.num_params)} more runs at {p.budget:.3g} FLOPs, N = {p.num_params[0]:.3g} to "
-        f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would make the interval of "
-        f"log N_opt at {p.target:.3g} FLOPs {p.narrowing:.2f} times as wide"
+        f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would narrow the 80% interval "
+        f"of N_opt at {p.target:.3g} FLOPs from {_span(p.num_params_80_now)} to "
+        f"{_span(p.num_params_80)}"
         for p in affordable[-1:]
     ]
+
+
+def _span(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.3g} - {bounds[1]:.3g}"

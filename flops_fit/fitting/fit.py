@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,15 @@ import scipy
 
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
+from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeOfCurves
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examination import examine
-from flops_fit.fitting.fits import Fits, fit_both
+from flops_fit.fitting.fits import Fits, fit_all
 from flops_fit.fitting.isoflop import IsoflopFit
-from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.methods import FitSettings, Method
+from flops_fit.fitting.metrics import LOSS, measured_by
+from flops_fit.fitting.own import OwnFit
+from flops_fit.fitting.points import Dropped, Points, usable_points
 from flops_fit.fitting.scaling_law import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.fitting.surface import SurfaceFit
@@ -31,41 +35,53 @@ def fit_runs(
     runs: Sequence[Run],
     *,
     flop_rule: FlopRule | None = None,
-    answer: IsoflopFit | SurfaceFit | None = None,
+    answer: FitSettings | None = None,
     select: Selection | None = None,
     draws: int = DEFAULT_DRAWS,
     seed: int = 0,
+    metric: str = LOSS,
+    checkpoints: Sequence[Run] = (),
 ) -> ScalingLaw:
-    """Approach 2 and approach 3 through `runs`; `answer` (approach 3 by default) is the one asked.
+    """Approach 2 and approach 3 through `runs`, and `answer` (approach 3 by default), which is
+    asked.
 
+    `answer` may be any frozen dataclass that, called with runs and a FLOP rule, returns a `Law`.
     C = 6 N D unless `flop_rule` says otherwise. `select` chooses among runs of one (N, D).
-    Intervals come from `draws` bootstrap refits, none where it is 0. Runs that diverged or have
+    Intervals come from `draws` bootstrap refits, none where it is 0. `metric` names what is fitted
+    in place of the loss (see `measured_by`). `checkpoints` are points of the runs' training curves
+    under the runs' ids; only approach 1 (`EnvelopeFit`) looks at them. Runs that diverged or have
     no loss are left out by name.
 
-    Where one method refuses, the other answers and the reason stands in `refusals`. Raises
-    `FitError` where both refuse, or where a row can't be true.
+    Where one method refuses, another answers and the reason stands in `refusals`. Raises
+    `FitError` where all refuse, or where a row can't be true.
     """
     if draws < 0:
         raise FitError(f"draws is {draws}", "give 0 for no intervals, or some thousand")
-    answer = answer or SurfaceFit()
-    isoflop, surface = _both(answer)
-    select = select or EveryRun()
-    points, dropped = usable_points(runs, flop_rule or FlopRule.constant())
-    points, unselected = select(points)
-    fits = fit_both(points, isoflop, surface, draws, seed)
-    method = answer.method if answer.method in fits.methods else fits.methods[0]
+    rule, select = flop_rule or FlopRule.constant(), select or EveryRun()
+    try:
+        points, dropped = _chosen(measured_by(runs, metric), rule, select)
+        methods = Methods.answering(answer or SurfaceFit(), _curves(checkpoints, rule, metric))
+        fits = fit_all(points, methods, draws, seed)
+    except FitError as error:
+        if metric == LOSS:
+            raise
+        what = f"fitting {metric} in place of the loss: {error.reason}"
+        raise FitError(what, error.next_step) from error
+    method = next(m for m in (methods.asked, *PREFERRED) if m in fits.laws)
+    isoflop = methods.isoflop
     return ScalingLaw(
         answer=method,
+        metric=metric,
         fits=fits,
         flop_rule=points.flop_rule,
         largest_budget=points.largest_budget,
         budgets=isoflop.optima(points, isoflop.noise(points)),
         intervals=fits.intervals,
         predictions=_predictions(points, fits),
-        diagnostics=examine(points, isoflop, surface, fits, method),
+        diagnostics=examine(points, isoflop, methods.surface, fits, method, draws),
         rows_used=points.ids,
-        dropped=(*dropped, *unselected),
-        provenance=_provenance(points, answer, select, draws, seed),
+        dropped=dropped,
+        provenance=_provenance(points, methods, select, draws, seed, metric),
     )
 
 
@@ -74,24 +90,84 @@ def is_fit_of(
     runs: Sequence[Run],
     *,
     flop_rule: FlopRule,
-    answer: IsoflopFit | SurfaceFit,
+    answer: FitSettings,
     draws: int,
     seed: int,
+    checkpoints: Sequence[Run] = (),
 ) -> bool:
     """Whether `fit_runs` with these arguments would give `law` again."""
     points, _ = usable_points(runs, flop_rule)
-    return law.provenance == _provenance(points, answer, EveryRun(), draws, seed)
+    methods = Methods.answering(answer, _curves(checkpoints, flop_rule, LOSS))
+    return law.provenance == _provenance(points, methods, EveryRun(), draws, seed, LOSS)
+
+
+PREFERRED = ("surface", "isoflop")
+"""Who answers where the asked method refuses."""
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods to try: always approaches 2 and 3, and a third where another is asked."""
+
+    isoflop: IsoflopFit
+    surface: SurfaceFit
+    other: EnvelopeOfCurves | OwnFit | None
+    asked: str
+
+    @classmethod
+    def answering(cls, answer: FitSettings, curves: Points) -> Methods:
+        """`answer` with its settings, the others with their defaults."""
+        match answer:
+            case IsoflopFit():
+                return cls(answer, SurfaceFit(), None, answer.method)
+            case SurfaceFit():
+                return cls(IsoflopFit(), answer, None, answer.method)
+        other: EnvelopeOfCurves | OwnFit
+        if isinstance(answer, EnvelopeFit):
+            other = EnvelopeOfCurves(answer, curves)
+        else:
+            other = OwnFit(answer)
+        return cls(IsoflopFit(), SurfaceFit(), other, other.method)
+
+    def __iter__(self) -> Iterator[Method]:
+        yield from (self.isoflop, self.surface)
+        if self.other is not None:
+            yield self.other
+
+    def settings(self) -> dict[str, Any]:
+        """Method -> its settings as plain values."""
+        found = {"isoflop": _settings(self.isoflop), "surface": _settings(self.surface)}
+        match self.other:
+            case EnvelopeOfCurves(fit, curves):
+                found[fit.method] = {**_settings(fit), "curves_sha256": curves.sha256}
+            case OwnFit(settings):
+                found[self.asked] = _settings(settings)
+        return found
+
+
+def _chosen(
+    runs: Sequence[Run], rule: FlopRule, select: Selection
+) -> tuple[Points, tuple[Dropped, ...]]:
+    """The runs that are fitted, and the others by name."""
+    points, unusable = usable_points(runs, rule)
+    chosen, unselected = select(points)
+    return chosen, (*unusable, *unselected)
+
+
+def _curves(checkpoints: Sequence[Run], rule: FlopRule, metric: str) -> Points:
+    """The points of the training curves; none for a metric that they don't have."""
+    return usable_points(checkpoints if metric == LOSS else (), rule)[0]
 
 
 def _provenance(
-    points: Points, answer: IsoflopFit | SurfaceFit, select: Selection, draws: int, seed: int
+    points: Points, methods: Methods, select: Selection, draws: int, seed: int, metric: str
 ) -> dict[str, Any]:
     """All that decides the outcome of a fit."""
-    isoflop, surface = _both(answer)
     return {
-        "asked": answer.method,
-        "settings": {"isoflop": _settings(isoflop), "surface": _settings(surface)},
+        "asked": methods.asked,
+        "settings": methods.settings(),
         "select": _settings(select),
+        "metric": metric,
         "draws": draws,
         "seed": seed,
         "input_sha256": points.sha256,
@@ -103,24 +179,29 @@ def _provenance(
     }
 
 
-def _both(answer: IsoflopFit | SurfaceFit) -> tuple[IsoflopFit, SurfaceFit]:
-    """The settings of both methods: those asked, and for the other the defaults."""
-    isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
-    surface = answer if isinstance(answer, SurfaceFit) else SurfaceFit()
-    return isoflop, surface
-
-
 def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
-    """By both methods, at the trained budgets and beyond."""
+    """By all methods, at the trained budgets and beyond."""
     largest = points.largest_budget
     budgets = (*points.budgets, *(multiple * largest for multiple in BEYOND))
-    return tuple(fits.predict(m, budget, largest) for m in fits.methods for budget in budgets)
+    return tuple(fits.predict(m, budget, largest) for m in fits.laws for budget in budgets)
 
 
-def _settings(value: Any) -> dict[str, Any]:
+def _settings(value: Any) -> Any:
     """A settings dataclass as plain values: its class under "type", then its fields."""
-    entries = {f.name: getattr(value, f.name) for f in fields(value)}
-    return {
-        "type": type(value).__name__,
-        **{k: _settings(v) if is_dataclass(v) else v for k, v in entries.items()},
-    }
+    if is_dataclass(value) and not isinstance(value, type):
+        entries = {f.name: _settings(getattr(value, f.name)) for f in fields(value)}
+        return {"type": _name_of(type(value)), **entries}
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {str(key): _settings(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_settings(entry) for entry in value]
+    return repr(value)
+
+
+def _name_of(kind: type) -> str:
+    """Ours by its name alone, a user's with its module."""
+    ours = kind.__module__.startswith(f"{__name__.partition('.')[0]}.")
+    return kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}"

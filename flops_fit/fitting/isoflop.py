@@ -13,6 +13,8 @@ from scipy.special import gammaincinv
 from flops_fit.fitting.curves import CurveFamily, Parabola
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.loss_trend import LossTrend, fit_loss_trend
+from flops_fit.fitting.methods import Fitted
+from flops_fit.fitting.noise import FreshNoise, seed_noise
 from flops_fit.fitting.optima import (
     FEW,
     NEGATIVE,
@@ -22,7 +24,7 @@ from flops_fit.fitting.optima import (
     verdict_on,
 )
 from flops_fit.fitting.optima import BudgetOptimum as BudgetOptimum
-from flops_fit.fitting.points import Points, replicate_groups, usable_points
+from flops_fit.fitting.points import Points, usable_points
 from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
 from flops_fit.runs import Run
 
@@ -40,9 +42,6 @@ STEEPEST_LINE = 3.0
 
 FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
-
-FEWEST_FREEDOM = 3
-"""Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +196,16 @@ class IsoflopFit:
             noise=noise,
         )
 
+    def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
+        """The law and its draws; without draws where nothing tells the noise."""
+        law = self.law(points)
+        return Fitted(law, self.draws(points, law, draws, seed) if draws else None)
+
     def noise(self, points: Points) -> float | None:
         """Relative noise of a loss: of repeated seeds, else about the curves, else None."""
-        repeats = [np.log(points.loss[rows]) for rows in replicate_groups(points)]
-        freedom = sum(len(r) - 1 for r in repeats)
-        if freedom >= FEWEST_FREEDOM:
-            return float(np.sqrt(sum(np.sum((r - r.mean()) ** 2) for r in repeats) / freedom))
+        seeds = seed_noise(points)
+        if seeds is not None:
+            return seeds.value
         squares, freedoms = [], []
         family = self.curve.residual_family
         for budget in points.budgets:
@@ -229,25 +232,26 @@ class IsoflopFit:
     def draws(self, points: Points, law: IsoflopLaw, count: int, seed: int) -> IsoflopDraws | None:
         """`count` refits of the bracketed budgets with fresh noise on the fitted curves.
 
-        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. None
-        where nothing tells the noise.
+        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. Runs
+        of one trunk get the same noise: within a budget it tells nothing apart, since each of its
+        sizes has a trunk of its own, but the minima of neighbouring budgets then move together.
+        None where nothing tells the noise.
         """
         if law.noise is None:
             return None
-        generator = np.random.default_rng(seed)
+        noise = FreshNoise(count, np.random.default_rng(seed))
         groups = dict(self._groups(points))
         bracketed = [o for o in law.budgets if o.is_bracketed]
         log_n, loss = np.empty((2, len(bracketed), count))
         for row, optimum in enumerate(bracketed):
             group = groups[optimum.budget]
             assert optimum.curve is not None
-            factors = np.exp(law.noise * generator.standard_normal((len(group), count)))
-            noisy = optimum.curve(group.num_params)[:, None] * factors
+            noisy = optimum.curve(group.num_params)[:, None] * np.exp(law.noise * noise.of(group))
             log_n[row], lowest = self.curve.curve(np.log(group.num_params), noisy).lowest()
             loss[row] = np.maximum(lowest, LEAST_LOSS * group.loss.min())
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
-        scatter = _birge_ratio(measured - np.log(law.N_opt(flops)), log_n.std(axis=1))
+        scatter = _birge_ratio(flops, measured, log_n)
         widened = measured[:, None] + scatter * (log_n - measured[:, None])
         log_k, a, b = _line(flops, widened, points.flop_rule)
         trend = fit_loss_trend(flops, loss, self.asymptote)
@@ -300,12 +304,17 @@ def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Arr
     return log_k, a, b
 
 
-def _birge_ratio(residuals: Array, noise: Array) -> float:
-    """sqrt(chi^2 / degrees of freedom) of optima about their line, never below 1."""
-    freedom = len(residuals) - 2
-    if freedom < 1 or not np.all(noise > 0):
+def _birge_ratio(flops: Array, measured: Array, drawn: Array) -> float:
+    """How much more the optima ln N_opt (budgets,) scatter about their line than the draws
+    (budgets, draws) about theirs, never below 1."""
+    noise = drawn.std(axis=1)[:, None]
+    if len(flops) < 3 or not np.all(noise > 0):
         return 1.0
-    return max(1.0, float(np.sqrt(np.sum((residuals / noise) ** 2) / freedom)))
+    line = np.vander(np.log(flops / flops[0]), 2)
+    off_line = np.eye(len(flops)) - line @ np.linalg.pinv(line)
+    squares = np.sum((off_line @ measured / noise.ravel()) ** 2)
+    expected = np.sum((off_line @ (drawn - drawn.mean(axis=1, keepdims=True)) / noise) ** 2, axis=0)
+    return max(1.0, float(np.sqrt(squares / expected.mean())))
 
 
 def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ INCONSISTENT_FLOPS = 10.0
 
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     "num_params": (1.0, 1e18),
+    "num_params_total": (1.0, 1e18),
     "num_tokens": (1.0, 1e24),
     "loss": (1e-12, 1e12),
     "budget": (1.0, 1e42),
@@ -39,7 +40,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Points:
-    """Rows of a fit as columns of length n. `budget` is the asked FLOPs that groups the rows."""
+    """Rows of a fit as columns of length n. `budget` is the asked FLOPs that groups the rows.
+
+    `runs` are those behind the rows, (n,), or none for points made of bare numbers.
+    """
 
     ids: tuple[str, ...]
     num_params: Array
@@ -47,6 +51,7 @@ class Points:
     loss: Array
     budget: Array
     flop_rule: FlopRule
+    runs: tuple[Run, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,9 +72,23 @@ class Points:
         """FLOPs where extrapolation begins."""
         return float(self.budget.max())
 
+    @property
+    def trunks(self) -> tuple[str | None, ...]:
+        """The trunk that each row's run branched from, (n,)."""
+        return tuple(run.trunk for run in self.runs) or (None,) * len(self)
+
+    @property
+    def num_params_total(self) -> Array | None:
+        """Parameters with all embeddings, (n,); None unless every run tells."""
+        totals = [run.num_params_total for run in self.runs]
+        return None if not totals or None in totals else np.array(totals, dtype=float)
+
     def where(self, keep: NDArray[np.bool_]) -> Points:
         """The rows that a mask (n,) picks."""
-        chosen = np.arange(len(self))[keep]
+        return self.rows(np.flatnonzero(keep))
+
+    def rows(self, chosen: NDArray[np.int64]) -> Points:
+        """The rows with these numbers, in this order, as often as they are named."""
         return Points(
             ids=tuple(self.ids[i] for i in chosen),
             num_params=self.num_params[chosen],
@@ -77,18 +96,21 @@ class Points:
             loss=self.loss[chosen],
             budget=self.budget[chosen],
             flop_rule=self.flop_rule,
+            runs=tuple(self.runs[i] for i in chosen) if self.runs else (),
         )
 
     def at_budget(self, budget: float) -> Points:
         return self.where(self.budget == budget)
 
     def with_loss(self, loss: Array) -> Points:
-        return Points(self.ids, self.num_params, self.num_tokens, loss, self.budget, self.flop_rule)
+        runs = (replace(run, loss=float(y)) for run, y in zip(self.runs, loss, strict=False))
+        return replace(self, loss=loss, runs=tuple(runs))
 
     @property
     def sha256(self) -> str:
-        """Of ids, N, D, loss and budget in order: equal for equal inputs."""
+        """Of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update("\n".join(trunk or "" for trunk in self.trunks).encode())
         for column in (self.num_params, self.num_tokens, self.loss, self.budget):
             digest.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
         return digest.hexdigest()
@@ -135,6 +157,8 @@ def _check_numbers(run: Run) -> None:
         "loss": run.loss,
         "budget": run.budget,
     }
+    if run.num_params_total is not None:
+        named["num_params_total"] = run.num_params_total
     for name, value in named.items():
         low, high = PLAUSIBLE[name]
         if value is None or not low <= value <= high:
@@ -155,6 +179,7 @@ def _as_points(runs: Sequence[Run], flop_rule: FlopRule) -> Points:
         loss=column("loss"),
         budget=column("budget"),
         flop_rule=flop_rule,
+        runs=tuple(runs),
     )
 
 
@@ -181,3 +206,10 @@ def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
     """Indices of the rows that share N and D, one array for each (N, D) with several rows."""
     group = places(points)
     return [np.flatnonzero(group == g) for g in np.flatnonzero(np.bincount(group) > 1)]
+
+
+def blocks(points: Points) -> NDArray[np.int64]:
+    """A number for each row, (n,), equal where runs branched from one trunk."""
+    numbers: dict[object, int] = {}
+    keys = (row if trunk is None else trunk for row, trunk in enumerate(points.trunks))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)

@@ -12,14 +12,17 @@ import numpy as np
 
 from flops_fit.experiments import SCHEMA_VERSION, check_schema_version
 from flops_fit.fitting.diagnostics import Diagnostics
+from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.fits import Fits
 from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopDraws, IsoflopLaw
+from flops_fit.fitting.methods import FittedLaw, LawDraws
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceLaw
-from flops_fit.laws import Array, FlopRule, Law, LossSurface
+from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.laws import Array, FlopRule, Law
 from flops_fit.prediction import (
-    Interval,
+    FlatBand,
     Intervals,
     OtherSize,
     Prediction,
@@ -32,6 +35,9 @@ from flops_fit.runs import read_json, write_json
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
 
+ALWAYS_TRIED, OTHERS = ("isoflop", "surface"), ("envelope", "own")
+"""Sections of law.json, each a method's law or its refusal."""
+
 NO_ISOFLOP: Mapping[str, None] = dict.fromkeys(("a", "b", "N_coefficient", "trend", "noise"))
 NO_SURFACE: Mapping[str, None] = dict.fromkeys(
     ("objective", "delta", "value", "E", "A", "B", "alpha", "beta", "a", "b", "G")
@@ -43,12 +49,15 @@ NO_SURFACE: Mapping[str, None] = dict.fromkeys(
 class ScalingLaw:
     """What a sweep says. `isoflop` or `surface` is None where `refusals` says why.
 
-    `answer` ("isoflop" or "surface") names the law that answers `predict`; where the one that was
-    asked refused, it is the other. `intervals` has keys such as "isoflop.a" and "surface.alpha".
-    A law read from law.json without draws.npz has no draws, and its `predict` no intervals.
+    `answer` names the method whose law answers `predict`: "isoflop", "surface", "envelope", or the
+    class of a user's own; where the one that was asked refused, it is another. `metric` is what is
+    fitted and predicted under the name of loss. `intervals` has keys such as "isoflop.a" and
+    "surface.alpha". A law read from law.json without draws.npz has no draws, and its `predict` no
+    intervals.
     """
 
     answer: str
+    metric: str
     fits: Fits
     flop_rule: FlopRule
     largest_budget: float  # FLOPs: where extrapolation begins
@@ -88,7 +97,7 @@ class ScalingLaw:
         return self.predict_by(self.answer, budget)
 
     def predict_by(self, method: str, budget: float) -> Prediction:
-        """The compute-optimal run at `budget` FLOPs by "isoflop" or "surface"."""
+        """The compute-optimal run at `budget` FLOPs by one of the methods."""
         return self.fits.predict(method, budget, self.largest_budget)
 
     def predict_for_num_params(self, num_params: float) -> Prediction:
@@ -99,27 +108,28 @@ class ScalingLaw:
         """The run at the budget for which `num_tokens` is the optimal number of tokens."""
         return self.predict(budget_for_num_tokens(self.law, num_tokens))
 
-    def flat_band(self, budget: float) -> Interval:
-        """Smallest and largest N within 0.1% of the best loss at `budget`, by the surface."""
-        return flat_band(self._surface(), self.flop_rule, budget)
+    def flat_band(self, budget: float) -> FlatBand:
+        """The sizes within 0.1% of the best loss at `budget`, by the surface."""
+        return flat_band(self._surface(), self.fits.surface_draws, budget)
 
     def cost_of_size(self, budget: float, num_params: float) -> OtherSize:
         """What another size than the optimal costs at `budget`, by the surface."""
-        return cost_of_size(self._surface(), self.flop_rule, budget, num_params)
+        return cost_of_size(self._surface(), self.fits.surface_draws, budget, num_params)
 
-    def _surface(self) -> LossSurface:
+    def _surface(self) -> SurfaceLaw:
         if self.surface is None:
             raise FitError(
                 f"there is no loss surface ({self.refusals['surface']})",
                 "what other sizes cost can't be said from the optima alone",
             )
-        return self.surface.surface
+        return self.surface
 
     def to_json(self) -> dict[str, Any]:
         """As docs/law-json.md describes it. Holds no NaN and no draws."""
         return {
             "schema_version": SCHEMA_VERSION,
             "answer": self.answer,
+            "metric": self.metric,
             "largest_budget": self.largest_budget,
             "isoflop": {
                 **(self.isoflop.to_json() if self.isoflop else NO_ISOFLOP),
@@ -130,6 +140,7 @@ class ScalingLaw:
                 **(self.surface.to_json() if self.surface else NO_SURFACE),
                 "refusal": self.refusals.get("surface"),
             },
+            **self._other_sections(),
             "intervals": _plain(self.intervals),
             "predictions": [_plain(p.to_json()) for p in self.predictions],
             "diagnostics": _plain(self.diagnostics.to_json()),
@@ -138,6 +149,15 @@ class ScalingLaw:
             "rows_dropped": [asdict(d) for d in self.dropped],
             "provenance": _plain(self.provenance),
         }
+
+    def _other_sections(self) -> dict[str, Any]:
+        """Of a third method, where one was asked: "envelope", or "own" for a user's."""
+        sections = {}
+        for method in {*self.fits.laws, *self.refusals}.difference(ALWAYS_TRIED):
+            law, refusal = self.fits.laws.get(method), self.refusals.get(method)
+            section = {**(law.to_json() if law else {}), "method": method, "refusal": refusal}
+            sections["envelope" if method == "envelope" else "own"] = section
+        return sections
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
@@ -173,21 +193,19 @@ class ScalingLaw:
 def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     rule = FlopRule(**{name: tuple(values) for name, values in data["flop_rule"].items()})
     budgets = tuple(BudgetOptimum.from_json(entry) for entry in data["isoflop"]["budgets"])
-    refusals = {
-        method: data[method]["refusal"]
-        for method in ("isoflop", "surface")
-        if data[method]["refusal"]
-    }
-    isoflop, surface = data["isoflop"], data["surface"]
+    laws: dict[str, FittedLaw] = {}
+    refusals = {}
+    for name in (*ALWAYS_TRIED, *(other for other in OTHERS if other in data)):
+        section = data[name]
+        method = section.get("method", name)
+        if section["refusal"]:
+            refusals[method] = section["refusal"]
+        else:
+            laws[method] = _law_from(name, section, budgets, rule)
     return ScalingLaw(
         answer=data["answer"],
-        fits=Fits(
-            isoflop=None if "isoflop" in refusals else IsoflopLaw.from_json(isoflop, budgets, rule),
-            surface=None if "surface" in refusals else SurfaceLaw.from_json(surface, rule),
-            isoflop_draws=None,
-            surface_draws=None,
-            refusals=refusals,
-        ),
+        metric=data["metric"],
+        fits=Fits(laws, {}, refusals),
         flop_rule=rule,
         largest_budget=data["largest_budget"],
         budgets=budgets,
@@ -203,18 +221,35 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     )
 
 
-def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
-    def of(method: str) -> dict[str, Array]:
-        prefix = f"{method}."
-        return {k.removeprefix(prefix): v for k, v in columns.items() if k.startswith(prefix)}
+def _law_from(
+    section: str, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
+) -> FittedLaw:
+    match section:
+        case "isoflop":
+            return IsoflopLaw.from_json(data, budgets, rule)
+        case "surface":
+            return SurfaceLaw.from_json(data, rule)
+        case "envelope":
+            return EnvelopeLaw.from_json(data, rule)
+    return TabulatedLaw.from_json(data, rule)
 
-    isoflop, surface = of("isoflop"), of("surface")
-    fits = replace(
-        law.fits,
-        isoflop_draws=IsoflopDraws.from_columns(isoflop, law.flop_rule) if isoflop else None,
-        surface_draws=SurfaceDraws.from_columns(surface, law.flop_rule) if surface else None,
-    )
-    return replace(law, fits=fits)
+
+def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
+    by_method: dict[str, dict[str, Array]] = {}
+    for key, column in columns.items():
+        method, _, name = key.rpartition(".")
+        by_method.setdefault(method, {})[name] = column
+    draws = {method: _draws_from(method, mine, law.flop_rule) for method, mine in by_method.items()}
+    return replace(law, fits=replace(law.fits, draws=draws))
+
+
+def _draws_from(method: str, columns: Mapping[str, Array], rule: FlopRule) -> LawDraws:
+    match method:
+        case "isoflop":
+            return IsoflopDraws.from_columns(columns, rule)
+        case "surface":
+            return SurfaceDraws.from_columns(columns, rule)
+    return TabulatedLaw.from_columns(columns, rule)
 
 
 def _plain(value: Any) -> Any:

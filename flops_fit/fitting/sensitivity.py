@@ -41,9 +41,6 @@ NEXT_BUDGETS = (1.0, 3.0, 10.0)
 NEXT_TARGET = 100.0
 """The target whose interval they are to narrow, as a multiple of the largest trained budget."""
 
-NORMAL_PER_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
 DIFFERENCE_STEP = 1e-5
 """Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
 
@@ -80,7 +77,7 @@ def influential_runs(
     rows = np.argsort(-residual)[:MOST_REFITS]
     weights = np.ones((len(rows), len(points)))
     weights[np.arange(len(rows)), rows] = 0.0
-    a = fit.draws(points, law, weights).a
+    a = fit.refits(points, law, weights).a
     shift = (a - law.surface.a) / standard_error
     found = [
         Influence(points.ids[row], float(a[i]), float(shift[i]))
@@ -159,7 +156,8 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
     now = _standard_error(jacobian, gradient)
     if now == 0:  # the optimum sits in a corner of the FLOP rule, whatever the surface
         return ()
-    half_width = np.diff(np.quantile(np.log(draws.N_opt(target)), (0.1, 0.9)))[0] / 2
+    ends_now = np.quantile(draws.N_opt(target), (0.1, 0.9))
+    half_width = np.log(ends_now[1] / ends_now[0]) / 2
     centre = np.log(float(law.N_opt(target)))
     proposals = []
     for multiple in NEXT_BUDGETS:
@@ -176,18 +174,10 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
                 target=target,
                 narrowing=float(narrowing),
                 num_params_80=(float(low), float(high)),
+                num_params_80_now=(float(ends_now[0]), float(ends_now[1])),
             )
         )
     return tuple(proposals)
-
-
-def relative_noise(points: Points, surface: LossSurface) -> float:
-    """Standard deviation of ln loss about the surface, by the median absolute residual.
-
-    Nearly absolute errors put the surface through 5 rows: the median is that of the others.
-    """
-    residual = np.abs(np.log(points.loss / surface(points.num_params, points.num_tokens)))
-    return NORMAL_PER_MEDIAN * float(np.median(np.sort(residual)[5:]))
 
 
 def _isoflop_exponent(fit: IsoflopFit, points: Points) -> float | None:
@@ -204,7 +194,7 @@ def _surface_exponents(
     """The exponent a of refits to the kept rows, all at once; None where the method refuses."""
     if law is None:
         return [None] * len(kept)
-    exponents = fit.draws(points, law, np.array(kept, dtype=float)).a
+    exponents = fit.refits(points, law, np.array(kept, dtype=float)).a
     return [
         float(a) if _determines_a_surface(fit, points.where(keep)) else None
         for a, keep in zip(exponents, kept, strict=True)

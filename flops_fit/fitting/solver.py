@@ -8,7 +8,7 @@ integer weights, so 4,000 of them share x and y.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,10 @@ LEAST_LOG_TERM = -35.0
 
 @dataclass(frozen=True)
 class Design:
-    """Centred ln N and ln D and the measured loss of the rows, each of shape (n,)."""
+    """Centred ln N and ln D and the measured loss of the rows, each of shape (n,).
+
+    For fits to different losses on the same rows `loss` is (B, n), a row per fit.
+    """
 
     x: Array
     y: Array
@@ -62,6 +65,10 @@ class Design:
         log_n, log_d = np.log(num_params), np.log(num_tokens)
         mean_n, mean_d = float(log_n.mean()), float(log_d.mean())
         return cls(log_n - mean_n, log_d - mean_d, loss, mean_n, mean_d)
+
+    def part(self, fits: NDArray[np.int64] | slice) -> Design:
+        """The same for some of the fits."""
+        return self if self.loss.ndim == 1 else replace(self, loss=self.loss[fits])
 
     def centred(self, surface: LossSurface) -> Array:
         """The 5 numbers of an uncentred surface."""
@@ -180,10 +187,10 @@ def solve(
     ending: Ending,
 ) -> Solutions:
     """Minimise from each of `starts` (B, 5) under `weights` (B, n), in chunks that fit a cache."""
-    size = max(1, CHUNK_VALUES // len(design.loss))
+    size = max(1, CHUNK_VALUES // len(design.x))
+    parts = [slice(i, i + size) for i in range(0, len(starts), size)]
     chunks = [
-        _solve_chunk(starts[i : i + size], weights[i : i + size], design, objective, space, ending)
-        for i in range(0, len(starts), size)
+        _solve_chunk(starts[p], weights[p], design.part(p), objective, space, ending) for p in parts
     ]
     return Solutions(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 
@@ -203,10 +210,11 @@ def _solve_chunk(
     damping = np.full(count, FIRST_DAMPING)
     going = np.arange(count)
     for _ in range(ending.max_steps):
-        model = _local_model(free[going], weights[going], design, objective, space)
+        rows = design.part(going)
+        model = _local_model(free[going], weights[going], rows, objective, space)
         values[going] = model.value
         trial, promise = _step(free[going], model, damping[going], space)
-        reached = objective_values(space.fits(trial), weights[going], design, objective)
+        reached = objective_values(space.fits(trial), weights[going], rows, objective)
         better = reached < model.value
         gain = (model.value - reached) / np.where(promise > 0, promise, np.inf)
         free[going[better]] = trial[better]

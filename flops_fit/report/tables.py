@@ -13,7 +13,14 @@ from flops_fit.comparison import Comparison, Estimate
 from flops_fit.crossing import Crossing
 from flops_fit.experiments import Experiment, Plan, short_number
 from flops_fit.fitting import ScalingLaw
-from flops_fit.prediction import Interval, OtherSize, Prediction, Verification
+from flops_fit.prediction import (
+    FlatBand,
+    Interval,
+    Intervals,
+    OtherSize,
+    Prediction,
+    Verification,
+)
 from flops_fit.runs import Run
 
 SHOWN_LEVEL = "95"
@@ -114,25 +121,45 @@ def crossing_line(crossing: Crossing) -> str:
     return f"the losses cross at {crossing.flops:.3g} FLOPs{interval}, {reach}{drawn}"
 
 
-METHODS = {"isoflop": "approach 2, IsoFLOP curves", "surface": "approach 3, loss surface"}
+METHODS = {
+    "isoflop": "approach 2, IsoFLOP curves",
+    "surface": "approach 3, loss surface",
+    "envelope": "approach 1, envelope of training curves",
+}
+"""Ours in words; a user's own method goes by its class."""
 
 
 def law_lines(law: ScalingLaw) -> list[str]:
     """A line per method: the exponent with its interval, or why there is none."""
-    lines = [f"{METHODS[method]}: N_opt ~ C^{exponent(law, method)}" for method in exponents(law)]
-    return lines + [f"{METHODS[method]}: {reason}" for method, reason in law.refusals.items()]
+    lines = [f"{_in_words(m)}: N_opt ~ C^{exponent(law, m)}" for m in law.fits.laws]
+    return lines + [f"{_in_words(m)}: {reason}" for m, reason in law.refusals.items()]
+
+
+def band_line(band: FlatBand) -> str:
+    """How flat the optimum is."""
+    low, high = (
+        f"{short_number(value)}{_shown_bounds(band.intervals.get(name), short_number)}"
+        for name, value in (("low", band.low), ("high", band.high))
+    )
+    return (
+        f"at {band.budget:.3g} FLOPs all sizes from {low} to {high} lose less than "
+        f"{band.tolerance:.1%}"
+    )
 
 
 def cost_line(other: OtherSize, budget: float) -> str:
     """What another size than the optimal one costs, in loss and in compute."""
+    shown = {name: other.intervals.get(name) for name in ("excess_loss", "excess_compute")}
+    more = _shown_bounds(shown["excess_compute"], "{:.1%}".format)
     cost = (
         "no amount of tokens brings it to the best loss"
         if other.excess_compute is None
-        else f"to reach the best loss it takes {other.excess_compute:.1%} more FLOPs"
+        else f"to reach the best loss it takes {other.excess_compute:.1%}{more} more FLOPs"
     )
+    above = f"{other.excess_loss:.2%}{_shown_bounds(shown['excess_loss'], '{:.2%}'.format)}"
     return (
         f"N = {short_number(other.num_params)} at {budget:.3g} FLOPs: loss {other.loss:.4f}, "
-        f"{other.excess_loss:.2%} above the best; {cost}"
+        f"{above} above the best; {cost}"
     )
 
 
@@ -150,21 +177,11 @@ def verification_line(v: Verification) -> str:
     )
 
 
-def exponents(law: ScalingLaw) -> dict[str, float]:
-    """Of N_opt in C, by the methods that found one."""
-    found = {}
-    if law.isoflop is not None:
-        found["isoflop"] = law.isoflop.a
-    if law.surface is not None:
-        found["surface"] = law.surface.surface.a
-    return found
-
-
 def exponent(law: ScalingLaw, method: str) -> str:
     """Of N_opt in C by `method`, with its interval."""
     bounds = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
     shown = f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
-    return f"{exponents(law)[method]:.3f}{shown}"
+    return f"{law.fits.laws[method].a:.3f}{shown}"
 
 
 @dataclass(frozen=True)
@@ -235,6 +252,16 @@ def _estimate(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, s
     bounds = estimate.intervals.get(SHOWN_LEVEL)
     value = "never" if estimate.value is None else shown(estimate.value)
     return value, _range(bounds, shown) if bounds else ""
+
+
+def _shown_bounds(intervals: Intervals | None, shown: Callable[[float], str]) -> str:
+    """The interval in brackets, behind a value; nothing without one."""
+    bounds = (intervals or {}).get(SHOWN_LEVEL)
+    return f" ({SHOWN_LEVEL}%: {_range(bounds, shown)})" if bounds else ""
+
+
+def _in_words(method: str) -> str:
+    return METHODS.get(method, method)
 
 
 def _range(bounds: Interval, shown: Callable[[float], str]) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
-from flops_fit.experiments import short_number
 from flops_fit.fitting import ScalingLaw, fit_runs
 from flops_fit.identity import digest
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part, origins
-from flops_fit.prediction import FLAT_BAND_TOLERANCE, Prediction
+from flops_fit.prediction import Prediction
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import results, say
@@ -133,9 +132,7 @@ def show_around(law: ScalingLaw, prediction: Prediction, instead: float | None) 
     """How flat the optimum is, what size `instead` would cost, and a warning if it is far off."""
     budget = prediction.budget
     if law.surface is not None:
-        low, high = map(short_number, law.flat_band(budget))
-        lost = f"{FLAT_BAND_TOLERANCE:.1%}"
-        say(f"at {budget:.3g} FLOPs all sizes from {low} to {high} lose less than {lost}")
+        say(tables.band_line(law.flat_band(budget)))
         if instead is not None:
             say(tables.cost_line(law.cost_of_size(budget, instead), budget))
     if prediction.warning:

@@ -269,7 +269,7 @@ def test_diagnostics_find_a_wrong_row_and_the_narrow_design():
     runs[7] = dataclasses.replace(runs[7], loss=runs[7].loss * 1.04)
     d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=300).diagnostics
     assert d.influential_runs[0].id == runs[7].id
-    close = sweep(CHINCHILLA, budgets=(1e18, 2e18, 4e18), sizes=(0.5, 0.7, 1, 1.4), noise=0.003)
+    close = sweep(CHINCHILLA, budgets=(1e18, 2e18, 3e18), sizes=(0.6, 0.8, 1, 1.3), noise=0.003)
     narrow = fit_runs(close, draws=300).diagnostics
     assert narrow.identifiable is False
     assert "not determined" in narrow.verdict

@@ -1,12 +1,14 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
-from sweeps import CHINCHILLA, sweep
+from sweeps import CHINCHILLA, points, sweep
 
-from flops_fit.fitting import FitError, IsoflopFit, fit_runs
+from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.laws import FlopRule
 from flops_fit.prediction import Prediction, central_intervals, cost_of_size, flat_band
+from flops_fit.report.tables import cost_line
 
 SIX = FlopRule.constant()
 
@@ -36,31 +38,70 @@ def test_sizes_beyond_any_budget_are_refused(law):
         law.predict_for_num_params(1e40)
 
 
-def test_flat_band_ends_where_the_loss_is_a_tenth_of_a_percent_up():
-    low, high = flat_band(CHINCHILLA, SIX, 1e21)
+@pytest.fixture(scope="module")
+def exact():
+    """The planted surface as a law."""
+    return SurfaceFit().law(points(sweep(CHINCHILLA)))
+
+
+def test_flat_band_ends_where_the_loss_is_a_tenth_of_a_percent_up(exact):
+    band = flat_band(exact, None, 1e21)
     best = float(CHINCHILLA.N_opt(1e21, SIX))
-    assert low < best < high
-    for edge in (low, high):
+    assert band.low < best < band.high
+    assert band.intervals == {}
+    for edge in (band.low, band.high):
         loss = CHINCHILLA(edge, SIX.tokens(1e21, edge))
         assert loss == pytest.approx(1.001 * CHINCHILLA.loss_opt(1e21, SIX), rel=1e-9)
 
 
-def test_cost_of_the_optimal_size_is_nothing_and_of_others_what_more_compute_mends():
-    best = float(CHINCHILLA.N_opt(1e21, SIX))
-    none = cost_of_size(CHINCHILLA, SIX, 1e21, best)
+def test_cost_of_the_optimal_size_is_nothing_and_of_others_what_more_compute_mends(exact):
+    best = float(exact.N_opt(1e21))
+    none = cost_of_size(exact, None, 1e21, best)
     assert none.excess_loss == pytest.approx(0.0, abs=1e-12)
     assert none.excess_compute == pytest.approx(0.0, abs=1e-9)
-    other = cost_of_size(CHINCHILLA, SIX, 1e21, best / 3)
+    other = cost_of_size(exact, None, 1e21, best / 3)
     more_tokens = other.num_tokens * (1 + other.excess_compute)
     assert CHINCHILLA(best / 3, more_tokens) == pytest.approx(float(CHINCHILLA.loss_opt(1e21, SIX)))
     assert other.excess_compute > 0.3
-    assert cost_of_size(CHINCHILLA, SIX, 1e21, best / 1000).excess_compute is None
+    assert cost_of_size(exact, None, 1e21, best / 1000).excess_compute is None
+
+
+def test_intervals_of_band_and_cost_hold_the_planted_ones(law, exact):
+    band, true_band = law.flat_band(1e21), flat_band(exact, None, 1e21)
+    cost, true_cost = law.cost_of_size(1e21, 5e8), cost_of_size(exact, None, 1e21, 5e8)
+    for found, true, name in (
+        (band, true_band, "low"),
+        (band, true_band, "high"),
+        (cost, true_cost, "loss"),
+        (cost, true_cost, "excess_loss"),
+        (cost, true_cost, "excess_compute"),
+    ):
+        (low, high), (wide_low, wide_high) = (found.intervals[name][k] for k in ("80", "95"))
+        assert wide_low < low < high < wide_high, name
+        assert wide_low < getattr(found, name) < wide_high, name
+        assert wide_low < getattr(true, name) < wide_high, name
+
+
+def test_a_size_that_some_draws_never_mend_has_no_upper_limit(law):
+    """N whose capacity alone takes it just below the best loss by the law, not by each draw."""
+    s = law.surface.surface
+    edge = ((law.law.loss_opt(1e21) - s.E) / s.A) ** (-1 / s.alpha)
+    cost = law.cost_of_size(1e21, 1.02 * float(edge))
+    low, high = cost.intervals["excess_compute"]["95"]
+    assert 0 < low < cost.excess_compute < high == np.inf
+    assert json.loads(json.dumps(cost.to_json()))["intervals"]["excess_compute"]["95"][1] is None
+    assert "no limit" in cost_line(cost, 1e21)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_cost_of_an_impossible_size_is_refused(law, wrong):
+    with pytest.raises(ValueError, match="not a finite positive number"):
+        law.cost_of_size(1e21, wrong)
 
 
 def test_the_cost_of_sizes_needs_a_surface(law):
-    refused = dataclasses.replace(
-        law.fits, surface=None, surface_draws=None, refusals={"surface": "too few runs"}
-    )
+    laws = {"isoflop": law.isoflop}
+    refused = dataclasses.replace(law.fits, laws=laws, refusals={"surface": "too few runs"})
     only_line = dataclasses.replace(law, answer="isoflop", fits=refused)
     with pytest.raises(FitError, match=r"no loss surface .too few runs."):
         only_line.flat_band(1e20)

@@ -91,7 +91,7 @@ def test_integer_weights_are_repeated_rows():
     fit = SurfaceFit()
     law = fit.law(noisy)
     counts = np.random.default_rng(0).integers(0, 3, size=len(noisy))
-    refit = fit.draws(noisy, law, counts[None].astype(float))
+    refit = fit.refits(noisy, law, counts[None].astype(float))
     repeated = np.repeat(np.arange(len(noisy)), counts)
     columns = (noisy.num_params, noisy.num_tokens, noisy.loss)
     direct = fit.law(rows(*(column[repeated] for column in columns)))
