@@ -7,22 +7,37 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch.nn import functional
+
+from flops_fit.command import (
+    CommandSpec,
+    CommandTrainer,
+    listed_family,
+)
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.parts import FLOPS, SIZE, Node, Part
-from flops_fit.planning import Sweep
+from flops_fit.planning import DataShape, Sweep
+from flops_fit.prepared import MeasuredFamily, Spec
 from flops_fit.rules import Rule
 from flops_fit.schedules import WSD, Schedule
 from flops_fit.signatures import source_hashes
-from flops_fit.sizing import SizeSpec
-from flops_fit.study import StudySpec, step_identity, sweep_for
+from flops_fit.sizing import ModelFamily, SizeSpec
+from flops_fit.study import StudySpec, default_flops, step_identity, sweep_for
 from flops_fit.trunks import SharedTrunks
 
 OURS = ("flops_fit.", "torch.")
 """Packages whose code is told by their version."""
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
+
+SIZES, UNIQUE = "sizes", "unique_tokens"
+"""Keys of a trainer's YAML that are for the plan, not for the trainer."""
+
+NO_SAMPLE = (torch.empty(0), torch.empty(0))
+"""For a family that is only counted."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,72 @@ class ModelFactory:
         given = self.part.arguments
         left = [p for p in signature.parameters.values() if p.name not in given]
         return signature.replace(parameters=left)
+
+
+def build_spec(config: Node, origins: Mapping[str, str]) -> Spec:
+    """What the config's study is made of: see `build_study` and `build_command_study`."""
+    build = build_command_study if config["trainer"] else build_study
+    return build(config, origins)
+
+
+def build_command_study(config: Node, origins: Mapping[str, str]) -> CommandSpec:
+    """The study of a command, with the sizes that the trainer's config lists, else the model's.
+
+    Raises `ConfigError`, or `PlanError` for a sweep that can't be.
+    """
+    origin = origins.get("trainer", "trainer")
+    node = {key: value for key, value in config["trainer"].items() if key not in (SIZES, UNIQUE)}
+    part = Part("trainer", node, origin)
+    trainer = part.build()
+    if not isinstance(trainer, CommandTrainer):
+        raise ConfigError(f"{origin}: trainer._target_ is {part.target}: it trains by no command")
+    if origins.get("recipe", "").endswith(".yaml"):
+        raise ConfigError(
+            f"{origins['recipe']} would set budgets and batch, which it knows for a model and a "
+            f"dataset only: begin {origin} with `defaults: [command]`"
+        )
+    if config["share_trunks"]:
+        raise ConfigError("share_trunks=true is for our own training loop: leave it out")
+    family, sources, notes = command_family(config, origins)
+    if config["flops"] == "counted" and not family.declares_flops:
+        raise ConfigError(
+            "flops=counted: nothing is counted without the training itself: give flops_per_token "
+            "in each of trainer.sizes, or the model a method of this name"
+        )
+    tokens_per_sample = config["tokens_per_sample"] or 1
+    unique_tokens = config["trainer"].get(UNIQUE)
+    unique_samples = unique_tokens and int(unique_tokens // tokens_per_sample)
+    return CommandSpec(
+        trainer=trainer,
+        family=family,
+        data=DataShape(tokens_per_sample, unique_samples),
+        sweep=sweep(config, rules(config, origins), trunks=None),
+        flops=flop_count(config["flops"], config) or default_flops(family),
+        identity={"trainer": {"_target_": part.target, **trainer.identity}},
+        notes=notes,
+        settings=config,
+        sources=sources,
+    )
+
+
+def command_family(
+    config: Node, origins: Mapping[str, str]
+) -> tuple[MeasuredFamily, dict[str, str], tuple[str, ...]]:
+    """Where a command's sizes come from, with the hashes of a model's code and notes on it."""
+    listed = config["trainer"].get(SIZES)
+    if listed is not None:
+        return listed_family(listed, origins.get("trainer", "trainer")), {}, ()
+    model = Part("model", config["model"], origins.get("model", "model"))
+    model.check_arguments()
+    tokens_per_sample = config["tokens_per_sample"] or 1
+    family = ModelFamily(
+        ModelFactory(model), size_spec(model), NO_SAMPLE, tokens_per_sample, functional.mse_loss
+    )
+    note = (
+        f"num_params are those of {model.target} ({model.origin}), which the command is taken to "
+        "train; or list its own in trainer.sizes"
+    )
+    return family, sources([model]), (note,)
 
 
 def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
@@ -128,11 +209,14 @@ def size_spec(model: Part) -> SizeSpec:
 
 def rules(config: Node, origins: Mapping[str, str]) -> dict[str, Rule]:
     """The rules that are configured, under the names that `Sweep` has for them."""
-    groups = {"learning_rate": "learning_rate_rule", "batch_tokens": "batch_rule"}
+    configured = {
+        "learning_rate": ("learning_rate_rule", config["learning_rate_rule"]),
+        "batch_tokens": ("batch_rule", config["batch_rule"]),
+    }
     return {
-        name: Part(group, config[group], origins.get(group, group)).build()
-        for name, group in groups.items()
-        if config[group]
+        name: Part(group, node, origins.get(group, group)).build()
+        for name, (group, node) in configured.items()
+        if node
     }
 
 

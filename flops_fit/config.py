@@ -24,6 +24,7 @@ class SweepConfig:
     optimizer: Any = MISSING
     schedule: Any = MISSING
     fit: Any = MISSING
+    trainer: Any = None  # null: ours, of model, dataset, loss, optimizer and schedule
 
     # The plan.
     budgets: list[float] = field(default_factory=list)  # training FLOPs of one run

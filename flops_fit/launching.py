@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from flops_fit.build import build_study
+from flops_fit.build import build_spec
+from flops_fit.devices import choose_device
 from flops_fit.execution import Execute, Inline
 from flops_fit.executors import Workers
 from flops_fit.report.screen import say
 from flops_fit.runs import StudyFolder
-from flops_fit.study import torch_trainer
 from flops_fit.trainers import Trainer, Watcher
 
 Config = Mapping[str, Any]
@@ -33,16 +33,25 @@ class Machine:
     gpus: tuple[str, ...] = ()
 
 
-def machine_for(config: Config, device: torch.device, num_runs: int, pinned: Config) -> Machine:
+def machine_for(
+    config: Config, device: torch.device | None, num_runs: int, pinned: Config
+) -> Machine:
     """As configured, else one run per GPU or CPU core, and one thread each where several run.
 
-    The threads of a study's first training are kept, since results depend on them to a rounding.
+    Where the device is the trainer's own affair, one run that may use the whole machine. The
+    threads of a study's first training are kept, since results depend on them to a rounding.
     """
-    gpus = tuple(map(str, range(torch.cuda.device_count()))) if device.type == "cuda" else ()
-    default = len(gpus) if gpus else cpu_cores()
+    gpus = visible_gpus() if (device or choose_device(config["device"])).type == "cuda" else ()
+    default = 1 if device is None else len(gpus) or cpu_cores()
     workers = max(1, min(config["workers"] or default, num_runs))
     threads = 1 if workers > 1 else torch.get_num_threads()
     return Machine(workers, config["threads"] or pinned.get("threads") or threads, gpus)
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
 
 
 def cpu_cores() -> int:
@@ -73,11 +82,7 @@ def executor(
 
 def trainer_in_worker(config: Config, files: Mapping[str, str], folder: StudyFolder) -> Trainer:
     """The trainer, built anew in a worker process from the config and what the study has pinned."""
-    pinned = folder.pinned()
-    recipe = build_study(config, files).recipe(
-        config["device"], pinned["precision"], pinned["held_out_samples"]
-    )
-    return torch_trainer(recipe, folder)
+    return build_spec(config, files).pinned_trainer(folder)
 
 
 @contextmanager

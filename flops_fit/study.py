@@ -29,6 +29,7 @@ from flops_fit.identity import with_ids
 from flops_fit.laws import FlopRule
 from flops_fit.planning import DataShape, Sweep, held_out_samples, note_on_trunks, plan_sweep
 from flops_fit.prediction import Prediction
+from flops_fit.prepared import MeasuredFamily, Prepared, Spec, optimum_sweep
 from flops_fit.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
 from flops_fit.runs import Run, StudyFolder
 from flops_fit.schedules import Schedule
@@ -69,15 +70,18 @@ class StudySpec:
 
     def for_optimum(self, prediction: Prediction) -> StudySpec:
         """The same with one experiment: the size nearest to the predicted optimum."""
-        one = replace(
-            self.sweep,
-            budgets=(prediction.budget,),
-            sizes=None,
-            num_sizes=1,
-            seeds=1,
-            center=prediction.tokens_per_param,
-        )
-        return replace(self, sweep=one)
+        return replace(self, sweep=optimum_sweep(self.sweep, prediction))
+
+    def prepare(self, folder: StudyFolder) -> Prepared:
+        """Its plan and trainer, see `plan_study`."""
+        plan, recipe = plan_study(self, folder)
+        return Prepared(plan, torch_trainer(recipe, folder), pins_of(recipe), recipe.device)
+
+    def pinned_trainer(self, folder: StudyFolder) -> TorchTrainer:
+        """Its trainer, built without planning from what the study has pinned."""
+        pinned = folder.pinned()
+        recipe = self.recipe(self.device, pinned["precision"], pinned["held_out_samples"])
+        return torch_trainer(recipe, folder)
 
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
@@ -143,7 +147,12 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
 
 def pin_recipe(recipe: Recipe, folder: StudyFolder) -> None:
     """Keep for all later runs of the study what was decided for its first ones."""
-    folder.pin({"precision": recipe.precision, "held_out_samples": recipe.held_out_samples})
+    folder.pin(pins_of(recipe))
+
+
+def pins_of(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe is decided once for a study."""
+    return {"precision": recipe.precision, "held_out_samples": recipe.held_out_samples}
 
 
 def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
@@ -151,7 +160,7 @@ def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
     return TorchTrainer(recipe, Trunks(folder.path / "trunks"))
 
 
-def pin_sources(spec: StudySpec, folder: StudyFolder) -> list[str]:
+def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
     """Remember the code that the study is trained with; returns the names whose code has changed.
 
     Ids know names and arguments, not code, so that a new comment makes no run worthless.
@@ -190,7 +199,7 @@ def step_identity(clip_grad_norm: float | None, metrics: Mapping[str, Any]) -> d
     return {name: value for name, value in settings.items() if value}
 
 
-def default_flops(family: ModelFamily) -> FlopCount:
+def default_flops(family: MeasuredFamily) -> FlopCount:
     """As the model says itself, where it does, else the formula."""
     return CountedFlops() if family.declares_flops else FormulaFlops()
 

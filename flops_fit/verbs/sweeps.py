@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
+from flops_fit.command import CHANGE_NO_RESULT
 from flops_fit.errors import ConfigError
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.parts import Part, origins
@@ -16,14 +17,14 @@ from flops_fit.prediction import Verification
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import SweepProgress, duration, results, say
-from flops_fit.runs import StudyFolder, write_json
+from flops_fit.runs import Run, StudyFolder, write_json
 from flops_fit.trunks import chains, flops_to_train
 from flops_fit.verbs.answers import read_law
 
 if TYPE_CHECKING:
     from flops_fit.execution import Execute
     from flops_fit.launching import Machine
-    from flops_fit.recipe import Recipe
+    from flops_fit.prepared import Prepared
     from flops_fit.study import Study
 
 Config = Mapping[str, Any]
@@ -37,12 +38,12 @@ VARIANTS: list[tables.Variant] = []
 
 def plan(config: Config) -> int:
     """Plan, show, and write plan.json."""
-    from flops_fit.build import build_study
+    from flops_fit.build import build_spec
     from flops_fit.launching import machine_for
-    from flops_fit.study import plan_study
 
     folder = study_folder(config)
-    planned, recipe = plan_study(build_study(config, origins()), folder)
+    prepared = build_spec(config, origins()).prepare(folder)
+    planned = prepared.plan
     path = folder.write_plan(planned)
     if not folder.has_runs:
         folder.put_in_force(planned)
@@ -52,28 +53,29 @@ def plan(config: Config) -> int:
         results().print(tables.plan_table(planned))
         results().print(str(planned), markup=False)
     show_notes(planned)
-    machine = machine_for(config, recipe.device, len(planned), folder.pinned())
-    show_duration(planned, recipe, machine)
+    show_duration(prepared, machine_for(config, prepared.device, len(planned), folder.pinned()))
     say(f"plan: {path / 'plan.json'}")
     return OK
 
 
 def train(config: Config) -> int:
     """Plan, train what is missing, fit, and show the answer."""
-    from flops_fit.build import build_study
+    from flops_fit.build import build_spec
     from flops_fit.execution import train_plan
-    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources, plan_study
+    from flops_fit.study import SOURCE_WARNING, fit_study, pin_sources
 
     folder = study_folder(config)
-    spec = build_study(config, origins())
-    planned, recipe = plan_study(spec, folder)
+    spec = build_spec(config, origins())
+    prepared = spec.prepare(folder)
+    planned = prepared.plan
     for changed in pin_sources(spec, folder):
         say(f"warning: {SOURCE_WARNING.format(changed)}")
     retry = [config["retry"]] if config["retry"] else []
     todo = folder.missing(planned, retry)
     show_what_is_there(planned, folder, len(todo))
-    with launched(todo, recipe, folder, config) as (execute, progress):
+    with launched(todo, prepared, folder, config) as (execute, progress):
         runs = train_plan(planned, folder, execute, progress, retry)
+    show_other_lengths(runs)
     answer = Part("fit", config["fit"], origins()["fit"]).build()
     study = fit_study(planned, runs, folder, answer, config["draws"], config["seed"])
     if is_multirun():
@@ -84,18 +86,17 @@ def train(config: Config) -> int:
 
 def verify(config: Config) -> int:
     """Train the optimum predicted for a budget; show predicted against measured loss."""
-    from flops_fit.build import build_study
+    from flops_fit.build import build_spec
     from flops_fit.execution import train_missing
-    from flops_fit.study import plan_study
 
     folder = study_folder(config)
     check_same_settings(config, folder)
     prediction = read_law(folder).predict(target_of(config))
-    spec = build_study(config, origins())
-    planned, recipe = plan_study(spec.for_optimum(prediction), folder)
+    prepared = build_spec(config, origins()).for_optimum(prediction).prepare(folder)
+    planned = prepared.plan
     todo = folder.missing(planned)
     show_what_is_there(planned, folder, len(todo))
-    with launched(todo, recipe, folder, config) as (execute, progress):
+    with launched(todo, prepared, folder, config) as (execute, progress):
         (run,) = train_missing(planned, folder, execute, progress)
     if run.loss is None:
         say(f"error: {run.id} {run.status}: {run.error}")
@@ -119,13 +120,13 @@ def target_of(config: Config) -> float:
 
 
 DECIDING = ("model", "dataset", "loss", "optimizer", "schedule", "batch_size", "flops", "seed")
-"""Settings in which a verification must agree with the study it verifies."""
+"""Settings in which a verification must agree with the study it verifies, as in its trainer."""
 
 
 def check_same_settings(config: Config, folder: StudyFolder) -> None:
     """Raises `ConfigError` where the study in the folder was trained with other settings."""
-    trained = folder.read_plan().settings
-    differ = [name for name in DECIDING if trained.get(name) != config[name]]
+    trained, ours = deciding(folder.read_plan().settings), deciding(config)
+    differ = [name for name in ours if trained[name] != ours[name]]
     if differ:
         raise ConfigError(
             f"{folder.path} was trained with other settings for {', '.join(differ)}: give the same "
@@ -133,21 +134,26 @@ def check_same_settings(config: Config, folder: StudyFolder) -> None:
         )
 
 
+def deciding(config: Config) -> Config:
+    """What of the settings decides a run's result."""
+    trainer = config.get("trainer") or {}
+    settings = {name: config.get(name) for name in DECIDING}
+    return {**settings, "trainer": {k: trainer[k] for k in trainer if k not in CHANGE_NO_RESULT}}
+
+
 @contextmanager
 def launched(
-    todo: Sequence[Experiment], recipe: Recipe, folder: StudyFolder, config: Config
+    todo: Sequence[Experiment], prepared: Prepared, folder: StudyFolder, config: Config
 ) -> Iterator[tuple[Execute, SweepProgress]]:
     """What trains `todo` here, with its progress on screen and signals caught."""
     from flops_fit.launching import executor, machine_for, stop_on_signals
-    from flops_fit.study import pin_recipe, torch_trainer
 
-    pin_recipe(recipe, folder)
-    machine = machine_for(config, recipe.device, len(todo), folder.pinned())
+    folder.pin(prepared.pins)
+    machine = machine_for(config, prepared.device, len(todo), folder.pinned())
     folder.pin({"threads": machine.threads})
-    trainer = torch_trainer(recipe, folder)
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
     with progress, stop_on_signals(progress):
-        yield executor(config, origins(), trainer, folder, machine), progress
+        yield executor(config, origins(), prepared.trainer, folder, machine), progress
 
 
 def study_folder(config: Config) -> StudyFolder:
@@ -159,10 +165,15 @@ def show_notes(planned: Plan) -> None:
         say(f"note: {note}")
 
 
-def show_duration(planned: Plan, recipe: Recipe, machine: Machine) -> None:
+def show_duration(prepared: Prepared, machine: Machine) -> None:
+    """How long our own training would take; nobody can say of a command."""
     from flops_fit.timing import estimated_seconds
+    from flops_fit.training import TorchTrainer
 
-    seconds = estimated_seconds(planned, recipe, machine.workers, machine.threads)
+    if not isinstance(prepared.trainer, TorchTrainer):
+        return
+    recipe = prepared.trainer.recipe
+    seconds = estimated_seconds(prepared.plan, recipe, machine.workers, machine.threads)
     warning = "warning: " if seconds > LONG_SECONDS else ""
     at_once = f"{recipe.device}, {machine.workers} at once"
     say(f"{warning}at least {duration(seconds)} here ({at_once})")
@@ -173,6 +184,17 @@ def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> Non
     for problem in folder.runs_of(planned)[1]:
         say(f"warning: {problem}: this run is trained again")
     say(f"{planned}: +{num_todo} new, {len(planned) - num_todo} done already")
+
+
+def show_other_lengths(runs: Sequence[Run]) -> None:
+    """Runs that trained more or fewer tokens than planned, by more than a step."""
+    for run in runs:
+        planned, step = run.planned_tokens, run.batch_tokens
+        if run.is_done and planned and step and abs(run.num_tokens - planned) > step:
+            say(
+                f"warning: {run.id} trained {run.num_tokens:,.0f} tokens, {planned:,.0f} were "
+                "planned: the law is fitted to what was trained"
+            )
 
 
 def show_study(study: Study, config: Config) -> None:

@@ -1,0 +1,339 @@
+"""Training by a command of the user's: run once per experiment, its loss read from a file.
+
+The command is a template. What it may name stands in `placeholders`; doubled braces are braces.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import platform
+import shlex
+import shutil
+import string
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flops_fit import __version__
+from flops_fit.errors import ConfigError, PlanError
+from flops_fit.experiments import Experiment, ModelSize, Plan, Size, SizeValue
+from flops_fit.flop_counts import FlopCount
+from flops_fit.identity import with_ids
+from flops_fit.planning import DataShape, Family, Sweep, plan_sweep
+from flops_fit.prediction import Prediction
+from flops_fit.prepared import Prepared, optimum_sweep
+from flops_fit.processes import TookTooLong, last_line, run_command
+from flops_fit.reported import NotReported, Report
+from flops_fit.runs import Run, StudyFolder, ended_run
+from flops_fit.trainers import Trainer, Watcher
+
+CHANGE_NO_RESULT = ("timeout_seconds",)
+"""Settings of a `CommandTrainer` that a run's id knows nothing of."""
+
+LENGTHS = ("num_tokens", "num_steps", "budget", "flops", "run_id")
+"""Placeholders of which a command needs one to know how long to train."""
+
+SIZES = ("num_params", "run_id")
+"""Placeholders that tell it the size, beside the size's own."""
+
+OUTPUT, LOG, LEASE = "output", "log.txt", ".command"
+"""In a run's folder: what the command writes (so that it can't meet our own files), what it says,
+and the lock that it holds."""
+
+ENTRY_KEYS = {"size", "num_params", "num_params_total", "flops_per_token"}
+"""Of an entry in `trainer.sizes`."""
+
+
+def placeholders(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Name -> value of what a command can be told. `folder` is the run's."""
+    return {**of_size(experiment.size), **of_run(experiment, folder)}
+
+
+def of_size(size: Size) -> dict[str, Any]:
+    """A number under its argument's name and `size`, a whole shape under the names in it."""
+    if isinstance(size.value, Mapping):
+        return dict(size.value)
+    return {size.name: size.value, "size": size.value}
+
+
+def of_run(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    e = experiment
+    return {
+        "num_params": e.num_params,
+        "num_tokens": e.num_tokens,
+        "num_steps": e.num_steps,
+        "batch_size": e.batch_size,
+        "batch_tokens": e.batch_tokens,
+        "budget": e.budget,
+        "flops": e.flops,
+        "seed": e.seed,
+        "data_seed": e.order_seed,
+        "run_dir": (folder / OUTPUT).resolve(),
+        "run_id": e.id,
+        **({} if e.learning_rate is None else {"learning_rate": e.learning_rate}),
+    }
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """The template with the values in the place of their names. Raises `ConfigError`."""
+    for name in names_in(template):
+        if name not in values:
+            close = difflib.get_close_matches(name, values, n=1)
+            guess = f"did you mean {{{close[0]}}}? " if close else ""
+            raise ConfigError(
+                f"{template!r} asks for {{{name}}}, which is not known: {guess}"
+                f"It may ask for {', '.join(values)}; double the braces to write them"
+            )
+    try:
+        return template.format_map(values)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{template!r} can't be filled in: {error}") from error
+
+
+def names_in(template: str) -> list[str]:
+    """The placeholders of the template. Raises `ConfigError` for single braces."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(
+            f"{template!r} is no template ({error}): double the braces that are to stay"
+        ) from error
+    return [name for _, name, _, _ in parts if name is not None]
+
+
+@dataclass(frozen=True)
+class CommandTrainer:
+    """The `Trainer` that runs a command, without a shell and in the working directory.
+
+    The command is split like a shell's words before its placeholders are filled in, so that values
+    with blanks stay whole. `loss_file` is a JSON object, or JSON lines of which the last with
+    `loss_key` counts; `metrics` maps names to further keys in it, and `num_tokens_key` says where
+    the tokens really trained stand, if they may differ from the plan's.
+    """
+
+    command: str
+    loss_file: str = "{run_dir}/result.json"
+    loss_key: str = "loss"
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    num_tokens_key: str | None = None
+    timeout_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+            raise ConfigError(
+                f"trainer.timeout_seconds is {self.timeout_seconds:g}: it must be above 0, or null"
+            )
+        if not {"run_dir", "run_id"} & set(names_in(self.loss_file)):
+            raise ConfigError(
+                f"trainer.loss_file is {self.loss_file!r} for all runs: put {{run_dir}} or "
+                "{run_id} into it"
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides a run's result. Settings that are not used leave ids as they are."""
+        return {k: v for k, v in vars(self).items() if v and k not in CHANGE_NO_RESULT}
+
+    def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
+        values = placeholders(experiment, folder)
+        (folder / OUTPUT).mkdir(exist_ok=True)
+        loss_file = Path(filled(self.loss_file, values))
+        if loss_file.exists():  # an earlier attempt's must not pass for this one's
+            loss_file.replace(loss_file.with_name(f"{loss_file.name}.earlier"))
+
+        def stop_requested() -> bool:
+            watcher.progress(experiment, 0.0)  # how a worker learns that its parent has died
+            return watcher.stop_requested
+
+        log = folder / LOG
+        started = time.perf_counter()
+        try:
+            code = run_command(
+                self.words(values), log, folder / LEASE, self.timeout_seconds, stop_requested
+            )
+            if code != 0:
+                return ended_run(experiment, "failed", _reason(code, log))
+            run = self._measured(experiment, Report.read(loss_file))
+        except (TookTooLong, NotReported) as error:
+            return ended_run(experiment, "failed", f"{error}; see {log}")
+        seconds = time.perf_counter() - started
+        return replace(run, wall_time_seconds=seconds, tokens_per_second=run.num_tokens / seconds)
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The command's words with the values in them. Raises `ConfigError`."""
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise ConfigError(f"trainer.command is {self.command!r}: {error}") from error
+        if not words:
+            raise ConfigError("trainer.command is empty: say what is to be run")
+        return [filled(word, values) for word in words]
+
+    def _measured(self, experiment: Experiment, report: Report) -> Run:
+        """What the command says came of the experiment. Raises `NotReported`."""
+        e = experiment
+        loss = report.number(self.loss_key)
+        num_tokens = self._num_tokens(e, report)
+        counted = e.flops_per_token_counted
+        run = replace(
+            ended_run(e, "done", None, num_steps=round(num_tokens / e.batch_tokens)),
+            num_tokens=num_tokens,
+            flops=num_tokens * e.flops_per_token,
+            flops_formula=num_tokens * e.flops_per_token_formula,
+            flops_counted=None if counted is None else num_tokens * counted,
+            learning_rate=e.learning_rate,
+            versions={"flops_fit": __version__, "python": platform.python_version()},
+        )
+        if not math.isfinite(loss):
+            return replace(run, status="diverged", error=f"{report.path} says the loss is {loss}")
+        metrics = {name: report.number(key) for name, key in self.metrics.items()}
+        return replace(
+            run, loss=loss, metrics={k: v for k, v in metrics.items() if math.isfinite(v)}
+        )
+
+    def _num_tokens(self, experiment: Experiment, report: Report) -> float:
+        if self.num_tokens_key is None:
+            return experiment.num_tokens
+        num_tokens = report.number(self.num_tokens_key)
+        if not 0 < num_tokens < math.inf:
+            raise NotReported(f"{report.path} says that {num_tokens:g} tokens were trained")
+        return num_tokens
+
+    def check(self, experiments: Sequence[Experiment]) -> None:
+        """Raises `ConfigError` for a command that can't be run for each of them."""
+        for e in {e.size.label: e for e in experiments}.values():
+            clash = of_size(e.size).keys() & of_run(e, Path()).keys()
+            if clash:
+                raise ConfigError(f"a size can't be called {', '.join(clash)}: use another name")
+            self._check_says((*of_size(e.size), *SIZES), "how large the model is", "{size}")
+            words = self.words(placeholders(e, Path()))
+            if shutil.which(words[0]) is None:
+                raise ConfigError(f"trainer.command runs {words[0]!r}: there is no such program")
+            filled(self.loss_file, placeholders(e, Path()))
+        self._check_says(LENGTHS, "how long to train", "{num_tokens}")
+        if len({e.seed for e in experiments}) > 1:
+            self._check_says(("seed", "run_id"), "which of several seeds to take", "{seed}")
+
+    def _check_says(self, names: Iterable[str], what: str, example: str) -> None:
+        if not set(names) & set(names_in(self.command)):
+            raise ConfigError(
+                f"trainer.command is {self.command!r}, which never says {what}: put {example} "
+                "into it"
+            )
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a command failed, with the last it said."""
+    how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+    said = last_line(log)
+    return f"the command {how}: {said}; see {log}" if said else f"the command {how}, see {log}"
+
+
+@dataclass(frozen=True)
+class ListedFamily:
+    """The planner's `Family` of sizes that the user has listed."""
+
+    sizes: tuple[ModelSize, ...]
+
+    @property
+    def declares_flops(self) -> bool:
+        """Whether the list says what a token costs."""
+        return all(size.counted_flops_per_token for size in self.sizes)
+
+    def nearest(self, num_params: float) -> ModelSize:
+        return min(self.sizes, key=lambda s: abs(math.log(s.num_params / num_params)))
+
+    def at(self, value: SizeValue) -> ModelSize:
+        for size in self.sizes:
+            if size.size.value == value:
+                return size
+        listed = "; ".join(size.size.label for size in self.sizes)
+        raise PlanError(f"there is no size {value} in trainer.sizes, which lists {listed}")
+
+
+def listed_family(entries: Iterable[Any], origin: str) -> ListedFamily:
+    """The family of `trainer.sizes`, read from the file `origin`. Raises `ConfigError`."""
+    sizes = tuple(_listed_size(entry, origin) for entry in entries)
+    if not sizes:
+        raise ConfigError(f"{origin}: trainer.sizes is empty: list sizes, or leave it out")
+    values = [json.dumps(size.size.value, sort_keys=True) for size in sizes]
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{origin}: trainer.sizes repeats a size: list each once")
+    with_flops = [size for size in sizes if size.counted_flops_per_token]
+    if 0 < len(with_flops) < len(sizes):
+        raise ConfigError(
+            f"{origin}: {len(with_flops)} of {len(sizes)} trainer.sizes say flops_per_token: "
+            "give it for all of them, or for none"
+        )
+    return ListedFamily(sizes)
+
+
+def _listed_size(entry: Any, origin: str) -> ModelSize:
+    if not isinstance(entry, Mapping) or not {"size", "num_params"} <= set(entry) <= ENTRY_KEYS:
+        raise ConfigError(
+            f"{origin}: {entry} in trainer.sizes: write {{size: 64, num_params: 49152}}, or with a "
+            "whole shape {size: {width: 64, depth: 4}, num_params: 49152}; num_params_total and "
+            "flops_per_token may be added"
+        )
+    numbers = {key: value for key, value in entry.items() if key != "size"}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ConfigError(
+                f"{origin}: {key} is {value!r} in trainer.sizes: give a number above 0"
+            )
+    num_params = round(numbers["num_params"])  # which may be written as 1e6
+    return ModelSize(
+        size=Size("shape" if isinstance(entry["size"], Mapping) else "size", entry["size"]),
+        num_params=num_params,
+        num_params_total=round(numbers.get("num_params_total", num_params)),
+        counted_flops_per_token=numbers.get("flops_per_token"),
+    )
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """Everything that a study of a command is made of.
+
+    `identity` names what of the command decides a run's result, `notes` are added to the plan's,
+    `settings` are kept with it; `sources` maps names of classes to hashes of their code.
+    """
+
+    trainer: CommandTrainer
+    family: Family
+    data: DataShape
+    sweep: Sweep
+    flops: FlopCount
+    identity: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def prepare(self, folder: StudyFolder) -> Prepared:
+        plan = plan_sweep(self.sweep, self.family, self.data, self.flops)
+        plan = replace(
+            plan,
+            notes=(*plan.notes, *self.notes),
+            study=folder.path.name,
+            settings=self.settings,
+        )
+        self.trainer.check(plan.experiments)
+        return Prepared(with_ids_by_size(plan, self.identity), self.trainer, pins={}, device=None)
+
+    def pinned_trainer(self, folder: StudyFolder) -> Trainer:
+        return self.trainer
+
+    def for_optimum(self, prediction: Prediction) -> CommandSpec:
+        return replace(self, sweep=optimum_sweep(self.sweep, prediction))
+
+
+def with_ids_by_size(plan: Plan, identity: Mapping[str, Any]) -> Plan:
+    """Ids that know N as well: here it is the user's word, not what a model's class counts."""
+    of_one = (
+        with_ids(replace(plan, experiments=(e,)), {**identity, "num_params": e.num_params})
+        for e in plan.experiments
+    )
+    return replace(plan, experiments=tuple(e for one in of_one for e in one.experiments))
