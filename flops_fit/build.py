@@ -10,14 +10,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from flops_fit.command import (
-    CommandSpec,
-    CommandTrainer,
-    listed_family,
-)
+from flops_fit.command import CommandSpec, CommandTrainer
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
+from flops_fit.listed_sizes import listed_family
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import DataShape, Sweep
 from flops_fit.prepared import MeasuredFamily, Spec

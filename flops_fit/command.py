@@ -1,17 +1,11 @@
-"""Training by a command of the user's: run once per experiment, its loss read from a file.
-
-The command is a template. What it may name stands in `placeholders`; doubled braces are braces.
-"""
+"""Training by a command of the user's: run once per experiment, its loss read from a file."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import platform
 import shlex
 import shutil
-import string
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,90 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit import __version__
-from flops_fit.errors import ConfigError, PlanError
-from flops_fit.experiments import Experiment, ModelSize, Plan, Size, SizeValue
+from flops_fit.errors import ConfigError
+from flops_fit.experiments import Experiment, Plan
 from flops_fit.flop_counts import FlopCount
 from flops_fit.identity import with_ids
 from flops_fit.planning import DataShape, Family, Sweep, plan_sweep
 from flops_fit.prediction import Prediction
 from flops_fit.prepared import Prepared, optimum_sweep
-from flops_fit.processes import TookTooLong, last_line, run_command
+from flops_fit.processes import TookTooLong, last_line, lease, run_command
 from flops_fit.reported import NotReported, Report
 from flops_fit.runs import Run, StudyFolder, ended_run
+from flops_fit.templates import filled, names_in, of_run, of_size, output_folder, placeholders
 from flops_fit.trainers import Trainer, Watcher
 
 CHANGE_NO_RESULT = ("timeout_seconds",)
 """Settings of a `CommandTrainer` that a run's id knows nothing of."""
 
-LENGTHS = ("num_tokens", "num_steps", "budget", "flops", "run_id")
+TELL_LENGTH = ("num_tokens", "num_steps", "budget", "flops", "run_id")
 """Placeholders of which a command needs one to know how long to train."""
 
-SIZES = ("num_params", "run_id")
+TELL_SIZE = ("num_params", "run_id")
 """Placeholders that tell it the size, beside the size's own."""
 
-OUTPUT, LOG, LEASE = "output", "log.txt", ".command"
-"""In a run's folder: what the command writes (so that it can't meet our own files), what it says,
-and the lock that it holds."""
-
-ENTRY_KEYS = {"size", "num_params", "num_params_total", "flops_per_token"}
-"""Of an entry in `trainer.sizes`."""
-
-
-def placeholders(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Name -> value of what a command can be told. `folder` is the run's."""
-    return {**of_size(experiment.size), **of_run(experiment, folder)}
-
-
-def of_size(size: Size) -> dict[str, Any]:
-    """A number under its argument's name and `size`, a whole shape under the names in it."""
-    if isinstance(size.value, Mapping):
-        return dict(size.value)
-    return {size.name: size.value, "size": size.value}
-
-
-def of_run(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    e = experiment
-    return {
-        "num_params": e.num_params,
-        "num_tokens": e.num_tokens,
-        "num_steps": e.num_steps,
-        "batch_size": e.batch_size,
-        "batch_tokens": e.batch_tokens,
-        "budget": e.budget,
-        "flops": e.flops,
-        "seed": e.seed,
-        "data_seed": e.order_seed,
-        "run_dir": (folder / OUTPUT).resolve(),
-        "run_id": e.id,
-        **({} if e.learning_rate is None else {"learning_rate": e.learning_rate}),
-    }
-
-
-def filled(template: str, values: Mapping[str, Any]) -> str:
-    """The template with the values in the place of their names. Raises `ConfigError`."""
-    for name in names_in(template):
-        if name not in values:
-            close = difflib.get_close_matches(name, values, n=1)
-            guess = f"did you mean {{{close[0]}}}? " if close else ""
-            raise ConfigError(
-                f"{template!r} asks for {{{name}}}, which is not known: {guess}"
-                f"It may ask for {', '.join(values)}; double the braces to write them"
-            )
-    try:
-        return template.format_map(values)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{template!r} can't be filled in: {error}") from error
-
-
-def names_in(template: str) -> list[str]:
-    """The placeholders of the template. Raises `ConfigError` for single braces."""
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigError(
-            f"{template!r} is no template ({error}): double the braces that are to stay"
-        ) from error
-    return [name for _, name, _, _ in parts if name is not None]
+LOG, LEASE = "log.txt", ".command"
+"""In a run's folder: what the command says, and the lock that it holds."""
 
 
 @dataclass(frozen=True)
@@ -139,22 +73,10 @@ class CommandTrainer:
         return {k: v for k, v in vars(self).items() if v and k not in CHANGE_NO_RESULT}
 
     def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
-        values = placeholders(experiment, folder)
-        (folder / OUTPUT).mkdir(exist_ok=True)
-        loss_file = Path(filled(self.loss_file, values))
-        if loss_file.exists():  # an earlier attempt's must not pass for this one's
-            loss_file.replace(loss_file.with_name(f"{loss_file.name}.earlier"))
-
-        def stop_requested() -> bool:
-            watcher.progress(experiment, 0.0)  # how a worker learns that its parent has died
-            return watcher.stop_requested
-
-        log = folder / LOG
         started = time.perf_counter()
+        log = folder / LOG
         try:
-            code = run_command(
-                self.words(values), log, folder / LEASE, self.timeout_seconds, stop_requested
-            )
+            code, loss_file = self._run(experiment, folder, watcher)
             if code != 0:
                 return ended_run(experiment, "failed", _reason(code, log))
             run = self._measured(experiment, Report.read(loss_file))
@@ -162,6 +84,23 @@ class CommandTrainer:
             return ended_run(experiment, "failed", f"{error}; see {log}")
         seconds = time.perf_counter() - started
         return replace(run, wall_time_seconds=seconds, tokens_per_second=run.num_tokens / seconds)
+
+    def _run(self, experiment: Experiment, folder: Path, watcher: Watcher) -> tuple[int, Path]:
+        """The command's exit code, and the file that should hold its loss."""
+        values = placeholders(experiment, folder)
+        loss_file = Path(filled(self.loss_file, values))
+        output_folder(folder).mkdir(exist_ok=True)
+
+        def stop_requested() -> bool:
+            watcher.progress(experiment, 0.0)  # how a worker learns that its parent has died
+            return watcher.stop_requested
+
+        with lease(folder / LEASE) as held:
+            if loss_file.exists():  # an earlier attempt's must not pass for this one's
+                loss_file.replace(loss_file.with_name(f"{loss_file.name}.earlier"))
+            words = self.words(values)
+            code = run_command(words, folder / LOG, held, self.timeout_seconds, stop_requested)
+        return code, loss_file
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The command's words with the values in them. Raises `ConfigError`."""
@@ -209,12 +148,12 @@ class CommandTrainer:
             clash = of_size(e.size).keys() & of_run(e, Path()).keys()
             if clash:
                 raise ConfigError(f"a size can't be called {', '.join(clash)}: use another name")
-            self._check_says((*of_size(e.size), *SIZES), "how large the model is", "{size}")
+            self._check_says((*of_size(e.size), *TELL_SIZE), "how large the model is", "{size}")
             words = self.words(placeholders(e, Path()))
             if shutil.which(words[0]) is None:
                 raise ConfigError(f"trainer.command runs {words[0]!r}: there is no such program")
             filled(self.loss_file, placeholders(e, Path()))
-        self._check_says(LENGTHS, "how long to train", "{num_tokens}")
+        self._check_says(TELL_LENGTH, "how long to train", "{num_tokens}")
         if len({e.seed for e in experiments}) > 1:
             self._check_says(("seed", "run_id"), "which of several seeds to take", "{seed}")
 
@@ -231,67 +170,6 @@ def _reason(code: int, log: Path) -> str:
     how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
     said = last_line(log)
     return f"the command {how}: {said}; see {log}" if said else f"the command {how}, see {log}"
-
-
-@dataclass(frozen=True)
-class ListedFamily:
-    """The planner's `Family` of sizes that the user has listed."""
-
-    sizes: tuple[ModelSize, ...]
-
-    @property
-    def declares_flops(self) -> bool:
-        """Whether the list says what a token costs."""
-        return all(size.counted_flops_per_token for size in self.sizes)
-
-    def nearest(self, num_params: float) -> ModelSize:
-        return min(self.sizes, key=lambda s: abs(math.log(s.num_params / num_params)))
-
-    def at(self, value: SizeValue) -> ModelSize:
-        for size in self.sizes:
-            if size.size.value == value:
-                return size
-        listed = "; ".join(size.size.label for size in self.sizes)
-        raise PlanError(f"there is no size {value} in trainer.sizes, which lists {listed}")
-
-
-def listed_family(entries: Iterable[Any], origin: str) -> ListedFamily:
-    """The family of `trainer.sizes`, read from the file `origin`. Raises `ConfigError`."""
-    sizes = tuple(_listed_size(entry, origin) for entry in entries)
-    if not sizes:
-        raise ConfigError(f"{origin}: trainer.sizes is empty: list sizes, or leave it out")
-    values = [json.dumps(size.size.value, sort_keys=True) for size in sizes]
-    if len(set(values)) < len(values):
-        raise ConfigError(f"{origin}: trainer.sizes repeats a size: list each once")
-    with_flops = [size for size in sizes if size.counted_flops_per_token]
-    if 0 < len(with_flops) < len(sizes):
-        raise ConfigError(
-            f"{origin}: {len(with_flops)} of {len(sizes)} trainer.sizes say flops_per_token: "
-            "give it for all of them, or for none"
-        )
-    return ListedFamily(sizes)
-
-
-def _listed_size(entry: Any, origin: str) -> ModelSize:
-    if not isinstance(entry, Mapping) or not {"size", "num_params"} <= set(entry) <= ENTRY_KEYS:
-        raise ConfigError(
-            f"{origin}: {entry} in trainer.sizes: write {{size: 64, num_params: 49152}}, or with a "
-            "whole shape {size: {width: 64, depth: 4}, num_params: 49152}; num_params_total and "
-            "flops_per_token may be added"
-        )
-    numbers = {key: value for key, value in entry.items() if key != "size"}
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ConfigError(
-                f"{origin}: {key} is {value!r} in trainer.sizes: give a number above 0"
-            )
-    num_params = round(numbers["num_params"])  # which may be written as 1e6
-    return ModelSize(
-        size=Size("shape" if isinstance(entry["size"], Mapping) else "size", entry["size"]),
-        num_params=num_params,
-        num_params_total=round(numbers.get("num_params_total", num_params)),
-        counted_flops_per_token=numbers.get("flops_per_token"),
-    )
 
 
 @dataclass(frozen=True)

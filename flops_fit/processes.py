@@ -8,8 +8,8 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -34,24 +34,34 @@ class TookTooLong(Exception):
     """A command was ended at its time limit."""
 
 
+@contextmanager
+def lease(path: Path) -> Iterator[IO[str]]:
+    """A locked file, to be handed to `run_command`, which only one command holds at a time.
+
+    A command keeps it locked as long as it lives, even where the process that started it was
+    killed. Such a command is ended first. Raises `StudyError` where that is no use.
+    """
+    with path.open("a+", encoding="utf-8") as held:
+        if not _try_lock(held):
+            _end_holder(held)
+        held.truncate(0)
+        yield held
+
+
 def run_command(
     words: Sequence[str],
     log: Path,
-    lease: Path,
+    held: IO[str],
     timeout_seconds: float | None,
     stop_requested: Callable[[], bool],
 ) -> int:
     """The exit code of the command, run without a shell in a process group of its own.
 
-    Its output is added to `log` under a line that says what is run. Whatever is left of its group
-    when it ends is killed. Raises `TookTooLong` after `timeout_seconds`, `KeyboardInterrupt` when
-    `stop_requested`; the group gets SIGTERM first.
-
-    The command holds `lease` locked as long as it lives. So a command that survived the process
-    which had started it is known, and ended before another one begins.
+    Its output is added to `log` under a line that says what is run; it inherits the lock on
+    `held`. Whatever is left of its group when it ends is killed. Raises `TookTooLong` after
+    `timeout_seconds`, `KeyboardInterrupt` when `stop_requested`; the group gets SIGTERM first.
     """
-    with lease.open("a+", encoding="utf-8") as held, log.open("a", encoding="utf-8") as output:
-        _take(held)
+    with log.open("a", encoding="utf-8") as output:
         output.write(f"{HEADER} {_now()}: {shlex.join(words)}\n")
         output.flush()
         process = subprocess.Popen(
@@ -59,8 +69,9 @@ def run_command(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # else a traceback isn't what it said last
             start_new_session=True,
-            pass_fds=[held.fileno()],  # and with it the lock
+            pass_fds=[held.fileno()],
         )
         try:
             held.write(str(process.pid))
@@ -106,22 +117,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _take(held: IO[str]) -> None:
-    """Lock the file, ending the group that holds it. Raises `StudyError` where that is no use."""
-    if not _try_lock(held):
-        held.seek(0)
-        leader = held.read()
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            if leader:
-                _signal_group(int(leader), signal_number)
-            if _lock_within(held, GRACE_SECONDS):
-                break
-        else:
-            raise StudyError(
-                f"{held.name} is held by a process that an earlier command left behind: end it, "
-                "and run the same command again"
-            )
-    held.truncate(0)
+def _end_holder(held: IO[str]) -> None:
+    """End the group whose number the file holds, and take over its lock."""
+    held.seek(0)
+    leader = held.read()
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        if leader:
+            _signal_group(int(leader), signal_number)
+        if _lock_within(held, GRACE_SECONDS):
+            return
+    raise StudyError(
+        f"{held.name} is held by a process that an earlier command left behind: end it, and run "
+        "the same command again"
+    )
 
 
 def _lock_within(held: IO[str], seconds: float) -> bool:
