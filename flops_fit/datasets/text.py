@@ -1,17 +1,17 @@
-"""Text as bytes: any files, or the source code of Python's own standard library."""
+"""Text as bytes or tokens: any files, or the source code of Python's own standard library."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from flops_fit.datasets.source import check_held_out_fraction
-from flops_fit.datasets.tokens import WindowSource
+from flops_fit.datasets.documents import Corpus, Document, corpus_of
+from flops_fit.datasets.tokenizing import tokenized
+from flops_fit.datasets.tokens import TokenStreams, WindowSource
 from flops_fit.errors import ConfigError
 
 NUM_BYTE_VALUES = 256
@@ -24,11 +24,12 @@ INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 
 
 class Text(WindowSource):
-    """UTF-8 files read as bytes: the ids are 0..255 and a token is a byte.
+    """UTF-8 files, each a document, of which `held_out` are kept for evaluation.
 
-    `files` are paths, folders or globs (`docs/**/*.md`).
-    Each file goes, by the hash of its content, to training or to the `held_out` part, so neither
-    names nor the order of folders matter, and copies of a file count once.
+    `files` are paths, folders or globs (`docs/**/*.md`), see `corpus_of`. Without a `tokenizer`
+    they are read as bytes: the ids are 0..255 and a token is a byte. `tokenizer` is the JSON file
+    of a tokenizer of the `tokenizers` library, or "bpe" for one trained on the training part with
+    `vocab_size` ids; the tokens are kept in `cache_dir`, see `tokenized`.
     """
 
     def __init__(
@@ -37,19 +38,15 @@ class Text(WindowSource):
         context_length: int = 128,
         held_out: float = 0.05,
         vocab_size: int = NUM_BYTE_VALUES,
+        tokenizer: str | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        if vocab_size < NUM_BYTE_VALUES:
-            raise ConfigError(
-                f"dataset.vocab_size is {vocab_size}: text is read as bytes, which need "
-                f"{NUM_BYTE_VALUES}"
-            )
-        patterns = [files] if isinstance(files, str) else list(files)
-        paths = set().union(*map(find_files, patterns))
-        documents = distinct(path.read_bytes() for path in paths)
-        if not documents:
-            raise ConfigError(f"no text in files {patterns}: nothing matches, or all are empty")
-        training, evaluation = split(documents, held_out)
-        super().__init__(training, evaluation, vocab_size, context_length)
+        corpus = corpus_of(files, held_out)
+        if tokenizer is None:
+            streams = read_as_bytes(corpus, vocab_size)
+        else:
+            streams = tokenized(corpus, tokenizer, vocab_size, cache_dir)
+        super().__init__(streams, vocab_size, context_length)
 
 
 class PythonSource(Text):
@@ -63,8 +60,11 @@ class PythonSource(Text):
         context_length: int = 128,
         held_out: float = 0.05,
         vocab_size: int = NUM_BYTE_VALUES,
+        tokenizer: str | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        super().__init__(standard_library_globs(), context_length, held_out, vocab_size)
+        files = standard_library_globs()
+        super().__init__(files, context_length, held_out, vocab_size, tokenizer, cache_dir)
 
 
 def standard_library_globs() -> list[str]:
@@ -75,30 +75,16 @@ def standard_library_globs() -> list[str]:
     return [f"{glob.escape(str(library))}/*.py", *inside]
 
 
-def find_files(pattern: str) -> set[Path]:
-    """The file, everything in the folder, or what the glob `pattern` finds."""
-    everything_inside = f"{glob.escape(pattern)}/**/*"
-    wanted = everything_inside if Path(pattern).is_dir() else pattern
-    return {path for path in map(Path, glob.iglob(wanted, recursive=True)) if path.is_file()}
+def read_as_bytes(corpus: Corpus, vocab_size: int) -> TokenStreams:
+    """Both parts as bytes (uint8), DOCUMENT_END after each document."""
+    if vocab_size < NUM_BYTE_VALUES:
+        raise ConfigError(
+            f"dataset.vocab_size is {vocab_size}: text is read as bytes, which need "
+            f"{NUM_BYTE_VALUES}"
+        )
+    return TokenStreams(joined(corpus.training), joined(corpus.held_out), bytes_per_token=1.0)
 
 
-def distinct(documents: Iterable[bytes]) -> dict[bytes, bytes]:
-    """SHA-256 -> content, in the order of the hashes, empty documents left out."""
-    by_hash = {hashlib.sha256(content).digest(): content for content in documents if content}
-    return dict(sorted(by_hash.items()))
-
-
-def split(documents: dict[bytes, bytes], held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-out bytes (uint8), documents going by the value of their hash."""
-    threshold = int(check_held_out_fraction(held_out) * 2**64)
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for digest, content in documents.items():
-        parts[int.from_bytes(digest[:8]) < threshold].append(content)
-    for name, part in zip(("training", "held-out"), parts, strict=True):
-        if not part:
-            raise ConfigError(
-                f"{len(documents)} files and held_out {held_out:g} leave the {name} part empty: "
-                "give more files or another fraction"
-            )
-    training, evaluation = (DOCUMENT_END.join((*part, b"")) for part in parts)
-    return np.frombuffer(training, np.uint8), np.frombuffer(evaluation, np.uint8)
+def joined(documents: Iterable[Document]) -> np.ndarray:
+    contents = (document.path.read_bytes() for document in documents)
+    return np.frombuffer(DOCUMENT_END.join((*contents, b"")), np.uint8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,20 +65,31 @@ class Windows:
         return look_at_rows(self._windows[places], len(self))
 
 
+@dataclass(frozen=True)
+class TokenStreams:
+    """Token ids to train on and held-out ones, each an array (num_tokens,).
+
+    `bytes_per_token` is of the held-out part, see `CountsBytes`.
+    """
+
+    training: np.ndarray
+    held_out: np.ndarray
+    bytes_per_token: float | None
+
+
 class WindowSource:
     """A `Source` of windows over two streams of token ids: one to train on, one held out."""
 
-    def __init__(
-        self, training: np.ndarray, held_out: np.ndarray, vocab_size: int, context_length: int
-    ) -> None:
+    def __init__(self, streams: TokenStreams, vocab_size: int, context_length: int) -> None:
         self.vocab_size = vocab_size
         self.context_length = self.tokens_per_sample = context_length
-        self._training = Windows(training, context_length)
-        self._held_out = Windows(held_out, context_length)
+        self.bytes_per_token = streams.bytes_per_token
+        self._training = Windows(streams.training, context_length)
+        self._held_out = Windows(streams.held_out, context_length)
         self.unique_samples = len(self._training)
         self.held_out_samples = len(self._held_out)
         self.fingerprint = content_hash(
-            training, content_hash(held_out), vocab_size, context_length
+            streams.training, content_hash(streams.held_out), vocab_size, context_length
         )
 
     def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -90,6 +103,7 @@ class Tokens(WindowSource):
     """A file of `dtype` token ids (uint16 or uint32), the format of most tokenizing scripts.
 
     The last `held_out` of the file is kept for evaluation, or all of `held_out_path` if given.
+    `bytes_per_token`, where it is known, gives losses in bits per byte beside nats per token.
     """
 
     def __init__(
@@ -100,7 +114,13 @@ class Tokens(WindowSource):
         dtype: str = "uint16",
         held_out: float = 0.05,
         held_out_path: str | Path | None = None,
+        bytes_per_token: float | None = None,
     ) -> None:
+        if bytes_per_token is not None and not 0 < bytes_per_token < math.inf:
+            raise ConfigError(
+                f"dataset.bytes_per_token is {bytes_per_token:g}: give the bytes of the held-out "
+                "text over its tokens, such as 4.2"
+            )
         tokens = read_tokens(Path(path), dtype, vocab_size)
         if held_out_path is None:
             cut = len(tokens) - round(len(tokens) * check_held_out_fraction(held_out))
@@ -108,7 +128,8 @@ class Tokens(WindowSource):
         else:
             training, evaluation = tokens, read_tokens(Path(held_out_path), dtype, vocab_size)
             check_streams(training, evaluation, context_length)
-        super().__init__(training, evaluation, vocab_size, context_length)
+        streams = TokenStreams(training, evaluation, bytes_per_token)
+        super().__init__(streams, vocab_size, context_length)
 
 
 def check_streams(training: np.ndarray, held_out: np.ndarray, context_length: int) -> None:

@@ -1,0 +1,327 @@
+"""Text made into files of token ids, once: later processes map them into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from filelock import FileLock
+
+from flops_fit.datasets.documents import Corpus, Document
+from flops_fit.datasets.tokens import TokenStreams
+from flops_fit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT = 1
+"""Of the files, and of how text becomes tokens: raise it with every change to either."""
+
+BPE = "bpe"
+
+DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
+"""Names that the end of a document has in common vocabularies; our own takes the first."""
+
+SMALLEST_BPE = 256 + 1
+"""Ids of a byte-level BPE without a single merge: the bytes and the end of a document."""
+
+FEWEST_SEEN = 2
+"""A pair of tokens that occurs less often is not made one."""
+
+PIECE_CHARS = 2**16
+"""Longer documents are encoded in pieces of this and at most twice this length."""
+
+SAFE_CUT = re.compile(r"\S\n(?=\S)")
+"""A line break between two lines of text: byte-level tokenizers never join across its end."""
+
+GROUP_CHARS = 2**22
+"""Encoded at a time, in parallel: about 100 MB while they are (83 bytes a token)."""
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """What a folder of token files says of itself, in `INFO`."""
+
+    vocab_size: int
+    dtype: str
+    training_tokens: int
+    held_out_tokens: int
+    bytes_per_token: float
+    corpus: str
+    tokenizer: str
+
+
+INFO, TOKENIZER, TRAINING, HELD_OUT = "info.json", "tokenizer.json", "training.bin", "held_out.bin"
+
+
+class TokenizerSource(Protocol):
+    """Where a tokenizer comes from."""
+
+    @property
+    def key(self) -> str:
+        """Tells two of them apart that make different tokens of the same documents."""
+
+    def tokenizer(self, training: Iterable[Document]) -> Tokenizer:
+        """Raises `ConfigError` where there is none to be had."""
+
+
+@dataclass(frozen=True)
+class SavedTokenizer:
+    """A JSON file of the `tokenizers` library."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def tokenizer(self, training: Iterable[Document]) -> Tokenizer:
+        library = tokenizers_library()
+        try:
+            return library.Tokenizer.from_file(str(self.path))  # type: ignore[no-any-return]
+        except Exception as error:  # the library raises no type of its own
+            raise ConfigError(
+                f"dataset.tokenizer {self.path} can't be read ({error}): give a tokenizer.json as "
+                "the tokenizers library saves it"
+            ) from error
+
+
+@dataclass(frozen=True)
+class TrainedBpe:
+    """Byte-level BPE, trained on the documents; any text can be encoded and decoded again."""
+
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < SMALLEST_BPE:
+            raise ConfigError(
+                f"dataset.vocab_size is {self.vocab_size}: {BPE} needs at least {SMALLEST_BPE}, "
+                "set it to 4096, say"
+            )
+
+    @property
+    def key(self) -> str:
+        return f"{BPE}-{self.vocab_size}"
+
+    def tokenizer(self, training: Iterable[Document]) -> Tokenizer:
+        library = tokenizers_library()
+        byte_level = library.pre_tokenizers.ByteLevel
+        tokenizer: Tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
+        tokenizer.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            min_frequency=FEWEST_SEEN,
+            special_tokens=[DOCUMENT_ENDS[0]],
+            initial_alphabet=byte_level.alphabet(),
+            show_progress=False,
+        )
+        every_piece = itertools.chain.from_iterable(map(pieces, training))
+        tokenizer.train_from_iterator((piece.text for piece in every_piece), trainer)
+        return tokenizer
+
+
+def tokenized(
+    corpus: Corpus, tokenizer: str, vocab_size: int, cache_dir: str | Path | None
+) -> TokenStreams:
+    """Both parts of the corpus as token ids, memory-mapped from files in `cache_dir`.
+
+    The files are made by the first process that needs them and found by what they are made of.
+    Raises `ConfigError` for a tokenizer that can't be had, or with more ids than `vocab_size`.
+    """
+    source = TrainedBpe(vocab_size) if tokenizer == BPE else saved_tokenizer(tokenizer)
+    key = hashlib.sha256(repr((FORMAT, corpus.fingerprint, source.key)).encode()).hexdigest()
+    folder = (Path(cache_dir) if cache_dir else default_cache()) / f"tokens-{key[:32]}"
+    if not folder.exists():
+        make_files(folder, corpus, source, vocab_size)
+    return open_files(folder, vocab_size)
+
+
+def saved_tokenizer(path: str) -> SavedTokenizer:
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"dataset.tokenizer is {path}, which is no file: give the tokenizer.json of a "
+            f"tokenizer, {BPE} to train one, or null to read bytes"
+        )
+    return SavedTokenizer(Path(path))
+
+
+def default_cache() -> Path:
+    """In the user's cache folder, where the XDG base directory specification has it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flops-fit"
+
+
+def make_files(folder: Path, corpus: Corpus, source: TokenizerSource, vocab_size: int) -> None:
+    """The whole folder or nothing; one process makes it, others wait for it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_suffix(".tmp")
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.exists():
+            return
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+        unfinished.mkdir()
+        try:
+            write_files(unfinished, corpus, source, vocab_size)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_files(folder: Path, corpus: Corpus, source: TokenizerSource, vocab_size: int) -> None:
+    tokenizer = source.tokenizer(corpus.training)
+    num_ids = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    check_vocab_size(num_ids, vocab_size)
+    dtype = "uint16" if num_ids <= 2**16 else "uint32"
+    tokenizer.save(str(folder / TOKENIZER))
+    encoder = Encoder.of(tokenizer)
+    training = write_tokens(folder / TRAINING, dtype, encoder.encoded(corpus.training))
+    held_out = write_tokens(folder / HELD_OUT, dtype, encoder.encoded(corpus.held_out))
+    info = TokenFiles(
+        vocab_size=num_ids,
+        dtype=dtype,
+        training_tokens=training.tokens,
+        held_out_tokens=held_out.tokens,
+        bytes_per_token=held_out.bytes / held_out.tokens,
+        corpus=corpus.fingerprint,
+        tokenizer=source.key,
+    )
+    (folder / INFO).write_text(json.dumps(asdict(info), indent=2) + "\n")
+
+
+def open_files(folder: Path, vocab_size: int) -> TokenStreams:
+    try:
+        info = TokenFiles(**json.loads((folder / INFO).read_text()))
+        training = np.memmap(folder / TRAINING, info.dtype, mode="r", shape=info.training_tokens)
+        held_out = np.memmap(folder / HELD_OUT, info.dtype, mode="r", shape=info.held_out_tokens)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the token files in {folder} can't be read ({error}): remove that folder, and they "
+            "are made again"
+        ) from error
+    check_vocab_size(info.vocab_size, vocab_size)
+    return TokenStreams(training, held_out, info.bytes_per_token)
+
+
+def check_vocab_size(num_ids: int, vocab_size: int) -> None:
+    if vocab_size < num_ids:
+        raise ConfigError(
+            f"dataset.vocab_size is {vocab_size}, the tokenizer has {num_ids} ids: "
+            f"set dataset.vocab_size={num_ids}"
+        )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of a long one."""
+
+    text: str
+    ends_document: bool
+
+
+def pieces(document: Document) -> Iterator[Piece]:
+    """The document's text in order, cut where a tokenizer cuts anyway if there is such a place."""
+    text, start = document.text(), 0
+    while start < len(text):
+        end = cut_after(text, start)
+        yield Piece(text[start:end], ends_document=end == len(text))
+        start = end
+
+
+def cut_after(text: str, start: int) -> int:
+    """Where the piece that begins at `start` ends."""
+    first, last = start + PIECE_CHARS, start + 2 * PIECE_CHARS
+    if last >= len(text):
+        return len(text)
+    cut = SAFE_CUT.search(text, first, last)
+    return cut.end() if cut else last
+
+
+def groups(documents: Iterable[Document]) -> Iterator[list[Piece]]:
+    """The pieces of all documents, GROUP_CHARS or a little more at a time."""
+    group: list[Piece] = []
+    num_chars = 0
+    for piece in itertools.chain.from_iterable(map(pieces, documents)):
+        group.append(piece)
+        num_chars += len(piece.text)
+        if num_chars >= GROUP_CHARS:
+            yield group
+            group, num_chars = [], 0
+    if group:
+        yield group
+
+
+@dataclass(frozen=True)
+class EncodedPiece:
+    """Token ids and the bytes they stand for; the end of a document counts as one byte."""
+
+    ids: list[int]
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes tokens of documents; `document_end` is the id after each, if the tokenizer has one."""
+
+    tokenizer: Tokenizer
+    document_end: int | None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Encoder:
+        """With what a tokenizer does beyond encoding switched off."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # their names in a text are text like any other
+        ids = map(tokenizer.token_to_id, DOCUMENT_ENDS)
+        return cls(tokenizer, next((i for i in ids if i is not None), None))
+
+    def encoded(self, documents: Iterable[Document]) -> Iterator[EncodedPiece]:
+        for group in groups(documents):
+            texts = [piece.text for piece in group]
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            for piece, encoding in zip(group, encodings, strict=True):
+                end = self.end_of(piece)
+                yield EncodedPiece([*encoding.ids, *end], len(piece.text.encode()) + len(end))
+
+    def end_of(self, piece: Piece) -> list[int]:
+        has_end = piece.ends_document and self.document_end is not None
+        return [self.document_end] if has_end else []  # type: ignore[list-item]
+
+
+@dataclass(frozen=True)
+class Written:
+    tokens: int
+    bytes: int
+
+
+def write_tokens(path: Path, dtype: str, encoded: Iterable[EncodedPiece]) -> Written:
+    tokens = num_bytes = 0
+    with path.open("wb") as file:
+        for piece in encoded:
+            np.asarray(piece.ids, dtype).tofile(file)
+            tokens += len(piece.ids)
+            num_bytes += piece.num_bytes
+    if not tokens:
+        raise ConfigError(f"the tokenizer makes no tokens of the {path.stem} part: give more text")
+    return Written(tokens, num_bytes)
+
+
+def tokenizers_library() -> ModuleType:
+    """Imported where it is needed: an optional extra."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ConfigError(
+            "dataset.tokenizer needs the tokenizers library: pip install 'flops-fit[text]', "
+            "or tokenizer=null to read bytes"
+        ) from error
+    return tokenizers
