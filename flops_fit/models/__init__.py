@@ -2,5 +2,6 @@
 
 from flops_fit.models.mlp import MLP
 from flops_fit.models.transformer import Transformer
+from flops_fit.models.vit import ViT
 
-__all__ = ["MLP", "Transformer"]
+__all__ = ["MLP", "Transformer", "ViT"]

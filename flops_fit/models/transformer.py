@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ EMBEDDING_LR_SCALE = 0.5
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position's angles, (T, 1, 1, head_dim / 2) each."""
+
+Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Queries, keys, values, all (B, H, T, head_dim), and the scale of q k^T -> (B, H, T, head_dim)."""
 
 
 class Transformer(nn.Module):
@@ -53,9 +57,10 @@ class Transformer(nn.Module):
         self.context_length = context_length
         self.head_dim = width // num_heads
         self.lr_scale = base_width / width
-        query_scale = math.sqrt(base_width / num_heads) / self.head_dim
         self.embedding = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(width, num_heads, query_scale) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, base_width, causal_attention) for _ in range(depth)
+        )
         self.head = nn.Linear(width, vocab_size, bias=False)
         nn.init.zeros_(self.head.weight)
 
@@ -67,8 +72,7 @@ class Transformer(nn.Module):
                 f"{length} tokens in a sequence, the model's context_length is "
                 f"{self.context_length}: shorten the sequences or raise context_length"
             )
-        angles = rotary_angles(length, self.head_dim, tokens.device)[:, None, None]
-        rotation = angles.cos(), angles.sin()  # (T, 1, 1, head_dim / 2) each
+        rotation = rotation_by(rotary_angles(length, self.head_dim, tokens.device))
         x = self.embedding(tokens)  # (B, T, width)
         for block in self.blocks:
             x = block(x, rotation)
@@ -98,12 +102,17 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer, each added to the residual stream."""
+    """Attention, then a feed-forward layer, each added to the residual stream.
 
-    def __init__(self, width: int, num_heads: int, query_scale: float) -> None:
+    q k^T is scaled by 1 / head_dim, so that it keeps its size as the width grows, and by
+    1 / sqrt(head_dim) at `base_width` (Yang et al. 2022, definition 4.1).
+    """
+
+    def __init__(self, width: int, num_heads: int, base_width: int, attention: Attention) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_scale = query_scale
+        self.query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        self.attention = attention
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
@@ -125,13 +134,19 @@ class Block(nn.Module):
         return y
 
     def attend(self, x: Tensor, rotation: Rotation) -> Tensor:
-        """Causal multi-head self-attention: (B, T, width) -> (B, T, width)."""
+        """Multi-head self-attention: (B, T, width) -> (B, T, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, head_dim)
         qk, v = torch.split(qkv, [2, 1], dim=2)
         q, k = rotated(qk, rotation).permute(2, 0, 3, 1, 4)  # (B, H, T, head_dim) each
         v = v.squeeze(2).transpose(1, 2)  # (B, H, T, head_dim)
-        y = causal_attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
+        y = self.attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
         return y.transpose(1, 2).flatten(2)
+
+
+def rotation_by(angles: Tensor) -> Rotation:
+    """Of positions with the given angles (T, head_dim / 2)."""
+    angles = angles[:, None, None]  # (T, 1, 1, head_dim / 2)
+    return angles.cos(), angles.sin()
 
 
 def rotary_angles(length: int, head_dim: int, device: torch.device) -> Tensor:
