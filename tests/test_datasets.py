@@ -102,6 +102,21 @@ def test_toy_samples_are_fresh_and_its_targets_the_teacher_plus_noise():
     assert (y - toy.teacher(x)).std().item() == pytest.approx(0.1, rel=0.02)
 
 
+@pytest.mark.parametrize("kept", [0, 1024, 3000, 2**21])
+def test_toy_samples_are_the_same_whether_kept_or_made_again(kept, monkeypatch):
+    expected = take(Toy(dim=3, num_waves=16).training_batches(64, seed=0), 60)
+    monkeypatch.setattr("flops_fit.datasets.toy.KEPT_SAMPLES", kept)
+    toy = Toy(dim=3, num_waves=16)
+    for batch_size, seed in ((64, 0), (32, 0), (64, 1), (64, 0)):
+        batches = take(toy.training_batches(batch_size, seed), 60)
+        if (batch_size, seed) == (64, 0):
+            assert same(batches, expected)
+        for x, y in batches:  # what a caller does to them is the caller's business
+            x.zero_()
+            y.zero_()
+    assert same(take(toy.training_batches(64, seed=0, start_step=21), 39), expected[21:])
+
+
 def test_toy_says_what_cannot_be():
     with pytest.raises(ConfigError, match="num_waves 0"):
         Toy(num_waves=0)
