@@ -52,7 +52,7 @@ class CommandTrainer:
     command: str
     loss_file: str = "{run_dir}/result.json"
     loss_key: str = "loss"
-    metrics: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] | None = None
     num_tokens_key: str | None = None
     timeout_seconds: float | None = None
 
@@ -129,7 +129,7 @@ class CommandTrainer:
         )
         if not math.isfinite(loss):
             return replace(run, status="diverged", error=f"{report.path} says the loss is {loss}")
-        metrics = {name: report.number(key) for name, key in self.metrics.items()}
+        metrics = {name: report.number(key) for name, key in (self.metrics or {}).items()}
         return replace(
             run, loss=loss, metrics={k: v for k, v in metrics.items() if math.isfinite(v)}
         )
@@ -145,14 +145,15 @@ class CommandTrainer:
     def check(self, experiments: Sequence[Experiment]) -> None:
         """Raises `ConfigError` for a command that can't be run for each of them."""
         for e in {e.size.label: e for e in experiments}.values():
+            values = placeholders(e, Path())
+            filled(self.loss_file, values)
+            program, *_ = self.words(values)
+            if shutil.which(program) is None:
+                raise ConfigError(f"trainer.command runs {program!r}: there is no such program")
             clash = of_size(e.size).keys() & of_run(e, Path()).keys()
             if clash:
                 raise ConfigError(f"a size can't be called {', '.join(clash)}: use another name")
             self._check_says((*of_size(e.size), *TELL_SIZE), "how large the model is", "{size}")
-            words = self.words(placeholders(e, Path()))
-            if shutil.which(words[0]) is None:
-                raise ConfigError(f"trainer.command runs {words[0]!r}: there is no such program")
-            filled(self.loss_file, placeholders(e, Path()))
         self._check_says(TELL_LENGTH, "how long to train", "{num_tokens}")
         if len({e.seed for e in experiments}) > 1:
             self._check_says(("seed", "run_id"), "which of several seeds to take", "{seed}")
