@@ -25,8 +25,8 @@ from torch.utils.data import (
 from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, tokens_of
 from flops_fit.datasets.draws import drawing
 from flops_fit.datasets.overlap import (
-    HELD_OUT_LOOKS,
-    TRAINING_LOOKS,
+    HELD_OUT,
+    TRAINING,
     Look,
     check_overlap,
 )
@@ -60,9 +60,6 @@ for copies where the held-out data are a dataset of their own."""
 
 STREAM_SEED = 0
 """Of what a stream draws at random: one for all runs, so that what is reserved stays reserved."""
-
-TRAINING_LOOK, HELD_OUT_LOOK = range(2)
-"""Seeds of the places looked at, so that the two are spread independently."""
 
 
 @runtime_checkable
@@ -234,7 +231,7 @@ def stream_source(
         evaluation: UserSamples = reserved_samples(start[:RESERVED_BATCHES])
     else:
         evaluation = as_samples(held_out)
-        check_overlap(look_at_batches(start), evaluation.look(HELD_OUT_LOOKS, HELD_OUT_LOOK))
+        check_overlap(look_at_batches(start), evaluation.look(HELD_OUT))
     tokens = tokens_per_sample or tokens_of(start[0])
     first = batch_hash(changed(start[0], lambda tensor: tensor[:HASHED_SAMPLES]))
     fingerprint = text_hash(qualified_name(loader.dataset), first, evaluation.fingerprint, tokens)
@@ -256,7 +253,7 @@ def reserved_samples(batches: list[Batch]) -> TensorSamples:
 
 def look_at_batches(batches: list[Batch]) -> Look:
     """At what of a stream could be looked at; how much more there is can't be known."""
-    looks = [TensorSamples(batch).look(TRAINING_LOOKS, TRAINING_LOOK) for batch in batches]
+    looks = [TensorSamples(batch).look(TRAINING) for batch in batches]
     hashes = tuple(sample for look in looks for sample in look.hashes)
     return Look(hashes, len(hashes))
 
@@ -265,10 +262,7 @@ def parted(samples: UserSamples, held_out: Any, seed: int) -> tuple[Samples, Sam
     """Training part, held-out part, and the fingerprint of both."""
     if not is_fraction(held_out):
         evaluation = as_samples(held_out)
-        check_overlap(
-            samples.look(TRAINING_LOOKS, TRAINING_LOOK),
-            evaluation.look(HELD_OUT_LOOKS, HELD_OUT_LOOK),
-        )
+        check_overlap(samples.look(TRAINING), evaluation.look(HELD_OUT))
         parts = text_hash(samples.fingerprint, evaluation.fingerprint)
         return samples, evaluation.repeatable, parts
     if held_out is None:

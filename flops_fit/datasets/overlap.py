@@ -14,11 +14,6 @@ import numpy as np
 
 from flops_fit.errors import ConfigError
 
-HELD_OUT_LOOKS = 4_096
-TRAINING_LOOKS = 65_536
-"""Samples looked at, evenly spread; all of them where there are no more. Resident rows of 8
-numbers take 0.1 s in all."""
-
 LOOK_BYTES = 2**26
 """Fewer samples are looked at where they hold more than this together: 0.2 s for each part."""
 
@@ -32,6 +27,29 @@ SHARED_LIMIT = 0.01
 FEWEST_SHARED = 3
 """Where not all training data are looked at, fewer may be found by chance: with a share of
 SHARED_LIMIT, 3 of 4,096 are found in a look at 0.7% of the data in 1 of 300 cases."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """At most how many samples are looked at, and the seed of their places."""
+
+    most: int
+    seed: int
+
+    def places(self, total: int, sample_bytes: int) -> np.ndarray:
+        """Numbers of samples in rising order (int64), LOOK_BYTES in all: every sample of `total`,
+        or one at random in each of as many equal parts."""
+        count = min(self.most, max(1, LOOK_BYTES // max(1, sample_bytes)))
+        if total <= count:
+            return np.arange(total)
+        offsets = np.random.default_rng(self.seed).random(count)  # (count,)
+        places = (np.arange(count) + offsets) * (total / count)
+        return np.minimum(places, total - 1).astype(np.int64)
+
+
+TRAINING = Extent(most=65_536, seed=0)
+HELD_OUT = Extent(most=4_096, seed=1)
+"""Looking at rows of 8 numbers takes 0.1 s in all."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +71,8 @@ def check_overlap(training: Look, held_out: Look) -> None:
             f"{shared:,} of {len(held_out.hashes):,} held-out samples are in the training data "
             f"too ({len(training.hashes):,} of {training.total:,} training samples were looked "
             "at), so the held-out loss would be too low: take them out of one of the two, or hold "
-            "out a fraction, such as held_out=0.1"
+            "out a fraction of the training data instead (held_out=0.1)"
         )
-
-
-def spread(total: int, most: int, sample_bytes: int, seed: int) -> np.ndarray:
-    """Places of at most `most` of `total` samples in rising order (int64), LOOK_BYTES in all.
-
-    One at random in each of as many equal parts.
-    """
-    count = min(most, max(1, LOOK_BYTES // max(1, sample_bytes)))
-    if total <= count:
-        return np.arange(total)
-    places = np.arange(count) + np.random.default_rng(seed).random(count)  # (count,)
-    return np.minimum(places * (total / count), total - 1).astype(np.int64)
 
 
 def look_at_rows(rows: np.ndarray, total: int) -> Look:

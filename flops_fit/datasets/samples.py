@@ -25,10 +25,10 @@ from flops_fit.datasets.draws import drawing, seed_draws
 from flops_fit.datasets.overlap import (
     FETCH_SECONDS,
     FETCHES,
+    Extent,
     Look,
     look_at_rows,
     sample_hash,
-    spread,
 )
 from flops_fit.datasets.source import Key, Samples, content_hash
 from flops_fit.errors import ConfigError
@@ -75,9 +75,9 @@ class TensorSamples:
     def repeatable(self) -> TensorSamples:
         return self
 
-    def look(self, most: int, seed: int) -> Look:
+    def look(self, extent: Extent) -> Look:
         sample_bytes = sum(t[0].nbytes for t in parts_of(self.whole))
-        places = torch.from_numpy(spread(len(self), most, sample_bytes, seed))
+        places = torch.from_numpy(extent.places(len(self), sample_bytes))
         parts = parts_of(self.batch(places, ANY_KEY))
         rows = [bytes_of(part).reshape(len(places), -1) for part in parts]
         return look_at_rows(np.concatenate(rows, axis=1), len(self))
@@ -117,13 +117,14 @@ class DatasetSamples:
         """The same samples, each with random draws of its own that never change."""
         return replace(self, dataset=Repeatable(self.dataset))
 
-    def look(self, most: int, seed: int) -> Look:
-        """FETCHES samples, or as many as there are within FETCH_SECONDS."""
-        places = spread(len(self), min(most, FETCHES), sample_bytes=0, seed=seed)
+    def look(self, extent: Extent) -> Look:
+        """At FETCHES samples, or as many as there are within FETCH_SECONDS."""
+        fewer = replace(extent, most=min(extent.most, FETCHES))
+        places = fewer.places(len(self), sample_bytes=0)
         deadline = time.perf_counter() + FETCH_SECONDS
         samples, hashes = self.repeatable, []
         with drawing(*ANY_KEY):
-            for place in np.random.default_rng(seed).permutation(places).tolist():
+            for place in np.random.default_rng(extent.seed).permutation(places).tolist():
                 hashes.append(sample_hash(content_of(samples.fetched([place]))))
                 if time.perf_counter() > deadline:
                     break

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
 from flops_fit.datasets.overlap import (
-    HELD_OUT_LOOKS,
-    TRAINING_LOOKS,
+    HELD_OUT,
+    TRAINING,
+    Extent,
     Look,
     check_overlap,
     look_at_rows,
-    spread,
 )
 from flops_fit.datasets.source import (
     Key,
@@ -60,8 +60,8 @@ class Windows:
         rows = torch.from_numpy(self._windows[indices.numpy()].astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
-    def look(self, most: int) -> Look:
-        places = spread(len(self), most, self._windows[0].nbytes, seed=most)
+    def look(self, extent: Extent) -> Look:
+        places = extent.places(len(self), self._windows[0].nbytes)
         return look_at_rows(self._windows[places], len(self))
 
 
@@ -135,13 +135,12 @@ class Tokens(WindowSource):
 def check_streams(training: np.ndarray, held_out: np.ndarray, context_length: int) -> None:
     """Raises `ConfigError` where windows of TELLING_TOKENS or more stand in both streams.
 
-    Seen are files that are the same, or copies that begin at a multiple of `context_length`.
+    Seen are files that are the same, or copies that begin at a multiple of the window.
     """
     length = max(context_length, TELLING_TOKENS)
     if min(len(training), len(held_out)) > length:
         check_overlap(
-            Windows(training, length).look(TRAINING_LOOKS),
-            Windows(held_out, length).look(HELD_OUT_LOOKS),
+            Windows(training, length).look(TRAINING), Windows(held_out, length).look(HELD_OUT)
         )
 
 
