@@ -3,17 +3,27 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from flops_fit.losses import cross_entropy, mse
-from flops_fit.models import MLP, Transformer
+from flops_fit.losses import cross_entropy
+from flops_fit.models import MLP, Transformer, ViT
 from flops_fit.models.transformer import causal_attention
+from flops_fit.models.vit import full_attention, grid_rotation, patches
 
 VOCAB_SIZE, CONTEXT_LENGTH = 64, 32
+IMAGE_SIZE, PATCH_SIZE, CHANNELS, NUM_CLASSES = 12, 4, 3, 10
 
 
 def transformer(width, **arguments):
     return Transformer(width, VOCAB_SIZE, CONTEXT_LENGTH, **arguments)
+
+
+def vit(width, **arguments):
+    return ViT(width, IMAGE_SIZE, PATCH_SIZE, CHANNELS, NUM_CLASSES, **arguments)
+
+
+def images(batch_size=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch_size, CHANNELS, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
 
 
 def token_ids(batch_size=4, length=CONTEXT_LENGTH, seed=0):
@@ -30,17 +40,22 @@ def randomized(model):
     return model
 
 
-MODELS = [MLP(24, in_features=8), MLP(8, in_features=3, out_features=2, depth=1), transformer(16)]
+MODELS = {
+    "mlp": MLP(24, in_features=8),
+    "shallow mlp": MLP(8, in_features=3, out_features=2, depth=1),
+    "transformer": transformer(16),
+    "vit": vit(16),
+}
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "shallow mlp", "transformer"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_parameter_is_in_one_group(model):
     grouped = [p for group in model.param_groups() for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == set(model.parameters())
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "shallow mlp", "transformer"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_groups_marked_matrix_hold_the_hidden_matrices(model):
     marked = {p for group in model.param_groups() if group["matrix"] for p in group["params"]}
     names = {name for name, p in model.named_parameters() if p in marked}
@@ -93,66 +108,57 @@ def test_transformer_reads_shorter_sequences_as_prefixes():
     torch.testing.assert_close(model(x[:, :9]), model(x)[:, :9])
 
 
-@pytest.mark.parametrize("device_length", [16, 600], ids=["written out", "fused"])
-def test_attention_equals_the_definition(device_length):
+def test_vit_counts_all_its_weights():
+    patch_embedding, head = CHANNELS * PATCH_SIZE**2 * 24, 24 * NUM_CLASSES
+    assert vit(24, depth=3).num_params() == patch_embedding + 3 * 12 * 24**2 + head
+
+
+def test_vit_starts_at_uniform_predictions():
+    loss = cross_entropy(vit(16)(images()), torch.arange(4))
+    assert loss.item() == pytest.approx(math.log(NUM_CLASSES))
+
+
+def test_vit_embeds_patches_as_a_convolution_does():
+    x, weight = images(), vit(16).embedding.weight
+    kernels = weight.view(16, CHANNELS, PATCH_SIZE, PATCH_SIZE)
+    expected = F.conv2d(x, kernels, stride=PATCH_SIZE).flatten(2).transpose(1, 2)  # (B, T, 16)
+    torch.testing.assert_close(patches(x, PATCH_SIZE) @ weight.T, expected)
+
+
+def test_vit_sees_every_pixel_and_where_it_is():
+    model, x = randomized(vit(16)), images().requires_grad_()
+    logits = model(x)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), x)
+    assert gradient.abs().min() > 0
+    same_patches_elsewhere = model(x.roll(PATCH_SIZE, dims=3))
+    assert (same_patches_elsewhere - logits).abs().max() > 1e-2
+
+
+def test_vit_tells_patches_of_one_content_by_their_distance():
+    """Scores of equal queries and keys depend on rows and columns between them, and on nothing
+    else: neither on where they are, nor would the same distance turned by 90 degrees do."""
+    side, head_dim = 3, 8
+    cos, sin = grid_rotation(side, head_dim)  # (9, 1, 1, 4) each
+    turns = torch.complex(cos, sin)[:, 0, 0]  # (9, 4)
+    content = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    scores = ((turns * content) @ turns.conj().T).real  # (9, 9)
+    by_distance = {}
+    for i, j in torch.cartesian_prod(torch.arange(9), torch.arange(9)).tolist():
+        distance = (i // side - j // side, i % side - j % side)
+        by_distance.setdefault(distance, set()).add(round(scores[i, j].item(), 4))
+    assert all(len(values) == 1 for values in by_distance.values())
+    assert by_distance[0, 1] != by_distance[1, 0] != by_distance[2, 0]
+
+
+@pytest.mark.parametrize("length", [16, 600, 2100], ids=["short", "longer", "fused"])
+@pytest.mark.parametrize("attention", [causal_attention, full_attention])
+def test_attention_equals_the_definition(attention, length):
     generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 2, 2, device_length, 8, generator=generator)
-    mask = torch.ones(device_length, device_length, dtype=torch.bool).tril()
-    scores = (0.3 * q @ k.mT).masked_fill(~mask, -math.inf)
+    q, k, v = torch.randn(3, 2, 2, length, 8, generator=generator)
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1) * (attention is causal_attention)
+    scores = (0.3 * q @ k.mT).masked_fill(hidden, -math.inf)
     expected = scores.softmax(-1) @ v
-    torch.testing.assert_close(causal_attention(q, k, v, 0.3), expected)
-
-
-def counted_flops(model, x, loss):
-    with FlopCounterMode(display=False) as counter:
-        loss(model(x), x).backward()
-    return counter.get_total_flops()
-
-
-@pytest.mark.parametrize("depth", [1, 3])
-def test_transformer_on_the_meta_device_costs_what_the_formula_says(depth):
-    with torch.device("meta"):
-        model, x = transformer(24, depth=depth), torch.zeros(4, CONTEXT_LENGTH, dtype=torch.long)
-        flops_per_token = counted_flops(model, x, cross_entropy) / x.numel()
-    assert flops_per_token == 6 * model.num_params() + 12 * depth * 24 * CONTEXT_LENGTH
-
-
-def test_mlp_on_the_meta_device_costs_what_the_formula_says():
-    with torch.device("meta"):
-        model, x = MLP(16, in_features=8, out_features=8), torch.zeros(4, 8)
-        flops = counted_flops(model, x, mse) / len(x)
-    weights = 8 * 16 + 2 * 16 * 16 + 16 * 8
-    assert flops == 6 * weights - 2 * 8 * 16  # the input itself needs no gradient
-
-
-def output_change(model, x, target, loss, lr):
-    """Root mean square of what two Adam steps do to the outputs."""
-    groups = [{**g, "lr": lr * g["lr_scale"]} for g in model.param_groups()]
-    optimizer = torch.optim.Adam(groups)
-    before = model(x)
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss(model(x), target).backward()
-        optimizer.step()
-    return (model(x) - before).square().mean().sqrt().item()
-
-
-def test_one_learning_rate_moves_transformers_of_all_widths_alike():
-    changes = []
-    for width in (16, 64, 256):
-        torch.manual_seed(0)
-        x = token_ids()
-        changes.append(output_change(transformer(width), x, x.roll(1, 1), cross_entropy, 0.01))
-    assert max(changes) / min(changes) < 2
-
-
-def test_one_learning_rate_moves_mlps_of_all_widths_alike():
-    changes = []
-    for width in (32, 128, 512):
-        torch.manual_seed(0)
-        x = torch.randn(64, 8)
-        changes.append(output_change(MLP(width, 8), x, x[:, :1], mse, 0.01))
-    assert max(changes) / min(changes) < 2
+    torch.testing.assert_close(attention(q, k, v, 0.3), expected)
 
 
 def test_attention_works_in_bfloat16_autocast():
@@ -165,6 +171,16 @@ def test_attention_works_in_bfloat16_autocast():
 def test_impossible_shapes_are_refused():
     with pytest.raises(ValueError, match=r"width 18 can't be shared by 2 heads.*multiples of 4"):
         transformer(18)
+    with pytest.raises(
+        ValueError, match=r"width 10 can't be shared by 2 heads.*multiples of 4 from"
+    ):
+        vit(10)
+    with pytest.raises(ValueError, match=r"width 2 can't be shared by 1 heads.*from 4 on"):
+        vit(2, num_heads=1)
+    with pytest.raises(ValueError, match=r"12 x 12 pixels can't be cut into patches of 5 x 5"):
+        ViT(16, image_size=12, patch_size=5, channels=1, num_classes=10)
+    with pytest.raises(ValueError, match=r"\(3, 12, 16\), the model is made for \(3, 12, 12\)"):
+        vit(16)(torch.zeros(1, 3, 12, 16))
     with pytest.raises(ValueError, match="depth is 0"):
         MLP(8, in_features=2, depth=0)
     with pytest.raises(ValueError, match=r"40 tokens in a sequence.*32"):

@@ -1,14 +1,18 @@
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError, PlanError
-from flops_fit.models import MLP
-from flops_fit.sizing import ModelFamily, SizeSpec
+from flops_fit.losses import cross_entropy, mse
+from flops_fit.models import MLP, Transformer, ViT
+from flops_fit.sizing import ModelFamily, SizeSpec, flops_per_token
 
 IN_FEATURES = 5
 SAMPLE = (torch.zeros(8, IN_FEATURES), torch.zeros(8, 1))
@@ -264,3 +268,121 @@ class TestWrongModels:
     def test_ranges_without_a_size_are_refused(self, spec, message):
         with pytest.raises(ConfigError, match=message):
             SizeSpec("width", **spec)
+
+
+class SmallConvolutions(nn.Module):
+    """3 x 11 x 10 pixels -> width x 11 x 10 -> pooled to 5 x 5 -> 2 width x 2 x 2 -> 10 classes."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 2 * 2, 10),
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, a batch, and the multiplications of its forward pass, as they are on paper.
+
+    Those that multiply the data are apart: training makes them a second time for the gradient of
+    the weight, all others also a third time for the gradient of what they multiply.
+    """
+
+    model: Callable[[], nn.Module]
+    sample: tuple[Tensor, Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    tokens_per_sample: int
+    on_data: int
+    on_activations: int
+
+    @property
+    def flops(self) -> int:
+        """Of a training step, an addition going with each multiplication."""
+        return 2 * (2 * self.on_data + 3 * self.on_activations)
+
+
+def in_blocks(num_sequences, length, width, depth):
+    """Queries, keys, values and their output: 4 matrices; up and down: 8. All heads together
+    multiply each query with `length` keys, and as many values, of `width` numbers."""
+    return depth * num_sequences * length * (12 * width**2 + 2 * length * width)
+
+
+CASES = {
+    "mlp": Case(
+        partial(MLP, 16, in_features=5, out_features=3, depth=4),
+        (torch.zeros(8, 5), torch.zeros(8, 3)),
+        mse,
+        tokens_per_sample=1,
+        on_data=8 * 5 * 16,
+        on_activations=8 * (3 * 16 * 16 + 16 * 3),
+    ),
+    "transformer": Case(
+        partial(Transformer, 24, vocab_size=64, context_length=32, depth=3),
+        (torch.zeros(4, 32, dtype=torch.long), torch.zeros(4, 32, dtype=torch.long)),
+        cross_entropy,
+        tokens_per_sample=32,
+        on_data=0,  # the embedding looks up
+        on_activations=in_blocks(4, 32, 24, 3) + 4 * 32 * 24 * 64,
+    ),
+    "vit": Case(
+        partial(ViT, 16, image_size=12, patch_size=4, channels=3, num_classes=10),
+        (torch.zeros(8, 3, 12, 12), torch.zeros(8, dtype=torch.long)),
+        cross_entropy,
+        tokens_per_sample=9,
+        on_data=8 * 9 * (3 * 4 * 4) * 16,
+        on_activations=in_blocks(8, 9, 16, 2) + 8 * 16 * 10,
+    ),
+    "convolutions": Case(
+        partial(SmallConvolutions, 6),
+        (torch.zeros(8, 3, 11, 10), torch.zeros(8, dtype=torch.long)),
+        cross_entropy,
+        tokens_per_sample=1,
+        on_data=8 * (11 * 10) * 6 * (3 * 3 * 3),
+        on_activations=8 * ((2 * 2) * 12 * (6 * 3 * 3) + 12 * 2 * 2 * 10),
+    ),
+}
+
+
+def attention_on_paper(q, k, v, scale):
+    """Without a mask, which costs no multiplications."""
+    return (scale * q @ k.mT).softmax(-1) @ v
+
+
+def flops_of_a_step(case, device):
+    """Counted while it happens, with attention as it is on paper."""
+    model = case.model().to(device)
+    for module in model.modules():
+        if "attention" in vars(module):
+            module.attention = attention_on_paper
+    inputs, target = (tensor.to(device) for tensor in case.sample)
+    with FlopCounterMode(display=False) as counter:
+        case.loss(model(inputs), target).backward()
+    return counter.get_total_flops()
+
+
+CUDA = pytest.param(
+    "cuda",
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
+)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+class TestCountedFlops:
+    def test_are_those_on_paper(self, case):
+        with torch.device("meta"):
+            model = case.model()
+        counted = flops_per_token(model, case.sample, case.loss, case.tokens_per_sample)
+        assert counted == case.flops / (len(case.sample[0]) * case.tokens_per_sample)
+
+    @pytest.mark.parametrize("device", ["meta", "cpu", CUDA])
+    def test_are_the_same_on_every_device(self, case, device):
+        assert flops_of_a_step(case, device) == case.flops
