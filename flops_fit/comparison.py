@@ -23,6 +23,7 @@ from flops_fit.crossing import (
 )
 from flops_fit.experiments import SCHEMA_VERSION
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law
 from flops_fit.prediction import Intervals, central_intervals, plain_intervals, turned_over
 from flops_fit.runs import Run
@@ -48,6 +49,7 @@ class Contender:
     law: Law
     draws: Law | None
     budgets: tuple[float, ...]
+    metric: str = LOSS
 
     @classmethod
     def of(cls, name: str, law: ScalingLaw, runs: Iterable[Run]) -> Contender:
@@ -56,7 +58,8 @@ class Contender:
         trained = [run.budget for run in runs if run.id in used]
         shared = {optimum.budget for optimum in law.budgets}
         ends = {min(trained, default=law.largest_budget), law.largest_budget}
-        return cls(name, law.answer, law.law, law.draws, tuple(sorted(shared | ends)))
+        budgets = tuple(sorted(shared | ends))
+        return cls(name, law.answer, law.law, law.draws, budgets, law.metric)
 
     def loss_intervals(self, budget: float) -> Intervals:
         """Of the best loss at `budget`; empty without draws."""
@@ -67,7 +70,12 @@ class Contender:
         return self.budgets[0] / SAME_BUDGET <= budget <= self.budgets[-1] * SAME_BUDGET
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "method": self.method, "budgets": list(self.budgets)}
+        return {
+            "name": self.name,
+            "method": self.method,
+            "metric": self.metric,
+            "budgets": list(self.budgets),
+        }
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,11 @@ def _warnings(a: Contender, b: Contender) -> list[str]:
         found.append(
             f"the trained ranges don't overlap ({', '.join(spans)}): one of the two laws is always "
             "extrapolated; train both at a common budget"
+        )
+    if a.metric != b.metric:
+        found.append(
+            f"{a.name} was fitted on {a.metric}, {b.name} on {b.metric}: these can't be compared; "
+            "fit both with the same metric="
         )
     if a.method != b.method:
         found.append(

@@ -95,6 +95,8 @@ class ColumnsConfig:
     seed: str | None = None
     loss_stderr: str | None = None
     num_params_total: str | None = None
+    num_steps: str | None = None
+    trunk: str | None = None
 
 
 @dataclass
@@ -103,6 +105,7 @@ class FitConfig(AnswerConfig):
 
     fit: Any = MISSING
     select: Any = MISSING  # which of several runs of one (N, D)
+    metric: str = "loss"  # or another of the runs' metrics, or 1-NAME for what grows with compute
     draws: int = 4000  # bootstrap
     seed: int = 0
 

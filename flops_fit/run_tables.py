@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from flops_fit.cells import Cells, number_in, read_cells
 from flops_fit.fitting.budgets import snapped_budgets
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import PLAUSIBLE
@@ -37,14 +35,15 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
     "status": (),
     "seed": (),
     "loss_stderr": (),
-    "num_params_total": (),
+    "num_params_total": ("total_params", "n_params_total"),
+    "num_steps": (),
+    "trunk": (),
 }
-"""Our names of columns, and others under which each is looked for where none was given."""
+"""Our names of columns, and others under which each is looked for where none was given: as they
+are, else whatever their case and punctuation (`eval/loss`, `Final Loss`)."""
 
-DELIMITERS = (",", ";", "\t", "|")
-
-SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-"""Of counts as people write them: 125M, 1.3B."""
+METRICS = "metrics."
+"""How the columns of other metrics begin."""
 
 CONSTANT_RULE = 0.01
 """Relative spread of C / (N D) below which a table's FLOP rule is one constant."""
@@ -52,51 +51,96 @@ CONSTANT_RULE = 0.01
 SHOWN = 40
 """Characters of a cell shown in a message."""
 
-Row = Mapping[str, str]
-
 
 def bits_per_byte(bytes_per_token: float) -> float:
     """Nats per token of a loss of one bit per byte."""
     return BITS * bytes_per_token
 
 
-def read_runs(
+@dataclass(frozen=True)
+class RunTable:
+    """The runs of a table, notes on what was assumed, and the training curves where it has any.
+
+    `checkpoints` has a row for every step of the runs, their ends included, under the runs' ids.
+    """
+
+    runs: list[Run]
+    checkpoints: list[Run]
+    notes: tuple[str, ...]
+
+
+def read_table(
     path: Path,
     columns: Mapping[str, str] | None = None,
     *,
     nats_per_unit: float = NATS,
     flops_per_param_per_token: float = FLOPS_PER_PARAM_PER_TOKEN,
-) -> tuple[list[Run], tuple[str, ...]]:
-    """The runs of a CSV (comma, semicolon, tab) or JSON-lines file, and notes on what was assumed.
+) -> RunTable:
+    """The runs of a CSV (comma, semicolon, tab) or JSON-lines file.
 
-    `columns` maps our names (num_params, num_tokens, flops: any two; loss; and optionally budget,
-    id, status, seed, loss_stderr, num_params_total) to the file's. Names left out are looked for
-    under their own and under common ones. The missing one of N, D and C follows from
-    C = flops_per_param_per_token N D. Losses are multiplied by `nats_per_unit` (`NATS`, `BITS`,
-    `bits_per_byte(...)`). Without a budget column, runs are gathered into budgets by their FLOPs.
-    Raises `FitError` where the file or a cell can't be understood.
+    `columns` maps our names (num_params, num_tokens, flops: any two; loss; and optionally the other
+    keys of `COMMON_NAMES`) to the file's. Names left out are looked for under their own and under
+    common ones. The missing one of N, D and C follows from C = flops_per_param_per_token N D.
+    Losses are multiplied by `nats_per_unit` (`NATS`, `BITS`, `bits_per_byte(...)`). Without a
+    budget column, runs are gathered into budgets by their FLOPs. Where `columns` names num_steps,
+    rows of one id and size are the training curve of one run. Raises `FitError` where the file or a
+    cell can't be understood.
     """
-    rows = _rows(path)
-    names = _column_names(rows.headers, columns or {}, path)
+    cells = read_cells(path)
+    names = _column_names(cells.headers, columns or {}, path)
     notes = [
         f"{ours} is read from column {theirs!r}"
         for ours, theirs in names.items()
         if theirs != (columns or {}).get(ours, ours)
     ]
-    runs = []
-    for number, cells in enumerate(rows.rows, start=1):
-        row = _Row(number, {ours: cells.get(theirs, "") for ours, theirs in names.items()}, rows)
-        missing = [n for n in _sizes_given(names) if not row.cells[n].strip()]
-        if missing:
-            notes.append(f"row {number} has no {' and no '.join(missing)}: left out")
+    found = []
+    for number, row_cells in enumerate(cells.rows, start=1):
+        row = _Row(number, _named(row_cells, names), cells)
+        reason = _reason_to_leave_out(row, names)
+        if reason:
+            notes.append(f"row {number} {reason}: left out")
             continue
-        runs.append(_run(row, names, nats_per_unit, flops_per_param_per_token))
-    if not runs:
+        found.append(_run(row, names, nats_per_unit, flops_per_param_per_token))
+    if not found:
         raise FitError(f"{path} has no rows with data", "give a table with one run per row")
+    runs, checkpoints = found, []
+    if "num_steps" in (columns or {}):
+        runs, checkpoints = _ends_of_curves(found), found
+        notes.append(
+            f"{len(found)} rows are the training curves of {len(runs)} runs (rows of one id and "
+            "size): their ends are fitted, and fit=envelope looks at all of them"
+        )
     if "budget" in names:
-        return runs, tuple(notes)
+        return RunTable(runs, checkpoints, tuple(notes))
     runs, note = _in_budgets(runs)
-    return runs, (*notes, note)
+    return RunTable(runs, checkpoints, (*notes, note))
+
+
+def read_curves(run: Run, path: Path) -> list[Run]:
+    """The checkpoints of a run from its metrics.jsonl, by their training loss; none without one.
+
+    The training loss of a point is the mean over the steps since the last one: that of thousands of
+    samples, where the held-out loss along the way is measured on a few, and an envelope picks the
+    luckiest.
+    """
+    if not path.exists():
+        return []
+    try:
+        points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            replace(
+                run,
+                num_tokens=point["num_tokens"],
+                flops=point["flops"],
+                num_steps=point["step"],
+                loss=point["train_loss"],
+                loss_stderr=None,
+            )
+            for point in points
+            if point["train_loss"] is not None
+        ]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
 
 
 def table_flop_rule(runs: Sequence[Run]) -> FlopRule:
@@ -120,26 +164,19 @@ def table_flop_rule(runs: Sequence[Run]) -> FlopRule:
 
 
 def write_runs(path: Path, runs: Sequence[Run]) -> None:
-    """runs.csv, one row per run, which `read_runs` reads back with its default names."""
-    names = [f.name for f in fields(Run) if f.name not in ("size", "versions")]
+    """runs.csv, one row per run, which `read_table` reads back with its default names."""
+    names = [f.name for f in fields(Run) if f.name not in ("size", "versions", "metrics")]
+    metrics = sorted({name for run in runs for name in run.metrics})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*names, "size_name", "size_value"])
+        metric_columns = [f"{METRICS}{name}" for name in metrics]
+        writer.writerow([*names, "size_name", "size_value", *metric_columns])
         for run in runs:
             values = [getattr(run, name) for name in names]
+            measured = [run.metrics.get(name) for name in metrics]
             size = ["", ""] if run.size is None else [run.size.name, run.size.label]
-            writer.writerow(["" if v is None else v for v in values] + size)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Cells as text under their headers. `decimal_comma` where 3,14 means 3.14."""
-
-    path: Path
-    headers: tuple[str, ...]
-    rows: list[Row]
-    decimal_comma: bool
+            writer.writerow(["" if v is None else v for v in (*values, *size, *measured)])
 
 
 @dataclass(frozen=True)
@@ -148,14 +185,14 @@ class _Row:
 
     number: int
     cells: Mapping[str, str]
-    table: _Table
+    table: Cells
 
     def value(self, name: str) -> float | None:
         """The cell as a number; None where it is empty or not there."""
         cell = self.cells.get(name, "").strip()
         if not cell:
             return None
-        number = _number(cell, decimal_comma=self.table.decimal_comma)
+        number = number_in(cell, decimal_comma=self.table.decimal_comma)
         if number is None:
             raise self.trouble(name, "a number was expected")
         return number
@@ -167,75 +204,6 @@ class _Row:
             f"{self.table.path}, row {self.number}: {name} is {shown!r}",
             f"{expected}; correct the cell, or name another column with columns.{name}=...",
         )
-
-
-def _rows(path: Path) -> _Table:
-    text = _text(path).lstrip("\ufeff")
-    if not text.strip():
-        raise FitError(f"{path} is empty", "give a table with a header and one run per row")
-    if text.lstrip()[0] in "{[":
-        return _json_table(path, text)
-    return _csv_table(path, text)
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise FitError(f"{path} does not exist", "give the path of a CSV or JSON file") from error
-    except OSError as error:
-        raise FitError(f"{path} can't be read ({error.strerror})", "check the path") from error
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FitError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    if "\0" in text:
-        raise FitError(f"{path} holds binary data", "give a table as CSV or JSON lines")
-    return text
-
-
-def _csv_table(path: Path, text: str) -> _Table:
-    first_line = text.lstrip("\r\n").splitlines()[0]
-    delimiter = max(DELIMITERS, key=first_line.count)
-    try:
-        lines = [cells for cells in csv.reader(io.StringIO(text), delimiter=delimiter) if cells]
-    except csv.Error as error:
-        raise FitError(
-            f"{path} is not a table that can be read ({error})",
-            "check its quotes, and that no cell is longer than 131,072 characters",
-        ) from error
-    headers = tuple(cell.strip() for cell in lines[0])
-    rows: list[Row] = [dict(zip(headers, cells, strict=False)) for cells in lines[1:]]
-    return _Table(path, headers, rows, decimal_comma=delimiter != ",")
-
-
-def _json_table(path: Path, text: str) -> _Table:
-    """One object per line, or one list of objects; inner objects become dotted names."""
-    try:
-        if text.lstrip().startswith("["):
-            entries = json.loads(text)
-        else:
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FitError(
-            f"{path} is not readable JSON ({error})", "write one object per line"
-        ) from error
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise FitError(f"{path} holds JSON that is no object", "write one object per run")
-    rows: list[Row] = [_flat(entry) for entry in entries]
-    headers = tuple(dict.fromkeys(name for row in rows for name in row))
-    return _Table(path, headers, rows, decimal_comma=False)
-
-
-def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    cells: dict[str, str] = {}
-    for key, value in entry.items():
-        if isinstance(value, Mapping):
-            cells |= _flat(value, f"{prefix}{key}.")
-        else:
-            cells[f"{prefix}{key}"] = "" if value is None else str(value)
-    return cells
 
 
 def _column_names(headers: Sequence[str], columns: Mapping[str, str], path: Path) -> dict[str, str]:
@@ -262,7 +230,21 @@ def _column_names(headers: Sequence[str], columns: Mapping[str, str], path: Path
 
 def _found(headers: Sequence[str], ours: str, common: Sequence[str]) -> list[str]:
     """The headers that mean `ours`: its own name, else a common one, in that order."""
-    return [name for name in (ours, *common) if name in headers]
+    meant = [_plain(name) for name in (ours, *common)]
+    alike = [header for header in headers if _plain(header) in meant]
+    exact = [name for name in (ours, *common) if name in headers]
+    return exact or sorted(alike, key=lambda header: meant.index(_plain(header)))
+
+
+def _plain(name: str) -> str:
+    """A header without its case and punctuation."""
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
+
+
+def _named(cells: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """The cells under our names, and those of other metrics under theirs."""
+    ours = {name: cells.get(theirs, "") for name, theirs in names.items()}
+    return ours | {name: cell for name, cell in cells.items() if name.startswith(METRICS)}
 
 
 def _check_columns(names: Mapping[str, str], headers: Sequence[str], path: Path) -> None:
@@ -295,13 +277,23 @@ def _sizes_given(names: Mapping[str, str]) -> list[str]:
     return [name for name in ("num_params", "num_tokens", "flops") if name in names]
 
 
+def _reason_to_leave_out(row: _Row, names: Mapping[str, str]) -> str | None:
+    """Why a row is no run at all; None where it is one."""
+    missing = [name for name in _sizes_given(names) if not row.cells[name].strip()]
+    if missing:
+        return f"has no {' and no '.join(missing)}"
+    if row.value("num_steps") == 0:
+        return "is of step 0"
+    return None
+
+
 def _run(row: _Row, names: Mapping[str, str], nats: float, constant: float) -> Run:
     n, d, c = _size(row, names, constant)
     loss, status = row.value("loss"), row.cells.get("status", "").strip() or "done"
     if loss is not None and not math.isfinite(loss):
         loss, status = None, "diverged"
-    budget, seed = row.value("budget"), row.value("seed")
-    stderr = row.value("loss_stderr")
+    budget, stderr = row.value("budget"), row.value("loss_stderr")
+    metrics = {k.removeprefix(METRICS): row.value(k) for k in row.cells if k.startswith(METRICS)}
     return Run(
         id=row.cells.get("id", "").strip() or f"row {row.number}",
         status=status,
@@ -312,8 +304,15 @@ def _run(row: _Row, names: Mapping[str, str], nats: float, constant: float) -> R
         budget=c if budget is None else budget,
         num_params_total=row.value("num_params_total"),
         loss_stderr=None if stderr is None else stderr * nats,
-        seed=int(seed) if seed is not None and math.isfinite(seed) else None,
+        seed=_whole(row.value("seed")),
+        num_steps=_whole(row.value("num_steps")),
+        trunk=row.cells.get("trunk", "").strip() or None,
+        metrics={name: value for name, value in metrics.items() if value is not None},
     )
+
+
+def _whole(value: float | None) -> int | None:
+    return int(value) if value is not None and math.isfinite(value) else None
 
 
 def _size(row: _Row, names: Mapping[str, str], constant: float) -> tuple[float, float, float]:
@@ -331,17 +330,14 @@ def _size(row: _Row, names: Mapping[str, str], constant: float) -> tuple[float, 
     return n, d, c or constant * n * d
 
 
-def _number(cell: str, *, decimal_comma: bool) -> float | None:
-    """The number of a cell such as 1.5e9, "1,234,567", 125M or, with `decimal_comma`, 3,14."""
-    if decimal_comma:
-        cell = re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", cell)
-    elif re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell):
-        cell = cell.replace(",", "")
-    scale = SUFFIXES.get(cell[-1:].lower(), 1.0)
-    try:
-        return float(cell if scale == 1.0 else cell[:-1]) * scale
-    except ValueError:
-        return None
+def _ends_of_curves(rows: Sequence[Run]) -> list[Run]:
+    """The last step of each run, in the order of the rows."""
+    last: dict[tuple[str, float], Run] = {}
+    for row in rows:
+        key = (row.id, row.num_params)
+        if (row.num_steps or 0) >= (last.get(key, row).num_steps or 0):
+            last[key] = row
+    return list(last.values())
 
 
 def _in_budgets(runs: list[Run]) -> tuple[list[Run], str]:

@@ -15,7 +15,7 @@ from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima
 from flops_fit.report.screen import duration, run_line
-from flops_fit.run_tables import read_runs
+from flops_fit.run_tables import read_table
 from flops_fit.runs import Run, ended_run
 from flops_fit.simulation import simulate_sweep
 
@@ -86,7 +86,7 @@ def test_report_files_are_written_and_read_back(tmp_path):
     paths = write_report(RUNS, LAW, tmp_path)
     assert is_current(tmp_path)
     assert [path.name for path in paths] == ["runs.csv", "isoflop.png", "optima.png"]
-    runs, _ = read_runs(paths[0])
+    runs = read_table(paths[0]).runs
     assert [(r.id, r.loss, r.num_params) for r in runs] == [
         (r.id, r.loss, r.num_params) for r in RUNS
     ]

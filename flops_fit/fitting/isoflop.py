@@ -156,7 +156,8 @@ class IsoflopFit:
     over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and a range
     of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least `fewest_in_window`
     sizes stay in. None takes all.
-    `asymptote` pins the irreducible loss of L(C), in nats per token.
+    `asymptote` pins the irreducible loss of L(C), in nats per token; None fits it from 4 bracketed
+    budgets on, and below takes half the lowest loss, with intervals over all it may be.
     """
 
     curve: CurveFamily = Parabola()  # noqa: RUF009 (frozen)
@@ -232,30 +233,45 @@ class IsoflopFit:
     def draws(self, points: Points, law: IsoflopLaw, count: int, seed: int) -> IsoflopDraws | None:
         """`count` refits of the bracketed budgets with fresh noise on the fitted curves.
 
-        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. Runs
-        of one trunk get the same noise: within a budget it tells nothing apart, since each of its
-        sizes has a trunk of its own, but the minima of neighbouring budgets then move together.
-        None where nothing tells the noise.
+        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. None
+        where nothing tells the noise.
+
+        What the runs of a trunk have in common matters only between budgets, within one each size
+        has a trunk of its own; how much of the noise that is can't be told from a handful of runs
+        (estimates of 0.8 scatter from 0.4 to 1). So each answer takes what widens it: for the
+        minima all of it is common, and they move together; for the losses, whose trend would not
+        feel an error that all budgets share, none. A known asymptote apart, fewer than 4 budgets
+        leave it open: each draw then has another.
         """
         if law.noise is None:
             return None
-        noise = FreshNoise(count, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        noise = FreshNoise(count, generator)
         groups = dict(self._groups(points))
         bracketed = [o for o in law.budgets if o.is_bracketed]
         log_n, loss = np.empty((2, len(bracketed), count))
         for row, optimum in enumerate(bracketed):
             group = groups[optimum.budget]
-            assert optimum.curve is not None
-            noisy = optimum.curve(group.num_params)[:, None] * np.exp(law.noise * noise.of(group))
-            log_n[row], lowest = self.curve.curve(np.log(group.num_params), noisy).lowest()
+            log_n[row], lowest = self._redrawn(optimum, group, law.noise * noise.of(group))
+            if any(group.trunks):
+                alone = law.noise * generator.standard_normal((len(group), count))
+                _, lowest = self._redrawn(optimum, group, alone)
             loss[row] = np.maximum(lowest, LEAST_LOSS * group.loss.min())
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
         scatter = _birge_ratio(flops, measured, log_n)
         widened = measured[:, None] + scatter * (log_n - measured[:, None])
         log_k, a, b = _line(flops, widened, points.flop_rule)
-        trend = fit_loss_trend(flops, loss, self.asymptote)
+        trend = fit_loss_trend(flops, loss, self.asymptote, generator.uniform(size=count))
         return IsoflopDraws(log_k, a, b, trend, points.flop_rule, scatter)
+
+    def _redrawn(
+        self, optimum: BudgetOptimum, group: Points, relative: Array
+    ) -> tuple[Array, Array]:
+        """ln N and loss of the minima, (draws,), with errors (n, draws) about the fitted curve."""
+        assert optimum.curve is not None
+        noisy = optimum.curve(group.num_params)[:, None] * np.exp(relative)
+        return self.curve.curve(np.log(group.num_params), noisy).lowest()
 
     def _groups(self, points: Points) -> list[tuple[float, Points]]:
         return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]

@@ -18,7 +18,11 @@ POLISH_STEPS = 60
 """Golden-section steps: 0.618^60 of a bracket of 20% is far below double precision of gamma."""
 
 FEWEST_BUDGETS_FOR_ASYMPTOTE = 4
-"""Below it three numbers would run exactly through the optima: L0 is then pinned."""
+"""Below it three numbers would run exactly through the optima: L0 is then unknown."""
+
+UNKNOWN_SHARE = 0.5
+"""Of the lowest loss, where L0 is unknown: the middle of what it may be. (0, the usual choice, is
+the one value that no published surface has, and puts the loss too low everywhere beyond.)"""
 
 
 @dataclass(frozen=True)
@@ -44,30 +48,34 @@ class LossTrend:
         return cls(asymptote, drop, gamma, data["scale"])
 
 
-def fit_loss_trend(flops: Array, loss: Array, asymptote: float | None) -> LossTrend:
+def fit_loss_trend(
+    flops: Array, loss: Array, asymptote: float | None, unknown_share: ArrayLike = UNKNOWN_SHARE
+) -> LossTrend:
     """Least squares of relative error through (budgets,) or (budgets, draws) losses.
 
-    `asymptote` pins L0; None fits it where there are at least 4 budgets, else pins it to 0.
+    `asymptote` pins L0; None fits it where there are at least 4 budgets. Below, L0 is
+    `unknown_share` (from 0 to 1, one or one per draw) of the lowest loss.
     """
     scale = float(np.exp(np.mean(np.log(flops))))
     log_c = np.log(flops / scale)
-    if asymptote is None and len(flops) < FEWEST_BUDGETS_FOR_ASYMPTOTE:
-        asymptote = 0.0
     losses = loss.reshape(len(flops), -1)
-    errors = np.stack([_projected(log_c, losses, np.array(g), asymptote)[2] for g in GAMMA_GRID])
+    pinned = None if asymptote is None else np.asarray(asymptote)
+    if pinned is None and len(flops) < FEWEST_BUDGETS_FOR_ASYMPTOTE:
+        pinned = unknown_share * losses.min(axis=0)
+    errors = np.stack([_projected(log_c, losses, np.array(g), pinned)[2] for g in GAMMA_GRID])
     best = np.clip(np.argmin(errors, axis=0), 1, len(GAMMA_GRID) - 2)
     gamma = _golden_section(
-        lambda g: _projected(log_c, losses, g, asymptote)[2],
+        lambda g: _projected(log_c, losses, g, pinned)[2],
         GAMMA_GRID[best - 1],
         GAMMA_GRID[best + 1],
     )
-    level, drop, _ = _projected(log_c, losses, gamma, asymptote)
+    level, drop, _ = _projected(log_c, losses, gamma, pinned)
     shape = loss.shape[1:]
     return LossTrend(level.reshape(shape), drop.reshape(shape), gamma.reshape(shape), scale)
 
 
 def _projected(
-    log_c: Array, losses: Array, gamma: Array, asymptote: float | None
+    log_c: Array, losses: Array, gamma: Array, asymptote: Array | None
 ) -> tuple[Array, Array, Array]:
     """L0, K >= 0 of least relative error for given exponents, and that error; all (draws,)."""
     shape = losses.shape[1:]
@@ -81,7 +89,7 @@ def _projected(
         fitted = (s_dd * level.sum(axis=0) - s_ld * decay.sum(axis=0)) / determinant
         floor = np.maximum(fitted, 0.0)
     else:
-        floor = np.full(shape, asymptote)
+        floor = np.broadcast_to(asymptote, shape)
     rest = one - floor * level
     drop = np.maximum(np.sum(rest * decay, axis=0) / np.sum(decay**2, axis=0), 0.0)
     return floor, drop, np.sum((rest - drop * decay) ** 2, axis=0)

@@ -25,7 +25,7 @@ def measured_by(runs: Sequence[Run], metric: str) -> list[Run]:
     if metric == LOSS:
         return list(runs)
     present = sorted({name for run in runs for name in run.metrics})
-    if metric not in present and metric.removeprefix(COMPLEMENT) not in present:
+    if metric not in present and complement(metric) not in present:
         raise FitError(
             f"no run has a metric {metric!r}",
             f"use {', '.join([LOSS, *present])}" if present else "these runs have their loss only",
@@ -41,10 +41,17 @@ def label(metric: str) -> str:
     return metric.replace("_", " ")
 
 
+def complement(metric: str) -> str:
+    """The name of 1 - `metric`."""
+    if metric.startswith(COMPLEMENT):
+        return metric.removeprefix(COMPLEMENT)
+    return f"{COMPLEMENT}{metric}"
+
+
 def _value(run: Run, metric: str) -> float | None:
     if metric in run.metrics:
         return run.metrics[metric]
-    share = run.metrics.get(metric.removeprefix(COMPLEMENT))
+    share = run.metrics.get(complement(metric))
     return None if share is None else 1 - share
 
 
@@ -54,10 +61,7 @@ def _check_that_it_falls(runs: Sequence[Run], metric: str) -> None:
     if len(known) < 2 or not np.all(np.std(known, axis=0) > 0):
         return
     if np.corrcoef(known.T)[0, 1] < 0:
-        other = "its complement, which the runs must have too"
-        if metric in {name for run in runs for name in run.metrics}:
-            other = f"its complement: metric={COMPLEMENT}{metric}"
         raise FitError(
             f"{metric} grows where the loss falls, and a law needs what falls with compute",
-            f"fit {other}, or for accuracy a metric error_rate",
+            f"fit its complement: metric={complement(metric)}, as error_rate is to accuracy",
         )

@@ -51,10 +51,7 @@ def residual_noise(points: Points, surface: LossSurface) -> float:
 class FreshNoise:
     """Standard normal noise for rows, `count` draws of each.
 
-    Runs that branched from one trunk share one draw: nearly all of their training is the same. That
-    the runs then scatter by nothing of their own is a bound, but the share that is their own can't
-    be told from a handful of runs per trunk (estimates of 0.8 scatter from 0.4 to 1), and taking
-    all as shared covers what it promises (docs/fitting.md) where taking none does not.
+    Runs that branched from one trunk share one draw: nearly all of their training is the same.
     """
 
     count: int

@@ -14,6 +14,7 @@ from flops_fit.comparison import Comparison
 from flops_fit.experiments import short_number
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.isoflop import BudgetOptimum
+from flops_fit.fitting.metrics import label, measured_by
 from flops_fit.laws import Array, Law
 from flops_fit.prediction import central_intervals
 from flops_fit.runs import Run
@@ -39,13 +40,13 @@ PAST_CROSSING = 3.0
 
 
 def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
-    """Loss against N, one colour per budget: runs, the fitted curve, its minimum.
+    """What was fitted against N, one colour per budget: runs, the fitted curve, its minimum.
 
     Hollow points were left out of the fit; a hollow star is a minimum that is not trusted.
     """
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    used = set(law.rows_used)
+    runs, used = measured_by(runs, law.metric), set(law.rows_used)
     for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
         mine = [r for r in runs if r.budget == optimum.budget]
         _draw_runs(axes, mine, colour, used)
@@ -54,8 +55,8 @@ def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
     _draw_runs(axes, [r for r in runs if r.budget not in budgets], NO_BUDGET, used)
     axes.set_xscale("log")
     axes.set_xlabel("parameters N")
-    axes.set_ylabel("held-out loss")
-    axes.set_title("Loss at fixed compute, and its minimum")
+    axes.set_ylabel(f"held-out {label(law.metric)}")
+    axes.set_title(f"{label(law.metric).capitalize()} at fixed compute, and its minimum")
     _count_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
     if law.budgets:
@@ -92,11 +93,11 @@ def plot_comparison(comparison: Comparison) -> Figure:
         )  # fmt: skip
     if comparison.crossing.flops is not None:
         loss = float(comparison.a.law.loss_opt(comparison.crossing.flops))
-        label = f"equal at {comparison.crossing.flops:.2g} FLOPs"
-        axes.plot(comparison.crossing.flops, loss, "o", mfc="none", mec="black", ms=10, label=label)
+        equal = f"equal at {comparison.crossing.flops:.2g} FLOPs"
+        axes.plot(comparison.crossing.flops, loss, "o", mfc="none", mec="black", ms=10, label=equal)
     axes.set_xscale("log")
     axes.set_xlabel("training compute C, FLOPs")
-    axes.set_ylabel("best held-out loss at C")
+    axes.set_ylabel(f"best held-out {label(comparison.a.metric)} at C")
     axes.set_title(f"{comparison.a.name} against {comparison.b.name}, with {BAND_LEVEL}% bands")
     axes.margins(y=0.12)
     axes.legend(fontsize="small")

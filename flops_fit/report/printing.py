@@ -18,13 +18,13 @@ def print_law(law: ScalingLaw) -> None:
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(tables.predictions_table(shown_predictions(law)))
+    console.print(tables.predictions_table(shown_predictions(law), law.metric))
     for finding in law.diagnostics.findings:
         console.print(f"- {finding}", markup=False, soft_wrap=True)
 
 
 def shown_predictions(law: ScalingLaw) -> list[Prediction]:
-    """Those of the method that answers, and beyond the trained budgets the other's beside them."""
+    """Those of the method that answers, and beyond the trained budgets the others' beside them."""
     shown = [p for p in law.predictions if p.method == law.answer or p.extrapolation > 1]
     return sorted(shown, key=lambda p: (p.budget, p.method != law.answer))
 

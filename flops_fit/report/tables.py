@@ -13,6 +13,7 @@ from flops_fit.comparison import Comparison, Estimate
 from flops_fit.crossing import Crossing
 from flops_fit.experiments import Experiment, Plan, short_number
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.prediction import (
     FlatBand,
     Interval,
@@ -55,7 +56,7 @@ def plan_table(plan: Plan) -> Table:
 
 def budgets_table(law: ScalingLaw) -> Table:
     """The optimum of each trained budget by its own curve, with its verdict."""
-    table = _table("budget", "N_opt", "D_opt", "D/N", "loss", "verdict")
+    table = _table("budget", "N_opt", "D_opt", "D/N", label(law.metric), "verdict")
     for b in law.budgets:
         table.add_row(
             f"{b.budget:.3g}",
@@ -68,10 +69,10 @@ def budgets_table(law: ScalingLaw) -> Table:
     return table
 
 
-def predictions_table(predictions: Iterable[Prediction]) -> Table:
+def predictions_table(predictions: Iterable[Prediction], metric: str = LOSS) -> Table:
     """Budget -> N, D, tokens per parameter, loss with intervals, and how far it reaches."""
-    level = f"{SHOWN_LEVEL}%"
-    table = _table("budget", "by", "N", level, "D", level, "D/N", "loss", level, "x top budget")
+    level, what = f"{SHOWN_LEVEL}%", label(metric)
+    table = _table("budget", "by", "N", level, "D", level, "D/N", what, level, "x top budget")
     for p in predictions:
         table.add_row(
             f"{p.budget:.3g}",
@@ -92,7 +93,8 @@ def comparison_table(comparison: Comparison) -> Table:
     """Budget -> both losses with intervals, and how many times the FLOPs of A B needs."""
     letters = {comparison.a.name: "A", comparison.b.name: "B"}
     level = f"{SHOWN_LEVEL}%"
-    losses, needs = ("loss A", level, "loss B", level), ("B needs, x", level, "x top of B")
+    what = label(comparison.a.metric)
+    losses, needs = (f"{what} A", level, f"{what} B", level), ("B needs, x", level, "x top of B")
     table = _table("budget", "x top budget", "trained in", *losses, *needs)
     table.title = ", ".join(f"{letter} = {name}" for name, letter in letters.items())
     table.title_justify = "left"
@@ -147,19 +149,19 @@ def band_line(band: FlatBand) -> str:
     )
 
 
-def cost_line(other: OtherSize, budget: float) -> str:
+def cost_line(other: OtherSize, budget: float, metric: str = LOSS) -> str:
     """What another size than the optimal one costs, in loss and in compute."""
     shown = {name: other.intervals.get(name) for name in ("excess_loss", "excess_compute")}
     more = _shown_bounds(shown["excess_compute"], "{:.1%}".format)
     cost = (
-        "no amount of tokens brings it to the best loss"
+        "no amount of tokens brings it to the best"
         if other.excess_compute is None
-        else f"to reach the best loss it takes {other.excess_compute:.1%}{more} more FLOPs"
+        else f"to reach the best it takes {other.excess_compute:.1%}{more} more FLOPs"
     )
     above = f"{other.excess_loss:.2%}{_shown_bounds(shown['excess_loss'], '{:.2%}'.format)}"
     return (
-        f"N = {short_number(other.num_params)} at {budget:.3g} FLOPs: loss {other.loss:.4f}, "
-        f"{above} above the best; {cost}"
+        f"N = {short_number(other.num_params)} at {budget:.3g} FLOPs: {label(metric)} "
+        f"{other.loss:.4f}, {above} above the best; {cost}"
     )
 
 

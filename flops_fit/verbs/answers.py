@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
-from flops_fit.fitting import ScalingLaw, fit_runs
+from flops_fit.fitting import EnvelopeFit, ScalingLaw, fit_runs
 from flops_fit.identity import digest
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part, origins
@@ -22,7 +23,8 @@ from flops_fit.run_tables import (
     BITS,
     NATS,
     bits_per_byte,
-    read_runs,
+    read_curves,
+    read_table,
     table_flop_rule,
     write_runs,
 )
@@ -33,32 +35,42 @@ Config = Mapping[str, Any]
 
 def fit(config: Config) -> int:
     """Fit a study's runs or a table of runs, and keep law.json."""
-    if config["runs"]:
-        folder, answer_folder, runs, rule = table_to_fit(config)
-    else:
-        folder, answer_folder, runs, rule = study_to_fit(config)
+    given = table_to_fit(config) if config["runs"] else study_to_fit(config)
     files = origins()
+    answer = Part("fit", config["fit"], files["fit"]).build()
     law = fit_runs(
-        runs,
-        flop_rule=rule,
-        answer=Part("fit", config["fit"], files["fit"]).build(),
+        given.runs,
+        flop_rule=given.flop_rule,
+        answer=answer,
         select=Part("select", config["select"], files["select"]).build(),
         draws=config["draws"],
         seed=config["seed"],
+        metric=config["metric"],
+        checkpoints=given.checkpoints() if isinstance(answer, EnvelopeFit) else (),
     )
-    law.save(answer_folder)
-    write_runs(answer_folder / "runs.csv", runs)
-    point_to(folder.path / "latest", answer_folder)
+    law.save(given.answer_folder)
+    write_runs(given.answer_folder / "runs.csv", given.runs)
+    point_to(given.folder.path / "latest", given.answer_folder)
     if config["json"]:
         print_json(law.to_json())
     else:
         print_law(law)
-    say(f"law: {answer_folder / 'law.json'}")
+    say(f"law: {given.answer_folder / 'law.json'}")
     return OK
 
 
-ToFit = tuple[StudyFolder, Path, list[Run], FlopRule]
-"""The study, the folder of its answer, the runs, and what defines their FLOPs."""
+@dataclass(frozen=True)
+class ToFit:
+    """A study, the folder of its answer, its runs, and what defines their FLOPs.
+
+    `checkpoints()` reads the runs' training curves.
+    """
+
+    folder: StudyFolder
+    answer_folder: Path
+    runs: list[Run]
+    flop_rule: FlopRule
+    checkpoints: Callable[[], list[Run]]
 
 
 def study_to_fit(config: Config) -> ToFit:
@@ -67,24 +79,32 @@ def study_to_fit(config: Config) -> ToFit:
     runs, problems = folder.runs_of(planned)
     for problem in problems:
         say(f"warning: left out: {problem}")
-    return folder, folder.plan_folder(planned), runs, planned.flop_rule
+
+    def checkpoints() -> list[Run]:
+        done = [run for run in runs if run.is_done]
+        curves = (read_curves(r, folder.run_folder(r.id) / "metrics.jsonl") for r in done)
+        return [point for curve in curves for point in curve]
+
+    return ToFit(folder, folder.plan_folder(planned), runs, planned.flop_rule, checkpoints)
 
 
 def table_to_fit(config: Config) -> ToFit:
     """A table becomes a study of its own, named after its file."""
     table = Path(config["runs"])
     columns = {ours: theirs for ours, theirs in config["columns"].items() if theirs}
-    runs, notes = read_runs(
+    read = read_table(
         table,
         columns,
         nats_per_unit=nats_per_unit(config),
         flops_per_param_per_token=config["flops_per_param_per_token"],
     )
-    for note in notes:
+    for note in read.notes:
         say(f"note: {note}")
     folder = StudyFolder(Path(config["output_root"]) / (config["study"] or table.stem))
-    rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in runs]
-    return folder, folder.path / "plans" / digest(rows), runs, table_flop_rule(runs)
+    rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
+    answer_folder = folder.path / "plans" / digest(rows)
+    rule = table_flop_rule(read.runs)
+    return ToFit(folder, answer_folder, read.runs, rule, lambda: read.checkpoints)
 
 
 def nats_per_unit(config: Config) -> float:
@@ -239,4 +259,4 @@ def study_runs(folder: StudyFolder) -> list[Run]:
     answer_folder = folder.latest_plan_folder()
     if (answer_folder / "plan.json").exists():
         return folder.runs_of(folder.read_plan())[0]
-    return read_runs(answer_folder / "runs.csv")[0]
+    return read_table(answer_folder / "runs.csv").runs

@@ -16,7 +16,7 @@ from flops_fit.laws import FlopRule
 from flops_fit.run_tables import (
     BITS,
     bits_per_byte,
-    read_runs,
+    read_table,
     table_flop_rule,
     write_runs,
 )
@@ -32,7 +32,7 @@ def file(tmp_path, text, name="runs.csv", encoding="utf-8"):
 
 
 def only(tmp_path, text, columns=None, **options):
-    runs, _ = read_runs(file(tmp_path, text), columns, **options)
+    runs = read_table(file(tmp_path, text), columns, **options).runs
     assert len(runs) == 1
     return runs[0]
 
@@ -69,7 +69,7 @@ def test_one_run_in_many_dresses(tmp_path, text, columns):
 
 def test_utf16_as_spreadsheets_export_it(tmp_path):
     path = file(tmp_path, "N\tD\tloss\n1e8\t2e9\t3.5\n", encoding="utf-16")
-    assert read_runs(path)[0][0].num_params == 1e8
+    assert read_table(path).runs[0].num_params == 1e8
 
 
 def test_units_of_loss(tmp_path):
@@ -81,7 +81,7 @@ def test_units_of_loss(tmp_path):
 
 def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path):
     text = "id,N,D,loss\nfine,1e8,2e9,3\nempty,1e8,2e9,\nnan,1e8,2e9,nan\ninf,1e8,2e9,inf\n"
-    runs, _ = read_runs(file(tmp_path, text))
+    runs = read_table(file(tmp_path, text)).runs
     assert [(r.id, r.status, r.loss) for r in runs] == [
         ("fine", "done", 3.0),
         ("empty", "done", None),
@@ -91,7 +91,8 @@ def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path)
 
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):
-    runs, notes = read_runs(file(tmp_path, "N,D,loss\n1e8,2e9,3\n,2e9,3\n1e8,,3\n"))
+    table = read_table(file(tmp_path, "N,D,loss\n1e8,2e9,3\n,2e9,3\n1e8,,3\n"))
+    runs, notes = table.runs, table.notes
     assert len(runs) == 1
     assert "row 2 has no num_params: left out" in notes
     assert "row 3 has no num_tokens: left out" in notes
@@ -99,7 +100,7 @@ def test_rows_without_a_size_are_left_out_aloud(tmp_path):
 
 def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
     path = file(tmp_path, "N,D,my loss\n1e8,2e9,3\n")
-    _, notes = read_runs(path, {"loss": "my loss", "num_params": "N"})
+    notes = read_table(path, {"loss": "my loss", "num_params": "N"}).notes
     assert any("num_tokens is read from column 'D'" in note for note in notes)
     assert not any("my loss" in note for note in notes)
 
@@ -127,16 +128,16 @@ def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
 )
 def test_tables_that_can_not_be_read_say_why(tmp_path, text, columns, message):
     with pytest.raises(UserError, match=message):
-        read_runs(file(tmp_path, text), columns)
+        read_table(file(tmp_path, text), columns)
 
 
 def test_missing_and_undecodable_files_say_so(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_runs(tmp_path / "nothing.csv")
+        read_table(tmp_path / "nothing.csv")
     with pytest.raises(UserError, match="can't be read"):
-        read_runs(tmp_path)
+        read_table(tmp_path)
     with pytest.raises(UserError, match="not UTF-8"):
-        read_runs(file(tmp_path, "größe,D,loss\n", encoding="latin-1"))
+        read_table(file(tmp_path, "größe,D,loss\n", encoding="latin-1"))
 
 
 def test_written_runs_are_read_back(tmp_path):
@@ -146,7 +147,8 @@ def test_written_runs_are_read_back(tmp_path):
     ]
     runs[0] = dataclasses.replace(runs[0], status="diverged", loss=None, id='with, "quotes"')
     write_runs(tmp_path / "new" / "runs.csv", runs)
-    read, notes = read_runs(tmp_path / "new" / "runs.csv")
+    table = read_table(tmp_path / "new" / "runs.csv")
+    read, notes = table.runs, table.notes
     kept = ("id", "status", "num_params", "num_tokens", "flops", "loss", "budget", "seed",
             "loss_stderr")  # fmt: skip
     for run, same in zip(runs, read, strict=True):
@@ -171,7 +173,8 @@ def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
     path = tmp_path / "table.jsonl"
     lines = [{"N": r.num_params, "D": r.num_tokens, "loss": r.loss} for r in runs]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    read, notes = read_runs(path)
+    table = read_table(path)
+    read, notes = table.runs, table.notes
     assert any("budgets told from FLOPs are 1e+18, 3.16e+18" in note for note in notes)
     direct, table = (fit_runs(r, draws=0) for r in (runs, read))
     assert table.surface.surface.alpha == pytest.approx(direct.surface.surface.alpha, rel=1e-6)
@@ -223,7 +226,7 @@ def test_garbage_ends_in_a_law_or_a_clear_error(tmp_path, header, rows):
     path = tmp_path / "garbage.csv"
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
     try:
-        law = fit_runs(read_runs(path)[0], draws=20)
+        law = fit_runs(read_table(path).runs, draws=20)
     except UserError:
         return
     json.dumps(law.to_json(), allow_nan=False)
