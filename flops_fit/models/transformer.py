@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flops_fit.kernels import attention_in_force
+from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
+
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width."""
 
-LONGEST_EXPLICIT_CONTEXT = 512
-"""Tokens up to which written-out attention beats the fused kernel on a CPU."""
+LONGEST_EXPLICIT_CONTEXT = 2048
+"""Tokens up to which attention may be written out on a CPU, where it keeps B H T^2 / 2 numbers of
+every layer for the backward pass; the fused kernel keeps none of them."""
 
 ROTARY_BASE = 1000.0
 """Tokens, over 2 pi, that the slowest rotation of queries and keys takes for a turn."""
@@ -166,20 +170,28 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
 
 def rms_norm(x: Tensor) -> Tensor:
     """x over its root mean square along the last dimension, without parameters."""
+    if x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        return cpu_rms_norm(x)
     return F.rms_norm(x, (x.shape[-1],))
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T, causal) v, all (B, H, T, head_dim).
 
-    On a CPU the written-out products beat the fused kernel's backward pass up to
-    LONGEST_EXPLICIT_CONTEXT; on the meta device they are what FLOP counters count in full.
+    Written out on the meta device, where FLOP counters count just what they see, and for
+    torch.compile, which makes a kernel of its own.
     """
-    batch, num_heads, length, _ = q.shape
-    explicit = q.is_meta or (q.is_cpu and length <= LONGEST_EXPLICIT_CONTEXT)
-    if not explicit:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B * H, T, head_dim)
+    is_short_on_cpu = q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT
+    if q.is_meta or (is_short_on_cpu and torch.compiler.is_compiling()):
+        return written_out_attention(q, k, v, scale)
+    if is_short_on_cpu and attention_in_force() == "blocks":
+        return block_attention(q, k, v, scale)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+
+
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`causal_attention` with all T^2 products of queries and keys."""
+    length = q.shape[2]
     future = torch.full((length, length), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
-    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=scale)  # (B * H, T, T)
-    return torch.bmm(scores.softmax(-1), v).view(batch, num_heads, length, -1)
+    scores = (q * scale) @ k.mT + future  # (B, H, T, T)
+    return scores.softmax(-1) @ v
