@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from flops_fit.command import CommandSpec, CommandTrainer
+from flops_fit.command import FOR_THE_PLAN, CommandSpec, CommandTrainer
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
@@ -29,9 +29,6 @@ OURS = ("flops_fit.", "torch.")
 """Packages whose code is told by their version."""
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
-
-SIZES, UNIQUE = "sizes", "unique_tokens"
-"""Keys of a trainer's YAML that are for the plan, not for the trainer."""
 
 NO_SAMPLE = (torch.empty(0), torch.empty(0))
 """For a family that is only counted."""
@@ -69,32 +66,22 @@ def build_command_study(config: Node, origins: Mapping[str, str]) -> CommandSpec
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
-    origin = origins.get("trainer", "trainer")
-    node = {key: value for key, value in config["trainer"].items() if key not in (SIZES, UNIQUE)}
-    part = Part("trainer", node, origin)
+    node = {k: v for k, v in config["trainer"].items() if k not in FOR_THE_PLAN}
+    part = Part("trainer", node, origins.get("trainer", "trainer"))
     trainer = part.build()
     if not isinstance(trainer, CommandTrainer):
-        raise ConfigError(f"{origin}: trainer._target_ is {part.target}: it trains by no command")
-    if origins.get("recipe", "").endswith(".yaml"):
-        raise ConfigError(
-            f"{origins['recipe']} would set budgets and batch, which it knows for a model and a "
-            f"dataset only: begin {origin} with `defaults: [command]`"
-        )
-    if config["share_trunks"]:
-        raise ConfigError("share_trunks=true is for our own training loop: leave it out")
+        raise ConfigError(f"{part.origin}: {part.target} trains by no command")
+    check_without_our_training(config, origins)
     family, sources, notes = command_family(config, origins)
     if config["flops"] == "counted" and not family.declares_flops:
         raise ConfigError(
             "flops=counted: nothing is counted without the training itself: give flops_per_token "
             "in each of trainer.sizes, or the model a method of this name"
         )
-    tokens_per_sample = config["tokens_per_sample"] or 1
-    unique_tokens = config["trainer"].get(UNIQUE)
-    unique_samples = unique_tokens and int(unique_tokens // tokens_per_sample)
     return CommandSpec(
         trainer=trainer,
         family=family,
-        data=DataShape(tokens_per_sample, unique_samples),
+        data=command_data(config),
         sweep=sweep(config, rules(config, origins), trunks=None),
         flops=flop_count(config["flops"], config) or default_flops(family),
         identity={"trainer": {"_target_": part.target, **trainer.identity}},
@@ -104,11 +91,31 @@ def build_command_study(config: Node, origins: Mapping[str, str]) -> CommandSpec
     )
 
 
+def check_without_our_training(config: Node, origins: Mapping[str, str]) -> None:
+    """Raises `ConfigError` for settings that only our own training loop could follow."""
+    recipe = origins.get("recipe", "")
+    if recipe.endswith(".yaml"):
+        raise ConfigError(
+            f"{recipe} would set budgets and batch, which it knows for a model and a dataset only: "
+            f"begin {origins['trainer']} with `defaults: [command]`"
+        )
+    if config["share_trunks"]:
+        raise ConfigError("share_trunks=true is for our own training loop: leave it out")
+
+
+def command_data(config: Node) -> DataShape:
+    """What the trainer's config says of the data."""
+    tokens_per_sample = config["tokens_per_sample"] or 1
+    unique_tokens = config["trainer"].get("unique_tokens")
+    unique_samples = None if unique_tokens is None else int(unique_tokens // tokens_per_sample)
+    return DataShape(tokens_per_sample, unique_samples)
+
+
 def command_family(
     config: Node, origins: Mapping[str, str]
 ) -> tuple[MeasuredFamily, dict[str, str], tuple[str, ...]]:
     """Where a command's sizes come from, with the hashes of a model's code and notes on it."""
-    listed = config["trainer"].get(SIZES)
+    listed = config["trainer"].get("sizes")
     if listed is not None:
         return listed_family(listed, origins.get("trainer", "trainer")), {}, ()
     model = Part("model", config["model"], origins.get("model", "model"))

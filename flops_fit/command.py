@@ -29,6 +29,9 @@ from flops_fit.trainers import Trainer, Watcher
 CHANGE_NO_RESULT = ("timeout_seconds",)
 """Settings of a `CommandTrainer` that a run's id knows nothing of."""
 
+FOR_THE_PLAN = ("sizes", "unique_tokens")
+"""Keys of a trainer's config that are not for the trainer."""
+
 TELL_LENGTH = ("num_tokens", "num_steps", "budget", "flops", "run_id")
 """Placeholders of which a command needs one to know how long to train."""
 

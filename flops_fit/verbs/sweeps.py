@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.cli import OK, SOME_FAILED
-from flops_fit.command import CHANGE_NO_RESULT
+from flops_fit.command import CHANGE_NO_RESULT, FOR_THE_PLAN
 from flops_fit.errors import ConfigError
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.parts import Part, origins
@@ -138,7 +138,8 @@ def deciding(config: Config) -> Config:
     """What of the settings decides a run's result."""
     trainer = config.get("trainer") or {}
     settings = {name: config.get(name) for name in DECIDING}
-    return {**settings, "trainer": {k: trainer[k] for k in trainer if k not in CHANGE_NO_RESULT}}
+    free = (*CHANGE_NO_RESULT, *FOR_THE_PLAN)
+    return {**settings, "trainer": {k: v for k, v in trainer.items() if k not in free}}
 
 
 @contextmanager
