@@ -23,7 +23,13 @@ from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
 from flops_fit.signatures import check_argument_names, qualified_name, source_hashes
-from flops_fit.sizing import LARGEST_SIZE, LossFunction, ModelFactory, ModelFamily, SizeSpec
+from flops_fit.sizing import (
+    LARGEST_SIZE,
+    LossFunction,
+    ModelFactory,
+    SizeSpec,
+    family_without_data,
+)
 from flops_fit.study import (
     SOURCE_WARNING,
     Study,
@@ -38,8 +44,6 @@ from flops_fit.study import (
 )
 
 __all__ = ["Study", "find_optimal"]
-
-NO_SAMPLE = (torch.empty(0), torch.empty(0))
 
 
 def find_optimal(
@@ -157,7 +161,7 @@ def plan_without_data(
     factory: ModelFactory, size: SizeSpec, sweep: Sweep, tokens_per_sample: int
 ) -> Plan:
     """The sweep for data that never ends; C = 6ND, since nothing can be counted."""
-    family = ModelFamily(factory, size, NO_SAMPLE, tokens_per_sample, nn.functional.mse_loss)
+    family = family_without_data(factory, size, tokens_per_sample)
     return plan_sweep(sweep, family, DataShape(tokens_per_sample, None), FormulaFlops())
 
 

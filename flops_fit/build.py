@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.nn import functional
-
 from flops_fit.command import FOR_THE_PLAN, CommandSpec, CommandTrainer
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
@@ -21,7 +18,7 @@ from flops_fit.prepared import MeasuredFamily, Spec
 from flops_fit.rules import Rule
 from flops_fit.schedules import WSD, Schedule
 from flops_fit.signatures import source_hashes
-from flops_fit.sizing import ModelFamily, SizeSpec
+from flops_fit.sizing import SizeSpec, family_without_data
 from flops_fit.study import StudySpec, default_flops, step_identity, sweep_for
 from flops_fit.trunks import SharedTrunks
 
@@ -29,9 +26,6 @@ OURS = ("flops_fit.", "torch.")
 """Packages whose code is told by their version."""
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
-
-NO_SAMPLE = (torch.empty(0), torch.empty(0))
-"""For a family that is only counted."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +115,7 @@ def command_family(
     model = Part("model", config["model"], origins.get("model", "model"))
     model.check_arguments()
     tokens_per_sample = config["tokens_per_sample"] or 1
-    family = ModelFamily(
-        ModelFactory(model), size_spec(model), NO_SAMPLE, tokens_per_sample, functional.mse_loss
-    )
+    family = family_without_data(ModelFactory(model), size_spec(model), tokens_per_sample)
     note = (
         f"num_params are those of {model.target} ({model.origin}), which the command is taken to "
         "train; or list its own in trainer.sizes"

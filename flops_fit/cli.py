@@ -43,6 +43,9 @@ RENAMED = {("predict", "budget"): "budgets", ("verify", "budget"): "target"}
 LISTS = frozenset({"budgets", "sizes", "studies"})
 """Settings that may be given as a,b,c outside a multirun."""
 
+TEXTS = frozenset({"trainer.command", "trainer.loss_file"})
+"""Settings whose braces and blanks are plain text, which Hydra would read as its own."""
+
 USER_CONFIGS = "conf"
 """A user's own configs in the working directory, found without being named."""
 
@@ -158,7 +161,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 def for_hydra(verb: str, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
-    overrides = [renamed(verb, word) for word in overrides]
+    overrides = [with_quotes(renamed(verb, word)) for word in overrides]
     if not {"-m", "--multirun"} & set(flags):
         overrides = [with_brackets(word) for word in overrides]
     if Path(USER_CONFIGS).is_dir() and not {"--config-dir", "-cd"} & set(flags):
@@ -189,6 +192,14 @@ def with_brackets(word: str) -> str:
     name, equals, value = word.partition("=")
     is_list = name in LISTS and equals and not value.startswith("[")
     return f"{name}=[{value}]" if is_list else word
+
+
+def with_quotes(word: str) -> str:
+    """`trainer.command=train {size}` as `trainer.command='train {size}'`."""
+    name, equals, value = word.partition("=")
+    is_text = name in TEXTS and equals and value[:1] not in ("'", '"')
+    quoted = value.replace("'", "\\'")
+    return f"{name}='{quoted}'" if is_text else word
 
 
 def config_folder() -> Path:

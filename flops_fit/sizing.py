@@ -270,6 +270,14 @@ class ModelFamily:
         return ConfigError(f"the model can't be built with {self.spec.name}={_key(value)}{cause}")
 
 
+def family_without_data(
+    factory: ModelFactory, spec: SizeSpec, tokens_per_sample: int
+) -> ModelFamily:
+    """For models that are only to be sized: operations can't be counted without a batch."""
+    no_sample = (torch.empty(0), torch.empty(0))
+    return ModelFamily(factory, spec, no_sample, tokens_per_sample, nn.functional.mse_loss)
+
+
 class WithoutNormalDraws(TorchFunctionMode):
     """Leaves out `normal_`, which changes nothing on the meta device and costs a second there:
     torch imports its symbolic shape machinery to do it (torch 2.13)."""

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from flops_fit.cli import main
+from flops_fit.cli import for_hydra, main
 from flops_fit.command import CommandTrainer
 from flops_fit.errors import ConfigError
 from flops_fit.experiments import Experiment, Size
@@ -635,3 +635,19 @@ def test_a_script_that_really_trains(folder, capsys):
     run = results(folder)[next(iter(results(folder)))]
     assert run["num_tokens"] == run["planned_tokens"]
     assert os.path.getsize(folder / f"outputs/sgd/runs/{run['id']}/output/log.jsonl") > 0
+
+
+@pytest.mark.parametrize(
+    ("word", "becomes"),
+    [
+        (
+            "trainer.command=a.py {size} --out={run_dir}",
+            "trainer.command='a.py {size} --out={run_dir}'",
+        ),
+        ("trainer.command=sh -c 'x y'", r"trainer.command='sh -c \'x y\''"),
+        ("trainer.command='a.py {size}'", "trainer.command='a.py {size}'"),
+        ("trainer.loss_file={run_dir}/a.json", "trainer.loss_file='{run_dir}/a.json'"),
+    ],
+)
+def test_a_command_on_the_command_line_is_plain_text(word, becomes):
+    assert for_hydra("train", [word]) == [becomes]

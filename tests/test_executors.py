@@ -199,6 +199,6 @@ def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path
     workers = Workers(make, folder, num_workers=1, threads=1)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        workers(plan.experiments, StopOnFile(marker))
+        workers(chains(plan.experiments), StopOnFile(marker))
     assert time.perf_counter() - started < STOP_SECONDS
     assert [run.status for run in folder.runs_of(plan)[0]] == ["done"]

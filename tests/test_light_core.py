@@ -23,6 +23,8 @@ CORE = [
     "crossing",
     "comparison",
     "simulation",
+    "prepared",
+    "command",
 ]
 
 FIT = ["fit", "runs=table.csv", "columns.loss=nats", "columns.num_params=params"]
