@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,3 +27,20 @@ def test_python_example(code, expected, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+@pytest.mark.slow
+def test_a_script_of_ones_own(tmp_path):
+    section = README.split("## Your own training script")[1]
+    script, config, command = re.findall(r"```(?:py|yaml|bash)\n(.*?)```", section, re.DOTALL)[:3]
+    (tmp_path / "conf" / "trainer").mkdir(parents=True)
+    (tmp_path / "conf" / "trainer" / "mine.yaml").write_text(config)
+    (tmp_path / "train.py").write_text(script)
+    words = [sys.executable, "-m", "flops_fit", *command.split()[1:], "workers=2", "threads=1"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" ok\n") >= 2
