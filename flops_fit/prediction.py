@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from flops_fit.errors import UserError
 from flops_fit.laws import Array, Law
@@ -211,12 +210,12 @@ def predict_at_budget(
 
 def budget_for_num_params(law: Law, num_params: float) -> float:
     """FLOPs at which `num_params` is the optimal size."""
-    return _budget_where(lambda c: float(np.log(law.N_opt(c) / num_params)), "N", num_params)
+    return _budget_where(lambda c: np.log(law.N_opt(c) / num_params), "N", num_params)
 
 
 def budget_for_num_tokens(law: Law, num_tokens: float) -> float:
     """FLOPs at which `num_tokens` is the optimal number of tokens."""
-    return _budget_where(lambda c: float(np.log(law.D_opt(c) / num_tokens)), "D", num_tokens)
+    return _budget_where(lambda c: np.log(law.D_opt(c) / num_tokens), "D", num_tokens)
 
 
 def flat_band(
@@ -313,14 +312,11 @@ def _cost(law: LossLaw, budget: float, num_params: float) -> tuple[Array, Array,
     return loss, loss / best - 1, num_tokens / law.tokens_to_reach(best, num_params)
 
 
-def _budget_where(gap: Any, letter: str, target: float) -> float:
+def _budget_where(gap: Callable[[Array], Array], letter: str, target: float) -> float:
     """The budget at which `gap(budget)` = 0, `gap` rising with the budget."""
     if not (np.isfinite(target) and target > 0):
         raise UserError(f"{letter} = {target} is not a finite positive number")
-    try:
-        root = brentq(lambda x: gap(np.exp(x)), SMALLEST_LOG_FLOPS, LARGEST_LOG_FLOPS, xtol=1e-12)
-    except ValueError as error:
-        raise UserError(
-            f"no budget makes {letter} = {target:.3g} optimal under this law"
-        ) from error
-    return float(np.exp(root))
+    ends = np.array(SMALLEST_LOG_FLOPS), np.array(LARGEST_LOG_FLOPS)
+    if not gap(np.exp(ends[0])) < 0 < gap(np.exp(ends[1])):
+        raise UserError(f"no budget makes {letter} = {target:.3g} optimal under this law")
+    return float(np.exp(last_where(lambda x: np.asarray(gap(np.exp(x)) < 0), *ends)))

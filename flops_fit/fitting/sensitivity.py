@@ -21,7 +21,7 @@ from flops_fit.fitting.objectives import Huber
 from flops_fit.fitting.points import Points, places
 from flops_fit.fitting.solver import Mask
 from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
-from flops_fit.laws import Array, Law, LossSurface, finite_exp, optimal_num_params
+from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Huber thresholds tried: from nearly absolute to nearly squared errors."""
@@ -148,7 +148,7 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
 
     The variance of ln N_opt after n more runs follows from the Jacobian J of ln loss in the five
     numbers of the surface: g' (J'J)^-1 g noise^2, g the gradient of ln N_opt. Its square root
-    over the one without them scales the 80% interval of the draws.
+    over the one without them scales both sides of the 80% interval of the draws.
     """
     target = NEXT_TARGET * points.largest_budget
     jacobian = log_loss_jacobian(law.surface, points.num_params, points.num_tokens)
@@ -157,15 +157,14 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
     if now == 0:  # the optimum sits in a corner of the FLOP rule, whatever the surface
         return ()
     ends_now = np.quantile(draws.N_opt(target), (0.1, 0.9))
-    half_width = np.log(ends_now[1] / ends_now[0]) / 2
-    centre = np.log(float(law.N_opt(target)))
+    centre = float(law.N_opt(target))
     proposals = []
     for multiple in NEXT_BUDGETS:
         budget = multiple * points.largest_budget
         sizes = float(law.N_opt(budget)) * np.array(NEXT_RATIOS)
         more = log_loss_jacobian(law.surface, sizes, law.flop_rule.tokens(budget, sizes))
         narrowing = _standard_error(np.concatenate([jacobian, more]), gradient) / now
-        low, high = finite_exp(centre + np.array([-1, 1]) * half_width * narrowing)
+        low, high = centre * (ends_now / centre) ** narrowing
         proposals.append(
             NextRuns(
                 budget=budget,

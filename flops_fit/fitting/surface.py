@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 
 from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.errors import FitError
@@ -357,6 +356,8 @@ def _design(points: Points) -> Design:
 
 def _projected(design: Design, alpha: float, beta: float) -> Array:
     """E, ln A', ln B' >= 0 of least relative squared error for given exponents, by NNLS."""
+    from scipy.optimize import nnls  # half of the start-up of all that only reads a law
+
     columns = np.column_stack(
         [np.ones_like(design.x), np.exp(-alpha * design.x), np.exp(-beta * design.y)]
     )

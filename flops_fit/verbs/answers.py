@@ -12,10 +12,10 @@ from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import EnvelopeFit, ScalingLaw, fit_runs
+from flops_fit.fitting.scaling_law import LAW_FILE
 from flops_fit.identity import digest
 from flops_fit.laws import FlopRule
 from flops_fit.parts import Part, origins
-from flops_fit.prediction import Prediction
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import results, say
@@ -120,45 +120,6 @@ def nats_per_unit(config: Config) -> float:
     )
 
 
-def predict(config: Config) -> int:
-    """The optimum for what is asked, by the law of the study, and what other sizes cost."""
-    law = read_law(found_study(config))
-    predictions = asked_predictions(law, config)
-    if config["json"]:
-        print_json({"predictions": [p.to_json() for p in predictions]})
-    else:
-        results().print(tables.predictions_table(predictions))
-    if is_for_one_target(config):
-        for p in predictions:
-            show_around(law, p, config["instead"])
-    return OK
-
-
-def is_for_one_target(config: Config) -> bool:
-    return bool(config["budgets"] or config["num_params"] or config["num_tokens"])
-
-
-def asked_predictions(law: ScalingLaw, config: Config) -> list[Prediction]:
-    """For the budgets, the size or the tokens asked; without any, all of the law's own."""
-    found = [law.predict(budget) for budget in config["budgets"]]
-    if config["num_params"] is not None:
-        found.append(law.predict_for_num_params(config["num_params"]))
-    if config["num_tokens"] is not None:
-        found.append(law.predict_for_num_tokens(config["num_tokens"]))
-    return found or list(law.predictions)
-
-
-def show_around(law: ScalingLaw, prediction: Prediction, instead: float | None) -> None:
-    """How flat the optimum is, what size `instead` would cost, and a warning if it is far off."""
-    budget = prediction.budget
-    if law.surface is not None:
-        say(tables.band_line(law.flat_band(budget)))
-        if instead is not None:
-            say(tables.cost_line(law.cost_of_size(budget, instead), budget))
-    if prediction.warning:
-        say(f"warning: {prediction.warning}")
-
-
 def compare(config: Config) -> int:
     """Two studies side by side, on screen, as a figure and as JSON."""
     from flops_fit.report.files import write_comparison
@@ -200,7 +161,7 @@ def report(config: Config) -> int:
     """Write figures and runs.csv beside the law."""
     from flops_fit.report.files import write_report
 
-    folder = found_study(config)
+    folder = fitted_study(config)
     law = read_law(folder)
     written = write_report(study_runs(folder), law, folder.latest_plan_folder())
     if config["json"]:
@@ -245,9 +206,23 @@ def found_study(config: Config) -> StudyFolder:
     return folder
 
 
+def fitted_study(config: Config) -> StudyFolder:
+    """The study that is named, else the last one trained of those that have a law."""
+    root = Path(config["output_root"])
+    fitted = [
+        pointer
+        for pointer in root.glob("*/latest")
+        if (StudyFolder(pointer.parent).latest_plan_folder() / LAW_FILE).exists()
+    ]
+    if config["study"] or not fitted:
+        return found_study(config)
+    newest = max(fitted, key=lambda pointer: pointer.lstat().st_mtime_ns)
+    return found_study({**config, "study": newest.parent.name})
+
+
 def read_law(folder: StudyFolder) -> ScalingLaw:
     answer_folder = folder.latest_plan_folder()
-    if not (answer_folder / "law.json").exists():
+    if not (answer_folder / LAW_FILE).exists():
         raise StudyError(
             f"{folder.path} has no law yet: run `flops-fit fit study={folder.path.name}`"
         )
