@@ -64,7 +64,7 @@ def kernels_of_study(experiments: Sequence[Experiment], recipe: Recipe, cache: P
     known = remembered(key, cache)
     if known in plans:
         return known
-    trials = [Trial(partial(_start, e, recipe), num_steps) for e, num_steps in sizes]
+    trials = [Trial(partial(fresh_steps, e, recipe), num_steps) for e, num_steps in sizes]
     try:
         plan = fastest(plans, trials, LOSS_TOLERANCE[recipe.precision])
     except Exception:  # whatever a user's code raises: the run that meets it tells
@@ -85,7 +85,7 @@ def tried_sizes(experiments: Sequence[Experiment]) -> list[tuple[Experiment, int
     return [(by_flops[f], n) for f, n in zip(tried, steps, strict=True)]
 
 
-def _start(experiment: Experiment, recipe: Recipe) -> Step:
+def fresh_steps(experiment: Experiment, recipe: Recipe) -> Step:
     """Steps of a fresh model of this size, all on the first batch."""
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
