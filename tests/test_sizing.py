@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from flops_fit.cli import main
 from flops_fit.errors import ConfigError, PlanError
 from flops_fit.losses import cross_entropy, mse
 from flops_fit.models import MLP, Transformer, ViT
@@ -386,3 +388,34 @@ class TestCountedFlops:
     @pytest.mark.parametrize("device", ["meta", "cpu", CUDA])
     def test_are_the_same_on_every_device(self, case, device):
         assert flops_of_a_step(case, device) == case.flops
+
+
+LADDER = """\
+_target_: flops_fit.models.Transformer
+size: {values: [{width: 8, depth: 1}, {width: 8, depth: 2}, {width: 12, depth: 2}]}
+vocab_size: ${dataset.vocab_size}
+context_length: ${dataset.context_length}
+"""
+
+
+@pytest.mark.slow
+def test_a_ladder_of_depths_and_widths_is_planned_and_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"{i}. A ladder has steps of more than one kind. " * 9)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/ladder.yaml").write_text(LADDER)
+    words = ["train", "model=ladder", "dataset=text", "dataset.files=*.txt", "workers=1"]
+    words += ["dataset.context_length=16", "dataset.held_out=0.2", "budgets=[3e7,6e7]"]
+    words += ["min_steps=1", "max_epochs=1e9", "batch_size=8", "num_sizes=15", "draws=100"]
+    assert main(words) == 0
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/runs/*/result.json")]
+    trained = {(run["budget"], *run["size"]["value"].values()) for run in runs}
+    shapes = [(8, 1), (8, 2), (12, 2)]
+    assert trained == {(budget, *shape) for budget in (3e7, 6e7) for shape in shapes}
+    for run in runs:
+        shape = run["size"]["value"]
+        in_matrices = 12 * shape["depth"] * shape["width"] ** 2 + 256 * shape["width"]
+        assert run["num_params"] == in_matrices
+        assert run["num_tokens"] == run["num_steps"] * 8 * 16
+        assert run["status"] == "done"

@@ -1,0 +1,196 @@
+"""Does one learning rate serve all widths? Scan it for each shipped model, write the table.
+
+    python scripts/check_width_scaling.py [mlp-toy] [transformer-python_source] [vit-images]
+
+Every width of a 16-fold range is trained for the same steps at the recipe's rate and at 2 and 4
+times more and less, on one thread, by the trainer of the sweeps. One rate must reach a held-out
+loss within 5% of the best at every width. Without names all are scanned, and docs/width-scaling.md
+is written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from flops_fit.build import build_study
+from flops_fit.cli import config_folder
+from flops_fit.config import register_schemas
+from flops_fit.experiments import Experiment
+from flops_fit.recipe import Recipe
+from flops_fit.study import StudySpec
+from flops_fit.trainers import Unwatched
+from flops_fit.training import train
+
+PAGE = Path(__file__).parents[1] / "docs" / "width-scaling.md"
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""On the recipe's learning rate."""
+
+LIMIT = 1.05
+"""Largest loss at the common rate over the best loss of a width."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is trained; the rest is the pair's recipe."""
+
+    model: str
+    dataset: str
+    widths: tuple[int, ...]
+    num_steps: int
+    held_out_samples: int
+
+
+SCANS = {
+    "mlp-toy": Scan("mlp", "toy", (8, 16, 32, 64, 128), 2000, 8192),
+    "transformer-python_source": Scan(
+        "transformer", "python_source", (16, 32, 64, 128, 256), 200, 128
+    ),
+    "vit-images": Scan("vit", "images", (16, 32, 64, 128, 256), 300, 2048),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Held-out losses: a row for each width, a column for each rate."""
+
+    widths: tuple[int, ...]
+    rates: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
+
+    @property
+    def best(self) -> list[float]:
+        """Lowest loss of each width."""
+        return [min(row) for row in self.losses]
+
+    @property
+    def excess(self) -> list[float]:
+        """For each rate, its loss over the best where that is worst."""
+        columns = zip(*self.losses, strict=True)
+        return [max(a / b for a, b in zip(c, self.best, strict=True)) for c in columns]
+
+    @property
+    def common_rate(self) -> float:
+        """The rate that comes closest to the best of every width."""
+        return self.rates[self.excess.index(min(self.excess))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scans", nargs="*", default=list(SCANS), choices=[*SCANS, []])
+    names = parser.parse_args().scans
+    torch.set_num_threads(1)
+    tables, sections = [], []
+    for name in names:
+        started = time.process_time()
+        tables.append(scanned(SCANS[name], FACTORS))
+        sections.append(section(SCANS[name], tables[-1], time.process_time() - started))
+        print(sections[-1], flush=True)
+    if names == list(SCANS):
+        PAGE.write_text(page(sections), encoding="utf-8")
+    return 1 if any(min(table.excess) > LIMIT for table in tables) else 0
+
+
+def scanned(scan: Scan, factors: Sequence[float]) -> Table:
+    """All its widths trained at all rates."""
+    spec, lr = shipped(scan)
+    rates = tuple(lr * factor for factor in factors)
+    recipe = spec.recipe("cpu", "fp32", scan.held_out_samples)
+    batch_size = spec.sweep.batch_size
+    losses = tuple(
+        tuple(
+            held_out_loss(experiment(scan, width, rate, recipe, batch_size), recipe)
+            for rate in rates
+        )
+        for width in scan.widths
+    )
+    return Table(scan.widths, rates, losses)
+
+
+def shipped(scan: Scan) -> tuple[StudySpec, float]:
+    """The pair as its recipe has it, and the recipe's learning rate."""
+    register_schemas()
+    words = [f"model={scan.model}", f"dataset={scan.dataset}", "study=width-scaling"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = compose("train", words)
+    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    return build_study(config, {}), config["optimizer"]["lr"]
+
+
+def experiment(scan: Scan, width: int, rate: float, recipe: Recipe, batch_size: int) -> Experiment:
+    measured = recipe.family.at(width)
+    batch_tokens = batch_size * recipe.source.tokens_per_sample
+    flops_per_token = measured.counted_flops_per_token
+    return Experiment(
+        budget=scan.num_steps * batch_tokens * flops_per_token,
+        size=measured.size,
+        num_params=measured.num_params,
+        num_params_total=measured.num_params_total,
+        num_steps=scan.num_steps,
+        batch_size=batch_size,
+        batch_tokens=batch_tokens,
+        flops_per_token=flops_per_token,
+        flops_per_token_counted=flops_per_token,
+        flops_per_token_formula=flops_per_token,
+        unique_tokens=None,
+        seed=0,
+        learning_rate=rate,
+    )
+
+
+def held_out_loss(experiment: Experiment, recipe: Recipe) -> float:
+    """After training; infinite where it diverged."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(experiment, recipe, Path(folder), Unwatched())
+    return float("inf") if run.loss is None else run.loss
+
+
+def page(sections: Iterable[str]) -> str:
+    head = (
+        "# One learning rate for all widths\n\n"
+        "Made by `scripts/check_width_scaling.py`: held-out loss after a short training, the same "
+        "steps at every width, one thread. Bold is the best of a width; the last line says how far "
+        "above it a rate ends where it does worst.\n"
+    )
+    return head + "".join(f"\n{text}" for text in sections)
+
+
+def section(scan: Scan, table: Table, seconds: float) -> str:
+    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    excess = " | ".join(f"{value - 1:+.1%}" for value in table.excess)
+    rows = [row(*each) for each in zip(table.widths, table.losses, strict=True)]
+    lines = [
+        f"## model={scan.model} dataset={scan.dataset}",
+        "",
+        f"{scan.num_steps:,} steps; {len(table.widths) * len(table.rates)} runs in {seconds:.0f} "
+        f"CPU seconds on {machine}. At {table.common_rate:g} every width ends within "
+        f"{min(table.excess) - 1:.1%} of its best.",
+        "",
+        f"| width | {' | '.join(f'lr {rate:g}' for rate in table.rates)} |",
+        "|---" * (len(table.rates) + 1) + "|",
+        *rows,
+        f"| worst | {excess} |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def row(width: int, losses: Sequence[float]) -> str:
+    best = min(losses)
+    cells = (f"**{loss:.4f}**" if loss == best else f"{loss:.4f}" for loss in losses)
+    return f"| {width} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
