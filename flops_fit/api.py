@@ -35,12 +35,9 @@ from flops_fit.study import (
     Study,
     StudySpec,
     fit_study,
-    pin_recipe,
     pin_sources,
-    plan_study,
     step_identity,
     sweep_for,
-    torch_trainer,
 )
 
 __all__ = ["Study", "find_optimal"]
@@ -142,18 +139,21 @@ def find_optimal(
     )
     name = "-".join(qualified_name(part).rpartition(".")[2] for part in (model_cls, dataset))
     folder = StudyFolder(Path(output_dir) if output_dir else Path("outputs") / name)
-    plan, recipe = plan_study(spec, folder)
+    prepared = spec.prepare(folder)
+    plan = prepared.plan
     if not train:
         return plan
     if not resume:
         folder.set_aside(plan)
     for changed in pin_sources(spec, folder):
         warnings.warn(SOURCE_WARNING.format(changed), stacklevel=2)
-    pin_recipe(recipe, folder)
     todo = folder.missing(plan)
+    trainer = prepared.trainer
+    if todo:
+        trainer = trainer.tuned(plan, torch.get_num_threads(), folder.pinned())
+        folder.pin(trainer.pins)
     with SweepProgress(math.fsum(e.flops for e in todo), len(todo)) as progress:
-        execute = Inline(torch_trainer(recipe, folder), folder)
-        runs = train_plan(plan, folder, execute, progress)
+        runs = train_plan(plan, folder, Inline(trainer, folder), progress)
     return fit_study(plan, runs, folder)
 
 

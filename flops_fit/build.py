@@ -11,6 +11,7 @@ from flops_fit.command import FOR_THE_PLAN, CommandSpec, CommandTrainer
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
+from flops_fit.kernels import KernelPlan
 from flops_fit.listed_sizes import listed_family
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import DataShape, Sweep
@@ -164,6 +165,7 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
         micro_batch_size=config["micro_batch_size"],
         checkpoint_seconds=config["checkpoint_seconds"],
         compile_above=config["compile_above"],
+        kernels=kernels(config["kernels"]),
         identity={
             **{group: _described(part) for group, part in parts.items() if group != "dataset"},
             "dataset": {"_target_": parts["dataset"].target, "fingerprint": source.fingerprint},
@@ -245,6 +247,18 @@ def sweep(config: Node, rules: Mapping[str, Rule], trunks: SharedTrunks | None) 
         trunks=trunks,
         **rules,
     )
+
+
+def kernels(value: Any) -> KernelPlan | None:
+    """The plan that is configured; None leaves it to a trial. Raises `ConfigError`."""
+    if value == "auto":
+        return None
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"kernels is {value!r}: use auto, or name them as in "
+            "kernels={matmul: default, attention: fused}"
+        )
+    return KernelPlan.from_json(value)
 
 
 def _center(value: Any) -> float | None:

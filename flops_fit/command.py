@@ -71,6 +71,13 @@ class CommandTrainer:
             )
 
     @property
+    def pins(self) -> dict[str, Any]:
+        return {}
+
+    def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> CommandTrainer:
+        return self  # how it trains is the command's own affair
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides a run's result. Settings that are not used leave ids as they are."""
         return {k: v for k, v in vars(self).items() if v and k not in CHANGE_NO_RESULT}
@@ -203,7 +210,7 @@ class CommandSpec:
             settings=self.settings,
         )
         self.trainer.check(plan.experiments)
-        return Prepared(with_ids_by_size(plan, self.identity), self.trainer, pins={}, device=None)
+        return Prepared(with_ids_by_size(plan, self.identity), self.trainer, device=None)
 
     def pinned_trainer(self, folder: StudyFolder) -> Trainer:
         return self.trainer

@@ -57,6 +57,7 @@ class SweepConfig:
     # The machine.
     device: str = "auto"  # cuda, mps or cpu
     precision: str = "auto"  # fp32, bf16, or on CUDA fp16
+    kernels: Any = "auto"  # the fastest here by trial, or {matmul: .., attention: ..}
     compile_above: float | None = None  # FLOPs of a run from which torch.compile is worth its start
     workers: int | None = None  # runs at once; null: one per CPU core or GPU
     threads: int | None = None  # per run; null: one where several run at once

@@ -6,6 +6,8 @@ import gc
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -80,3 +82,14 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(f"precision fp16 is for CUDA, the device is {device.type}: use bf16")
     return name
+
+
+@contextmanager
+def threads_in_use(count: int) -> Iterator[None]:
+    """CPU threads of torch, until the end."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -33,7 +33,9 @@ FEWEST_STEPS = 5
 from the third step on, so that the last of these losses depends on all kernels."""
 
 TRIAL_SECONDS = 2.0
-"""After which no further steps of a size are tried."""
+TRIAL_SHARE = 0.01
+"""Seconds, and share of the time that training this size will take, after which no further steps
+of it are tried."""
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """Precision -> how far, relatively, FEWEST_STEPS steps with a plan may lead from where the first
@@ -131,13 +133,16 @@ def _race(plans: Sequence[KernelPlan], trial: Trial) -> dict[KernelPlan, _Lap]:
     losses: dict[KernelPlan, list[float]] = {plan: [] for plan in plans}
     started = time.perf_counter()
     rounds = 0
-    while rounds < FEWEST_STEPS or time.perf_counter() - started < TRIAL_SECONDS:
+    until = math.inf
+    while rounds < FEWEST_STEPS or time.perf_counter() - started < until:
         for plan, step in steps.items():
             with in_force(plan):
                 before = time.perf_counter()
                 losses[plan].append(step())
                 seconds[plan].append(time.perf_counter() - before)
         rounds += 1
+        training = trial.num_steps * min(map(min, seconds.values()))
+        until = min(TRIAL_SECONDS, TRIAL_SHARE * training)
     return {p: _Lap(min(seconds[p][1:]), losses[p][FEWEST_STEPS - 1]) for p in plans}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flops_fit.experiments import Plan
 from flops_fit.planning import Family, Sweep
@@ -22,7 +22,6 @@ class Prepared:
 
     plan: Plan
     trainer: Trainer
-    pins: Mapping[str, Any]  # choices that hold for all later runs of the study
     device: torch.device | None  # None: the trainer's own affair
 
 

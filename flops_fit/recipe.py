@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.source import Source
 from flops_fit.experiments import Experiment
+from flops_fit.kernels import KernelPlan, in_force
 from flops_fit.schedules import Phases, Schedule, progress_of
 from flops_fit.sizing import LossFunction, ModelFamily
 
@@ -48,6 +49,7 @@ class Recipe:
     micro_batch_size: int | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     compile_above: float | None = None  # FLOPs of a run from which its model is compiled
+    kernels: KernelPlan | None = None  # None: not chosen yet
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:
         """Step (from 0) -> factor on the peak learning rate of its update."""
@@ -65,6 +67,9 @@ class Recipe:
             return model
         compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
         return compiled
+
+    def kernels_in_force(self) -> AbstractContextManager[None]:
+        return in_force(self.kernels or KernelPlan())
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.precision)

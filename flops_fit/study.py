@@ -26,6 +26,7 @@ from flops_fit.fitting import (
 )
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.identity import with_ids
+from flops_fit.kernels import KernelPlan
 from flops_fit.laws import FlopRule
 from flops_fit.planning import DataShape, Sweep, held_out_samples, note_on_trunks, plan_sweep
 from flops_fit.prediction import Prediction
@@ -64,6 +65,7 @@ class StudySpec:
     micro_batch_size: int | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     compile_above: float | None = None  # FLOPs
+    kernels: KernelPlan | None = None  # None: the fastest here, by trial
     hint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -75,13 +77,14 @@ class StudySpec:
     def prepare(self, folder: StudyFolder) -> Prepared:
         """Its plan and trainer, see `plan_study`."""
         plan, recipe = plan_study(self, folder)
-        return Prepared(plan, torch_trainer(recipe, folder), pins_of(recipe), recipe.device)
+        return Prepared(plan, torch_trainer(recipe, folder), recipe.device)
 
     def pinned_trainer(self, folder: StudyFolder) -> TorchTrainer:
         """Its trainer, built without planning from what the study has pinned."""
         pinned = folder.pinned()
         recipe = self.recipe(self.device, pinned["precision"], pinned["held_out_samples"])
-        return torch_trainer(recipe, folder)
+        kernels = KernelPlan.from_json(pinned["kernels"])
+        return torch_trainer(replace(recipe, kernels=kernels), folder)
 
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
@@ -103,6 +106,7 @@ class StudySpec:
             micro_batch_size=self.micro_batch_size,
             checkpoint_seconds=self.checkpoint_seconds,
             compile_above=self.compile_above,
+            kernels=self.kernels,
         )
 
 
@@ -143,16 +147,6 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     if spec.sweep.trunks is not None:
         plan = replace(plan, notes=(*plan.notes, note_on_trunks(plan)))
     return plan, recipe
-
-
-def pin_recipe(recipe: Recipe, folder: StudyFolder) -> None:
-    """Keep for all later runs of the study what was decided for its first ones."""
-    folder.pin(pins_of(recipe))
-
-
-def pins_of(recipe: Recipe) -> dict[str, Any]:
-    """What of the recipe is decided once for a study."""
-    return {"precision": recipe.precision, "held_out_samples": recipe.held_out_samples}
 
 
 def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:

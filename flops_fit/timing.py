@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
+from flops_fit.devices import threads_in_use
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.laws import FORWARD_SHARE
 from flops_fit.recipe import Recipe
@@ -50,7 +50,7 @@ def step_times(
     flops = sorted(by_flops)
     chosen = np.unique(np.linspace(0, len(flops) - 1, TIMED_SIZES).round().astype(int))
     timed = np.array([flops[i] for i in chosen])
-    with _threads(threads):
+    with threads_in_use(threads), recipe.kernels_in_force():
         seconds = np.array([step_seconds(by_flops[f], recipe) for f in timed])
     log_flops, log_seconds = np.log(timed), np.log(seconds)
     return lambda e: float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))
@@ -85,13 +85,3 @@ def makespan(durations: Iterable[float], workers: int) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

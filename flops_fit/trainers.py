@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from flops_fit.experiments import Experiment
+from flops_fit.experiments import Experiment, Plan
 from flops_fit.runs import Run
 
 
@@ -43,3 +44,13 @@ class Trainer(Protocol):
     """
 
     def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run: ...
+
+    @property
+    def pins(self) -> Mapping[str, Any]:
+        """Its choices that hold for all runs of a study, from the first one on."""
+
+    def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> Trainer:
+        """The same, made to train the plan as fast as may be with so many CPU threads.
+
+        Choices that the study has `pinned` already are kept.
+        """

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from flops_fit.cache import user_cache
 from flops_fit.curves import CurvePlan, CurvePoint, write_curve
 from flops_fit.devices import (
     device_name,
@@ -23,10 +25,13 @@ from flops_fit.devices import (
     is_out_of_memory,
     peak_memory_bytes,
     reset_peak_memory,
+    threads_in_use,
     versions,
 )
 from flops_fit.evaluation import evaluate
-from flops_fit.experiments import Experiment
+from flops_fit.experiments import Experiment, Plan
+from flops_fit.kernel_choice import kernels_of_study
+from flops_fit.kernels import KernelPlan
 from flops_fit.recipe import Recipe
 from flops_fit.runs import Run, ended_run, finite
 from flops_fit.steps import gradient_norm, train_step
@@ -61,6 +66,29 @@ class TorchTrainer:
     trunks: Trunks
 
     def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
+        with self.recipe.kernels_in_force():
+            return self._trained(experiment, folder, watcher)
+
+    @property
+    def pins(self) -> dict[str, Any]:
+        recipe = self.recipe
+        kernels = {} if recipe.kernels is None else {"kernels": recipe.kernels.to_json()}
+        decided = {"precision": recipe.precision, "held_out_samples": recipe.held_out_samples}
+        return {**decided, **kernels}
+
+    def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> TorchTrainer:
+        """With the kernels of the study, or if it has none yet the fastest for its plan here."""
+        if "kernels" in pinned:
+            kernels = KernelPlan.from_json(pinned["kernels"])
+        elif self.recipe.kernels is not None:
+            return self
+        else:
+            with threads_in_use(threads):
+                cache = user_cache() / "kernels.json"
+                kernels = kernels_of_study(plan.experiments, self.recipe, cache)
+        return replace(self, recipe=replace(self.recipe, kernels=kernels))
+
+    def _trained(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
         recipe = self.recipe
         portion = min(recipe.micro_batch_size or experiment.batch_size, experiment.batch_size)
         try:

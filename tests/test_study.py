@@ -29,7 +29,7 @@ from flops_fit.execution import Inline, train_plan
 from flops_fit.flop_counts import CountedFlops
 from flops_fit.runs import StudyFolder, ended_run
 from flops_fit.schedules import WSD
-from flops_fit.study import Study, pin_recipe, plan_study, sweep_for, torch_trainer
+from flops_fit.study import Study, plan_study, sweep_for, torch_trainer
 from flops_fit.trainers import Unwatched
 from flops_fit.trunks import chains
 
@@ -66,7 +66,7 @@ def continued(folder):
 
     def run(watcher=None, at=None, act=None, retry=(), **changes):
         plan, recipe = planned(folder.path, **changes)
-        pin_recipe(recipe, folder)
+        folder.pin(torch_trainer(recipe, folder).pins)
         loss = WatchedLoss(at, act) if act else WatchedLoss()
         execute = Inline(torch_trainer(replace(recipe, loss=loss), folder), folder)
         runs = train_plan(plan, folder, execute, watcher or Watching(), retry)

@@ -15,7 +15,7 @@ from flops_fit.execution import Inline, train_plan
 from flops_fit.rules import PowerRule
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import WSD, Phases
-from flops_fit.study import pin_recipe, torch_trainer
+from flops_fit.study import torch_trainer
 from flops_fit.trainers import Unwatched
 from flops_fit.training import TorchTrainer, train
 from flops_fit.training_state import Trunks
@@ -36,7 +36,7 @@ def trained(tmp_path):
     def trained(folder="study", **changes):
         folder = StudyFolder(tmp_path / folder)
         plan, recipe = planned(folder.path, schedule=WSD(), **{"sweep": shared_sweep(), **changes})
-        pin_recipe(recipe, folder)
+        folder.pin(torch_trainer(recipe, folder).pins)
         loss = WatchedLoss()
         execute = Inline(torch_trainer(replace(recipe, loss=loss), folder), folder)
         return plan, train_plan(plan, folder, execute, Unwatched()), len(loss.values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from filelock import FileLock
 
+from flops_fit.cache import user_cache
 from flops_fit.datasets.documents import Corpus, Document
 from flops_fit.datasets.tokens import TokenStreams
 from flops_fit.errors import ConfigError
@@ -141,7 +141,7 @@ def tokenized(
     """
     source = TrainedBpe(vocab_size) if tokenizer == BPE else saved_tokenizer(tokenizer)
     key = hashlib.sha256(repr((FORMAT, corpus.fingerprint, source.key)).encode()).hexdigest()
-    folder = (Path(cache_dir) if cache_dir else default_cache()) / f"tokens-{key[:32]}"
+    folder = (Path(cache_dir) if cache_dir else user_cache()) / f"tokens-{key[:32]}"
     if not folder.exists():
         make_files(folder, corpus, source, vocab_size)
     return open_files(folder, vocab_size)
@@ -154,11 +154,6 @@ def saved_tokenizer(path: str) -> SavedTokenizer:
             f"tokenizer, {BPE} to train one, or null to read bytes"
         )
     return SavedTokenizer(Path(path))
-
-
-def default_cache() -> Path:
-    """In the user's cache folder, where the XDG base directory specification has it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flops-fit"
 
 
 def make_files(folder: Path, corpus: Corpus, source: TokenizerSource, vocab_size: int) -> None:

@@ -53,7 +53,8 @@ def plan(config: Config) -> int:
         results().print(tables.plan_table(planned))
         results().print(str(planned), markup=False)
     show_notes(planned)
-    show_duration(prepared, machine_for(config, prepared.device, len(planned), folder.pinned()))
+    pinned = folder.pinned()
+    show_duration(prepared, machine_for(config, prepared.device, len(planned), pinned), pinned)
     say(f"plan: {path / 'plan.json'}")
     return OK
 
@@ -149,12 +150,14 @@ def launched(
     """What trains `todo` here, with its progress on screen and signals caught."""
     from flops_fit.launching import executor, machine_for, stop_on_signals
 
-    folder.pin(prepared.pins)
     machine = machine_for(config, prepared.device, len(todo), folder.pinned())
-    folder.pin({"threads": machine.threads})
+    trainer = prepared.trainer
+    if todo:
+        trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
+        folder.pin({"threads": machine.threads, **trainer.pins})
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
     with progress, stop_on_signals(progress):
-        yield executor(config, origins(), prepared.trainer, folder, machine), progress
+        yield executor(config, origins(), trainer, folder, machine), progress
 
 
 def study_folder(config: Config) -> StudyFolder:
@@ -166,18 +169,19 @@ def show_notes(planned: Plan) -> None:
         say(f"note: {note}")
 
 
-def show_duration(prepared: Prepared, machine: Machine) -> None:
+def show_duration(prepared: Prepared, machine: Machine, pinned: Config) -> None:
     """How long our own training would take; nobody can say of a command."""
     from flops_fit.timing import estimated_seconds
     from flops_fit.training import TorchTrainer
 
-    if not isinstance(prepared.trainer, TorchTrainer):
+    trainer = prepared.trainer.tuned(prepared.plan, machine.threads, pinned)
+    if not isinstance(trainer, TorchTrainer):
         return
-    recipe = prepared.trainer.recipe
+    recipe = trainer.recipe
     seconds = estimated_seconds(prepared.plan, recipe, machine.workers, machine.threads)
     warning = "warning: " if seconds > LONG_SECONDS else ""
     at_once = f"{recipe.device}, {machine.workers} at once"
-    say(f"{warning}at least {duration(seconds)} here ({at_once})")
+    say(f"{warning}about {duration(seconds)} here ({at_once})")
 
 
 def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> None:
