@@ -88,7 +88,7 @@ class Table:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scans", nargs="*", default=list(SCANS), choices=[*SCANS, []])
+    parser.add_argument("scans", nargs="*", default=list(SCANS))
     names = parser.parse_args().scans
     torch.set_num_threads(1)
     tables, sections = [], []

@@ -49,7 +49,7 @@ CHUNK_SAMPLES = 1024
 HIGHEST_FREQUENCY = 2
 """Waves over an image's side in the patterns of synthetic images."""
 
-RARITY = 1.0
+RARITY = 1.5
 """Pattern k is shown in proportion to k^-RARITY, so that each doubling of a model's size has
 something left to learn."""
 
@@ -200,7 +200,7 @@ class SyntheticImages:
         patch_size: int = 4,
         channels: int = 1,
         num_classes: int = 10,
-        num_patterns: int = 1024,
+        num_patterns: int = 4096,
         noise: float = 0.5,
         max_shift: int = 1,
         num_samples: int | None = None,
