@@ -213,6 +213,10 @@ class SyntheticImages:
                 f"{max_shift}: there must be a pattern for each of the {num_classes} classes, and "
                 "noise and shifts are not negative"
             )
+        if num_samples is not None and num_samples < 1:
+            raise ConfigError(
+                f"dataset.num_samples is {num_samples}: give at least 1, or null for no end"
+            )
         self.form = form
         self.tokens_per_sample = form.num_patches
         self.noise = noise
@@ -242,7 +246,7 @@ class SyntheticImages:
         )
 
     def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images of mean 0 and variance 1, and labels."""
+        """Images with a mean square of 1, and labels."""
         which = torch.multinomial(self._shares, num_samples, replacement=True, generator=generator)
         farthest, size = self.max_shift, self.form.image_size
         shifts = torch.randint(-farthest, farthest + 1, (2, num_samples, 1), generator=generator)
