@@ -266,16 +266,18 @@ class _Progress:
 def check_loss(state: TrainingState) -> None:
     """Raises `Diverged` where the training loss was not finite, or has exploded."""
     losses = state.losses[: state.step]
-    finite = torch.isfinite(losses)
+    latest = losses[-LOSS_CHECK_STEPS:]
+    finite = torch.isfinite(latest)
     if not finite.all():
-        step = int(finite.logical_not().nonzero()[0])
-        raise Diverged(f"the training loss is {float(losses[step])} at step {step + 1}")
+        index = int(finite.logical_not().nonzero()[0])
+        step = max(0, state.step - LOSS_CHECK_STEPS) + index + 1
+        raise Diverged(f"the training loss is {float(latest[index])} at step {step}")
     if state.step < LOSS_CHECK_STEPS + FIRST_STEPS:
         return
-    first, latest = float(losses[:FIRST_STEPS].mean()), float(losses[-LOSS_CHECK_STEPS:].mean())
-    if first > 0 and latest > EXPLODED * first:
+    first, last = float(losses[:FIRST_STEPS].mean()), float(latest.mean())
+    if first > 0 and last > EXPLODED * first:
         raise Diverged(
-            f"the training loss rose from {first:.3g} to {latest:.3g} by step {state.step}"
+            f"the training loss rose from {first:.3g} to {last:.3g} by step {state.step}"
         )
 
 

@@ -70,8 +70,10 @@ class Toy:
         self._amplitudes = k[:, None] ** -AMPLITUDE_DECAY  # (num_waves, 1)
         probe = torch.randn(SCALING_SAMPLES, dim, generator=generator)
         self._amplitudes /= self.teacher(probe).std()
-        self._room = KEPT_SAMPLES
-        self._kept: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        # One piece of memory: small pieces between what is freed again would hold on to that.
+        self._kept = torch.empty(KEPT_SAMPLES, dim + 1)
+        self._num_kept = 0
+        self._places: dict[tuple[int, int, int], slice] = {}
 
     def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of x (batch_size, dim) and y (batch_size, 1), never the same twice."""
@@ -94,16 +96,15 @@ class Toy:
     def _chunk(self, num_samples: int, seed: int, chunk: int) -> tuple[Tensor, Tensor]:
         """Samples that are the caller's to change."""
         key = (num_samples, seed, chunk)
-        if key not in self._kept:
-            made = self.draw(
-                num_samples, seeded_generator(TRAINING, self.teacher_seed, seed, chunk)
-            )
-            if num_samples > self._room:
-                return made
-            self._kept[key] = made
-            self._room -= num_samples
-        x, y = self._kept[key]
-        return x.clone(), y.clone()
+        if key in self._places:
+            kept = self._kept[self._places[key]]
+            return kept[:, :-1].clone(), kept[:, -1:].clone()
+        x, y = self.draw(num_samples, seeded_generator(TRAINING, self.teacher_seed, seed, chunk))
+        start, end = self._num_kept, self._num_kept + num_samples
+        if end <= KEPT_SAMPLES:
+            self._kept[start:end] = torch.cat([x, y], dim=1)
+            self._places[key], self._num_kept = slice(start, end), end
+        return x, y
 
     def draw(self, num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """x (num_samples, dim) and y (num_samples, 1) with noise."""
