@@ -61,7 +61,7 @@ def test_help_lists_options_shipped_and_the_users_own(folder, capsys):
     (folder / "conf/model").mkdir(parents=True)
     (folder / "conf/model/net.yaml").write_text("_target_: my_pkg.Net\n")
     assert main(["train", "model=net", "--help"]) == 0
-    assert "  model: mlp, net, transformer\n" in capsys.readouterr().out
+    assert "  model: mlp, net, transformer, vit\n" in capsys.readouterr().out
 
 
 def test_flags_may_stand_anywhere():
