@@ -94,7 +94,7 @@ def test_completion_offers_verbs_then_options(capsys, monkeypatch):
     assert capsys.readouterr().out.split() == ["train"]
     monkeypatch.setenv("COMP_LINE", "flops-fit train model=")
     assert main(["-sc", "query=bash"]) == 0
-    assert capsys.readouterr().out.split() == ["model=mlp", "model=transformer"]
+    assert capsys.readouterr().out.split() == ["model=mlp", "model=transformer", "model=vit"]
 
 
 @pytest.mark.parametrize("budgets", ["budgets=[1e15,1e16]", "budgets=1e15,1e16"])

@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from test_images import cifar10_folder, mnist_folder
 
 import flops_fit
 from flops_fit.build import build_study
@@ -31,7 +32,8 @@ from flops_fit.runs import StudyFolder
 from flops_fit.sizing import SizeSpec
 from flops_fit.study import plan_study
 
-GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit")
+GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit", "learning_rate_rule")
+GROUPS += ("batch_rule", "metrics")
 HYDRA_KEYS = {"_target_", "_partial_", "defaults"}
 
 
@@ -68,6 +70,12 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
     ]
     return {
         "transformer": ["dataset=python_source", "budgets=[1e11]"],
+        "vit": ["dataset=images"],
+        "images": ["model=vit"],
+        "digits": ["model=vit"],
+        "classification": ["model=vit", "dataset=images"],
+        "cifar10": ["model=vit", f"dataset.folder={cifar10_folder(tmp_path / 'cifar10')}", *own],
+        "mnist": ["model=vit", f"dataset.folder={mnist_folder(tmp_path / 'mnist')}", *own],
         "text": ["model=transformer", f"dataset.files={text}", *own],
         "tokens": [
             "model=transformer", f"dataset.path={tokens}", "dataset.vocab_size=500",
@@ -81,6 +89,10 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(("group", "option"), options(*GROUPS, "budget"))
 def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
+    if option == "digits":
+        pytest.importorskip(
+            "sklearn", reason="scikit-learn, which has the digits, is not installed"
+        )
     config = composed("plan", f"{group}={option}", *words.get(option, []))
     spec = build_study(config, {})
     plan, _ = plan_study(spec, StudyFolder(tmp_path / "study"))

@@ -12,7 +12,7 @@ from filelock import Timeout
 from flops_fit.errors import StudyError
 from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.laws import FlopRule
-from flops_fit.runs import Run, StudyFolder, ended_run, latest_study, write_json
+from flops_fit.runs import Run, StudyFolder, ended_run, latest_study
 
 HOLD_LOCK = """
 import sys
@@ -177,18 +177,6 @@ class TestWriting:
         assert folder.read_run(good.id) == good
         assert os.listdir(folder.run_folder(good.id)) == ["result.json"]
 
-    def test_a_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
-        path = tmp_path / "value.json"
-        write_json(path, {"a": 1})
-
-        def no_space(descriptor):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", no_space)
-        with pytest.raises(OSError, match="No space"):
-            write_json(path, {"a": 2})
-        assert json.loads(path.read_text()) == {"a": 1}
-        assert os.listdir(tmp_path) == ["value.json"]
 
 
 class TestPlanInForce:
