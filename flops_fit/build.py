@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.command import FOR_THE_PLAN, CommandSpec, CommandTrainer
+from flops_fit.command.listed_sizes import listed_family
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 from flops_fit.flop_counts import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.kernels import KernelPlan
-from flops_fit.listed_sizes import listed_family
 from flops_fit.parts import FLOPS, SIZE, Node, Part
 from flops_fit.planning import DataShape, Sweep
 from flops_fit.prepared import MeasuredFamily, Spec

@@ -13,7 +13,7 @@ import numpy as np
 from flops_fit.errors import PlanError
 from flops_fit.experiments import Experiment, ModelSize, Plan, Size, SizeValue
 from flops_fit.laws import Array, FlopRule
-from flops_fit.listed_sizes import listed_family
+from flops_fit.command.listed_sizes import listed_family
 from flops_fit.planning import DataShape, Sweep, plan_sweep
 from flops_fit.prediction import Prediction
 from flops_fit.rules import Rule

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flops_fit import processes
+from flops_fit.command.processes import TookTooLong, last_line, lease, run_command
 from flops_fit.errors import StudyError
-from flops_fit.processes import TookTooLong, last_line, lease, run_command
 
 PYTHON = [sys.executable, "-S", "-c"]
 SLEEP = "import time; time.sleep(60)"
@@ -139,7 +139,7 @@ def survivor(folder: Path, code: str) -> int:
     """The pid of a command whose starter was killed; it runs `code`."""
     starter = f"""
 from pathlib import Path
-from flops_fit.processes import lease, run_command
+from flops_fit.command.processes import lease, run_command
 with lease(Path("lease")) as held:
     run_command({[*PYTHON, code]!r}, Path("log"), held, None, lambda: False)
 """

@@ -13,6 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit import __version__
+from flops_fit.command.processes import TookTooLong, last_line, lease, run_command
+from flops_fit.command.reported import NotReported, Report
+from flops_fit.command.templates import (
+    filled,
+    names_in,
+    of_run,
+    of_size,
+    output_folder,
+    placeholders,
+)
 from flops_fit.errors import ConfigError
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.flop_counts import FlopCount
@@ -20,10 +30,7 @@ from flops_fit.identity import with_ids
 from flops_fit.planning import DataShape, Family, Sweep, plan_sweep
 from flops_fit.prediction import Prediction
 from flops_fit.prepared import Prepared, optimum_sweep
-from flops_fit.processes import TookTooLong, last_line, lease, run_command
-from flops_fit.reported import NotReported, Report
 from flops_fit.runs import Run, StudyFolder, ended_run
-from flops_fit.templates import filled, names_in, of_run, of_size, output_folder, placeholders
 from flops_fit.trainers import Trainer, Watcher
 
 CHANGE_NO_RESULT = ("timeout_seconds",)
