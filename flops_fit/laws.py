@@ -158,8 +158,8 @@ class LossSurface:
     @property
     def G(self) -> float:
         """N_opt = G (C/constant)^a and D_opt = (C/constant)^b / G."""
-        ratio = (self.alpha * self.A) / (self.beta * self.B)
-        return float(ratio ** (1.0 / (self.alpha + self.beta)))
+        log_ratio = np.log(self.alpha / self.beta) + np.log(self.A) - np.log(self.B)
+        return float(finite_exp(log_ratio / (self.alpha + self.beta)))
 
     def N_opt(self, flops: ArrayLike, rule: FlopRule) -> Array:
         """The N of least loss among all (N, D) that spend `flops` under `rule`."""

@@ -22,6 +22,9 @@ CLOSING = 2.0
 
 FEWEST_HULL_POINTS = 3
 
+SHORTEST = 2.0
+"""Factor of compute over which an envelope must reach."""
+
 FEWEST_CURVES = 3
 """Training curves in a resample: fewer have no envelope but their own."""
 
@@ -109,6 +112,11 @@ class EnvelopeFit:
                 "give more checkpoints of more sizes",
             )
         hull = points.where(np.isin(np.arange(len(points)), on_hull))
+        if np.ptp(np.log(hull.flops)) < np.log(SHORTEST):
+            raise FitError(
+                f"the envelope reaches from {hull.flops.min():.4g} to {hull.flops.max():.4g} FLOPs",
+                f"an exponent needs at least a factor of {SHORTEST:g}: give longer curves",
+            )
         if np.ptp(np.log(hull.num_params)) == 0:
             raise FitError(
                 f"one size, N = {hull.num_params[0]:.4g}, is best at every C",

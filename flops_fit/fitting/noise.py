@@ -12,6 +12,9 @@ from flops_fit.laws import Array, LossSurface
 FEWEST_FREEDOM = 3
 """Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
 
+NUM_PARAMETERS = 5
+"""Of a surface."""
+
 NORMAL_PER_MEDIAN = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
@@ -38,13 +41,16 @@ def seed_noise(points: Points) -> SeedNoise | None:
     return SeedNoise(float(np.sqrt(squares / freedom)), freedom)
 
 
-def residual_noise(points: Points, surface: LossSurface) -> float:
+def residual_noise(points: Points, surface: LossSurface) -> float | None:
     """Standard deviation of ln loss about the surface, by the median absolute residual.
 
-    Nearly absolute errors put the surface through 5 rows: the median is that of the others.
+    Nearly absolute errors put the surface through 5 rows: the median is that of the others, and
+    None where there are none.
     """
+    if len(points) <= NUM_PARAMETERS:
+        return None
     residual = np.abs(np.log(points.loss / surface(points.num_params, points.num_tokens)))
-    return NORMAL_PER_MEDIAN * float(np.median(np.sort(residual)[5:]))
+    return NORMAL_PER_MEDIAN * float(np.median(np.sort(residual)[NUM_PARAMETERS:]))
 
 
 @dataclass

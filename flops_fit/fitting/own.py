@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, is_dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.errors import UserError
 from flops_fit.fitting.bootstrap import resample_weights
@@ -57,16 +59,22 @@ class OwnFit:
         weights = resample_weights(points, min(draws, MOST_DRAWS), seed, FEWEST_PLACES)
         return Fitted(law, self._draws(points, weights))
 
-    def _draws(self, points: Points, weights: np.ndarray) -> TabulatedLaw | None:
-        budgets = (float(points.budget.min()), points.largest_budget)
-        laws = []
-        for counts in weights:
-            sample = points.rows(np.repeat(np.arange(len(points)), counts))
-            try:
-                answer = self.settings(sample.runs, points.flop_rule)
-                laws.append(TabulatedLaw.of(answer, self.method, budgets, points.flop_rule))
-            except UNLUCKY:
-                continue
+    def _draws(self, points: Points, weights: NDArray[np.uint8]) -> TabulatedLaw | None:
+        with warnings.catch_warnings(action="ignore"):  # of resamples that a fit finds too poor
+            laws = [
+                law
+                for counts in weights
+                if (law := self._resampled(points, np.repeat(np.arange(len(points)), counts)))
+            ]
         if not laws or len(laws) < FEWEST_KEPT * len(weights):
             return None
         return TabulatedLaw.stacked(laws)
+
+    def _resampled(self, points: Points, rows: NDArray[np.int64]) -> TabulatedLaw | None:
+        """The law of resampled rows, None where they tell none."""
+        budgets = (float(points.budget.min()), points.largest_budget)
+        try:
+            answer = self.settings(points.rows(rows).runs, points.flop_rule)
+            return TabulatedLaw.of(answer, self.method, budgets, points.flop_rule)
+        except UNLUCKY:
+            return None

@@ -163,7 +163,8 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
         budget = multiple * points.largest_budget
         sizes = float(law.N_opt(budget)) * np.array(NEXT_RATIOS)
         more = log_loss_jacobian(law.surface, sizes, law.flop_rule.tokens(budget, sizes))
-        narrowing = _standard_error(np.concatenate([jacobian, more]), gradient) / now
+        after = _standard_error(np.concatenate([jacobian, more]), gradient)
+        narrowing = min(1.0, after / now)  # above 1 it is rounding of rows that tell nothing
         low, high = centre * (ends_now / centre) ** narrowing
         proposals.append(
             NextRuns(

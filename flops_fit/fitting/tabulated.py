@@ -44,10 +44,11 @@ class TabulatedLaw:
     def of(cls, law: Law, name: str, budgets: tuple[float, float], rule: FlopRule) -> TabulatedLaw:
         """What `law` answers. Raises `FitError` where it is no law under the FLOP rule."""
         flops = table_flops(budgets)
-        n, d, loss = (
-            np.array([float(answer(c)) for c in flops])
-            for answer in (law.N_opt, law.D_opt, law.loss_opt)
-        )
+        with np.errstate(all="ignore"):  # whatever comes out is looked at below
+            n, d, loss = (
+                np.array([float(answer(c)) for c in flops])
+                for answer in (law.N_opt, law.D_opt, law.loss_opt)
+            )
         _check_answers(name, flops, {"N_opt": n, "D_opt": d, "loss_opt": loss})
         _check_spending(name, flops, rule(n) * d)
         return cls(np.log(flops), np.log(n), np.log(loss), budgets, rule)

@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
@@ -197,62 +195,3 @@ def test_flop_rule_of_a_table_is_told_from_its_columns():
     rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
                ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
     assert table_flop_rule(rounded).is_constant
-
-
-# Tables as nobody should write them. Whatever comes: a law, or an error that a person can mend.
-CELLS = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True).map(str),
-    st.floats(1e-3, 1e30).map(repr),
-    st.integers(-(10**30), 10**30).map(str),
-    st.text(max_size=8),
-    st.sampled_from(["", "nan", "inf", "-1", "1e400", "1,5", "3B", '"', "0", "1e8", "2e9", "3.0"]),
-)
-HEADERS = st.sampled_from(
-    ["N,D,loss", "C;D;loss", "N\tC\tloss", "\ufeffN,D,loss,budget", "N,D,loss,loss", "größe,D,loss",
-     "N,D,C,loss,seed", "id,N,D,loss"]
-)  # fmt: skip
-
-
-@settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-@given(header=HEADERS, rows=st.lists(st.lists(CELLS, max_size=6), max_size=12))
-@example(header="N,D,loss", rows=[[repr(n), "1e9", "1e-300"] for n in (1e-300, 1e300) * 6])
-@example(header="N,D,loss", rows=[[f"1e{i}", f"1e{i % 3}", f"{i}"] for i in range(1, 12)])
-@example(header="N,D,loss", rows=[["1e8", "1e9", "3.0"]] * 9)
-def test_garbage_ends_in_a_law_or_a_clear_error(tmp_path, header, rows):
-    delimiter = next((d for d in (";", "\t") if d in header), ",")
-    lines = [header, *(delimiter.join(row) for row in rows)]
-    path = tmp_path / "garbage.csv"
-    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-    try:
-        law = fit_runs(read_table(path).runs, draws=20)
-    except UserError:
-        return
-    json.dumps(law.to_json(), allow_nan=False)
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(
-    st.lists(
-        st.tuples(
-            st.floats(1e3, 1e12),
-            st.floats(1e3, 1e15),
-            st.floats(1e-3, 20.0),
-            st.sampled_from([1e15, 1e18, 1e21]),
-        ),
-        min_size=6,
-        max_size=14,
-    )
-)
-def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells):
-    runs = [
-        Run(str(i), "done", n, d, 6 * n * d, loss, budget)
-        for i, (n, d, loss, budget) in enumerate(cells)
-    ]
-    try:
-        law = fit_runs(runs, draws=20)
-    except UserError:
-        return
-    json.dumps(law.to_json(), allow_nan=False)
-    assert law.predict(1e21).num_params > 0
