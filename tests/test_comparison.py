@@ -153,6 +153,17 @@ def test_ranges_that_do_not_overlap_are_warned_about():
     assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
 
 
+def test_laws_of_different_metrics_are_warned_about_and_figures_name_theirs():
+    a, b = side("near", SURFACE), side("other", SURFACE)
+    other = replace(b, metric="error_rate")
+    assert any("fit both with the same metric=" in t for t in compare_laws(a, other).warnings)
+    both = compare_laws(replace(a, metric="error_rate"), other)
+    assert not any("metric=" in text for text in both.warnings)
+    assert both.to_json()["a"]["metric"] == "error_rate"
+    (axes,) = plot_comparison(both).axes
+    assert axes.get_ylabel() == "best held-out error rate at C"
+
+
 def shown(table) -> str:
     console = Console(width=200)
     with console.capture() as captured:

@@ -49,6 +49,27 @@ def test_isoflop_figure_draws_the_fitted_curves_through_the_runs():
     assert points == {(run.num_params, run.loss) for run in RUNS if run.loss is not None}
 
 
+def test_another_metric_is_drawn_and_named_where_the_loss_would_be():
+    runs = [replace(r, metrics={"error_rate": r.loss / 9} if r.loss else {}) for r in RUNS]
+    law = fit_runs(runs, metric="error_rate", draws=0)
+    (axes,) = plot_isoflop(runs, law).axes
+    assert axes.get_ylabel() == "held-out error rate"
+    drawn = {line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"}
+    assert drawn == {run.loss / 9 for run in RUNS if run.loss}
+    assert "error rate" in shown(tables.budgets_table(law))
+    assert "error rate" in shown(tables.predictions_table(law.predictions, law.metric))
+
+
+def test_lines_of_band_and_cost_carry_their_intervals():
+    band, cost = LAW.flat_band(1e20), LAW.cost_of_size(1e20, 5e7)
+    low, high = (tables.short_number(v) for v in band.intervals["low"]["95"])
+    assert f"(95%: {low} - {high})" in tables.band_line(band)
+    low, high = (f"{v:.2%}" for v in cost.intervals["excess_loss"]["95"])
+    assert f"{cost.excess_loss:.2%} (95%: {low} - {high}) above the best" in tables.cost_line(
+        cost, 1e20
+    )
+
+
 def test_a_run_that_was_left_out_is_hollow():
     extra = replace(RUNS[0], id="left out", loss=RUNS[0].loss + 0.1)
     (axes,) = plot_isoflop([*RUNS, extra], LAW).axes

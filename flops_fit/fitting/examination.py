@@ -42,7 +42,7 @@ def examine(
     spent = float(points.flops.sum())
     return replace(
         numbers,
-        verdict=verdict(numbers, optima, points.largest_budget),
+        verdict=verdict(numbers, optima, points.largest_budget, answer),
         findings=findings(numbers, optima, fits, draws, spent),
     )
 

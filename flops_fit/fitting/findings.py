@@ -43,6 +43,9 @@ compute."""
 MISFIT = 2.0
 """Scatter about the surface over that of repeated seeds from which the surface does not fit."""
 
+METHODS_COMPARED = ("isoflop", "surface")
+"""Whose agreement is part of the verdict on either."""
+
 METHOD_NAMES: Mapping[str, str] = {
     "isoflop": "approach 2 (isoflop)",
     "surface": "approach 3 (surface)",
@@ -51,8 +54,12 @@ METHOD_NAMES: Mapping[str, str] = {
 """Ours by their number; a user's own method goes by its class."""
 
 
-def verdict(d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: float) -> str:
-    """One line: what may be relied on, and how far."""
+def verdict(
+    d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: float, answer: str
+) -> str:
+    """One line: what may be relied on, and how far, if the method `answer` predicts."""
+    if answer not in METHODS_COMPARED:
+        return _reach_verdict(d, largest_budget)
     bracketed = sum(optimum.is_bracketed for optimum in optima)
     if d.identifiable is False:
         return "alpha and beta are not determined by these runs: " + (
@@ -70,8 +77,15 @@ def verdict(d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: flo
             "the two methods contradict each other: rely on neither beyond the trained budgets "
             "before the cause is found"
         )
+    return _reach_verdict(d, largest_budget)
+
+
+def _reach_verdict(d: Diagnostics, largest_budget: float) -> str:
     if not d.has_intervals:
-        return "there are no intervals to rely on: draws were not asked for, or too few runs"
+        return (
+            "there are no intervals to rely on: draws were not asked for, or there are too few "
+            "runs, or trunks, to draw from"
+        )
     if d.reach is None:
         return (
             f"even at the largest trained budget, {largest_budget:.3g} FLOPs, N_opt is uncertain "
@@ -100,7 +114,7 @@ def findings(
         *_draws_findings(d.num_draws, draws),
         *_misfit_findings(d),
         *_ending_findings(d),
-        *_edge_findings(d.without_edges, d.exponents),
+        *_without_findings(d),
         *_delta_findings(d.deltas),
         *_back_test_findings(d.back_tests),
         *_bias_findings(d.isoflop_bias),
@@ -167,15 +181,26 @@ def _misfit_findings(d: Diagnostics) -> list[str]:
     ]
 
 
-def _edge_findings(without: Without, exponents: Mapping[str, float]) -> list[str]:
-    """How far dropping the smallest and largest size of every budget moves the exponents."""
-    moved = {"isoflop": without.isoflop_a, "surface": without.surface_a}
-    said = [
-        f"from {exponents[method]:.3f} to {a:.3f} ({method})"
-        for method, a in moved.items()
-        if a is not None and abs(a - exponents.get(method, a)) >= WORTH_SAYING_OF_A
-    ]
-    return [f"without the edge sizes of every budget a moves {', '.join(said)}"] if said else []
+def _without_findings(d: Diagnostics) -> list[str]:
+    """How the exponents move without single budgets, and without the edge sizes of all of them."""
+    ranges, edges = [], []
+    for method in d.exponents:
+        known = [a for part in d.without_budget if (a := _exponent_of(part, method)) is not None]
+        if known and max(known) - min(known) >= WORTH_SAYING_OF_A:
+            ranges.append(f"{min(known):.3f} to {max(known):.3f} ({method})")
+        a = _exponent_of(d.without_edges, method)
+        if a is not None and abs(a - d.exponents[method]) >= WORTH_SAYING_OF_A:
+            edges.append(f"from {d.exponents[method]:.3f} to {a:.3f} ({method})")
+    said = []
+    if ranges:
+        said.append(f"with one budget left out at a time a is {', '.join(ranges)}")
+    if edges:
+        said.append(f"without the edge sizes of every budget a moves {', '.join(edges)}")
+    return said
+
+
+def _exponent_of(part: Without, method: str) -> float | None:
+    return {"isoflop": part.isoflop_a, "surface": part.surface_a}.get(method)
 
 
 def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from sweeps import ASYMMETRIC, BUDGETS, CHINCHILLA, SYMMETRIC, sweep
+from sweeps import ASYMMETRIC, BUDGETS, CHINCHILLA, SIZES, SYMMETRIC, sweep
 
 from flops_fit.fitting import (
     Cubic,
@@ -307,7 +307,38 @@ def test_diagnostics_of_a_clean_sweep(law):
 )
 def test_verdict_names_the_weakest_point(law, changes, words):
     weak = dataclasses.replace(law.diagnostics, **changes)
-    assert re.search(words, verdict(weak, law.budgets, law.largest_budget))
+    assert re.search(words, verdict(weak, law.budgets, law.largest_budget, law.answer))
+
+
+def test_a_method_that_neither_confirms_is_judged_by_its_own_reach(law):
+    weak = dataclasses.replace(law.diagnostics, identifiable=False)
+    assert "usable up to 30 times" in verdict(weak, law.budgets, law.largest_budget, "MyFit")
+
+
+def test_what_moves_the_exponent_is_said_in_words():
+    """Sizes at the edges whose losses are off, and a budget of its own mind."""
+    runs = sweep(CHINCHILLA)
+    for i in range(0, len(runs), len(SIZES)):
+        runs[i] = dataclasses.replace(runs[i], loss=runs[i].loss * (1 + 0.002 * i))
+    for i in range(len(runs) - len(SIZES), len(runs)):
+        tilted = runs[i].loss * (1 + 0.01 * math.log(runs[i].num_params / runs[-1].num_params))
+        runs[i] = dataclasses.replace(runs[i], loss=tilted)
+    d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=0).diagnostics
+    (edges,) = (f for f in d.findings if "edge sizes of every budget" in f)
+    assert f"to {d.without_edges.surface_a:.3f} (surface)" in edges
+    (budgets,) = (f for f in d.findings if "one budget left out at a time" in f)
+    lowest = min(part.surface_a for part in d.without_budget)
+    assert f"{lowest:.3f} to" in budgets
+
+
+def test_next_runs_are_said_with_their_cost_and_the_interval_before_and_after(law):
+    (said,) = (f for f in law.diagnostics.findings if "more runs at" in f)
+    proposal = next(p for p in law.diagnostics.next_runs if f"{p.budget:.3g} FLOPs, N" in said)
+    assert f"({proposal.total_flops:.3g} FLOPs in all)" in said
+    for low, high in (proposal.num_params_80_now, proposal.num_params_80):
+        assert f"{low:.3g} - {high:.3g}" in said
+    now, after = proposal.num_params_80_now, proposal.num_params_80
+    assert now[0] < after[0] < after[1] < now[1]
 
 
 def test_expected_narrowing_is_what_more_runs_bring():

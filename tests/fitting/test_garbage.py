@@ -109,7 +109,7 @@ def try_to_fit(path, data: bytes) -> None:
 
 
 QUICKLY = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -147,7 +147,7 @@ def test_bytes_of_any_kind_end_in_a_clear_error(tmp_path_factory, data):
         read_table(path)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(
@@ -177,7 +177,7 @@ def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells, answer):
         assert law.flat_band(1e21).low <= law.flat_band(1e21).high
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(range(40)), max_size=6), st.data())
 def test_some_wrong_rows_in_a_good_sweep_end_in_a_law_or_a_clear_error(rows, data):
     """Numbers that a run can have, but not these."""
