@@ -249,14 +249,17 @@ def wait_for_a_result(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_and_then_the_same_command(folder, capsys, workers):
+@pytest.mark.parametrize(
+    ("workers", "stop"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGTERM)]
+)
+def test_ctrl_c_or_a_polite_kill_and_then_the_same_command(folder, capsys, workers, stop):
     words = ["train", *TINY[1:5], "budgets=[1e8,2e8]", f"workers={workers}"]
     process = start(folder, words)
     wait_for_a_result(folder)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, stop)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    assert list(folder.glob("outputs/*/runs/*/checkpoint.pt"))
     assert "interrupted; run the same command to continue" in said
     assert "Traceback" not in said
     done = len(results(folder))
