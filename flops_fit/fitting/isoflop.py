@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaincinv
 
 from flops_fit.fitting.curves import CurveFamily, Parabola
 from flops_fit.fitting.errors import FitError
@@ -220,6 +219,8 @@ class IsoflopFit:
         # shape, must not set the noise of all.
         if not squares:
             return None
+        from scipy.special import gammaincinv  # a sixth of a second, for those who only read a law
+
         medians = 2 * gammaincinv(np.array(freedoms) / 2, 0.5)  # of chi squared
         return min(float(np.sqrt(np.median(squares / medians))), MOST_NOISE)
 
