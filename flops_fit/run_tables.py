@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from flops_fit.fitting.budgets import snapped_budgets
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import PLAUSIBLE
 from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FlopRule
-from flops_fit.runs import Run
+from flops_fit.runs import Run, StudyFolder
 
 NATS = 1.0
 """Nats of a loss given in nats per token."""
@@ -116,7 +116,14 @@ def read_table(
     return RunTable(runs, checkpoints, (*notes, note))
 
 
-def read_curves(run: Run, path: Path) -> list[Run]:
+def checkpoints_of(runs: Iterable[Run], folder: StudyFolder) -> list[Run]:
+    """The training curves of a study's finished runs, for `EnvelopeFit`."""
+    done = [run for run in runs if run.is_done]
+    curves = (_curve(run, folder.run_folder(run.id) / "metrics.jsonl") for run in done)
+    return [point for curve in curves for point in curve]
+
+
+def _curve(run: Run, path: Path) -> list[Run]:
     """The checkpoints of a run from its metrics.jsonl, by their training loss; none without one.
 
     The training loss of a point is the mean over the steps since the last one: that of thousands of

@@ -10,11 +10,19 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from bench_fit import timings
-from fit_coverage import bias, coverage
+from fit_coverage import (
+    as_it_is,
+    bias,
+    coverage,
+    seed_coverage,
+    trunk_coverage,
+    without_trunk,
+)
 
 from flops_fit.fitting import Akima, EnvelopeFit, Huber, IsoflopFit, SurfaceFit
 from flops_fit.fitting.points import Points, usable_points
@@ -29,6 +37,7 @@ GEMSTONES_FILES = {
     "hot_100b+_512x": "hot_100bplus_512x",
     "hot_120b+_only": "hot_120bplus_only",
 }
+DRAWS = 1000  # of each simulated sweep
 EXPONENT_PAIRS = ((0.31, 0.31), (0.34, 0.28), (0.465, 0.155))
 
 Row = dict[str, str]
@@ -145,9 +154,9 @@ def noise_free() -> tuple[str, str]:
     )
 
 
-def figures(seeds: int) -> list[tuple[str, str, str, str]]:
+def figures(covered: dict[str, float], seeds: int) -> list[tuple[str, str, str, str]]:
     """Rows of the table: id, what, expected, found."""
-    covered, biased, times = coverage(seeds, 1000), bias(200), timings()
+    biased, times = bias(200), timings()
     return [
         ("F1", "Chinchilla's points (Kyo Takano), Huber 1e-3", *chinchilla_points()),
         ("F2", "Porian et al. 2024, IsoFLOP with Akima curves", *porian_exponents()),
@@ -177,15 +186,43 @@ def figures(seeds: int) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def coverages(seeds: int) -> dict[str, dict[str, float]]:
+    """Kind of sweep -> share of nominal 90% intervals that hold the truth."""
+    return {
+        "independent runs": coverage(seeds, DRAWS),
+        "trunks, drawn whole": trunk_coverage(seeds, DRAWS, as_it_is),
+        "trunks, ignored": trunk_coverage(seeds, DRAWS, without_trunk),
+        "3 seeds of 8 runs": seed_coverage(seeds, DRAWS),
+    }
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=600)
-    rows = figures(parser.parse_args().seeds)
-    lines = ["| id | data | expected | found |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    seeds = parser.parse_args().seeds
+    covered = coverages(seeds)
+    tables = {
+        "<!-- figures -->": markdown(
+            ("id", "data", "expected", "found"), figures(covered["independent runs"], seeds)
+        ),
+        "<!-- coverage -->": markdown(
+            ("method and quantity", *covered),
+            (
+                (name, *(f"{kind[name]:.3f}" for kind in covered.values()))
+                for name in covered["independent runs"]
+            ),
+        ),
+        "<!-- seeds -->": str(seeds),
+    }
     text = (ROOT / "docs" / "fitting.template.md").read_text(encoding="utf-8")
-    filled = text.replace("<!-- figures -->", "\n".join(lines))
-    (ROOT / "docs" / "fitting.md").write_text(filled, encoding="utf-8")
+    for place, table in tables.items():
+        text = text.replace(place, table)
+    (ROOT / "docs" / "fitting.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

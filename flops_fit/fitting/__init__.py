@@ -1,6 +1,6 @@
 """Scaling laws from runs: approach 1 (envelope), 2 (IsoFLOP) and 3 (surface), and how sure.
 
-result = fit_runs(runs, answer=SurfaceFit())
+result = fit_runs(runs, answer=SurfaceFit())  # or a frozen dataclass of your own
 result.predict(1e21)
 """
 
@@ -9,6 +9,8 @@ from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.fit import fit_runs, is_fit_of
 from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopFit, IsoflopLaw
+from flops_fit.fitting.methods import FitSettings
+from flops_fit.fitting.metrics import measured_by
 from flops_fit.fitting.objectives import AbsoluteError, Huber, SquaredError
 from flops_fit.fitting.scaling_law import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, LowestLoss
@@ -23,6 +25,7 @@ __all__ = [
     "EnvelopeLaw",
     "EveryRun",
     "FitError",
+    "FitSettings",
     "Huber",
     "IsoflopCurve",
     "IsoflopFit",
@@ -35,4 +38,5 @@ __all__ = [
     "SurfaceLaw",
     "fit_runs",
     "is_fit_of",
+    "measured_by",
 ]

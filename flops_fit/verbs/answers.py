@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from flops_fit.run_tables import (
     BITS,
     NATS,
     bits_per_byte,
-    read_curves,
+    checkpoints_of,
     read_table,
     table_flop_rule,
     write_runs,
@@ -79,13 +80,9 @@ def study_to_fit(config: Config) -> ToFit:
     runs, problems = folder.runs_of(planned)
     for problem in problems:
         say(f"warning: left out: {problem}")
-
-    def checkpoints() -> list[Run]:
-        done = [run for run in runs if run.is_done]
-        curves = (read_curves(r, folder.run_folder(r.id) / "metrics.jsonl") for r in done)
-        return [point for curve in curves for point in curve]
-
-    return ToFit(folder, folder.plan_folder(planned), runs, planned.flop_rule, checkpoints)
+    answer_folder = folder.plan_folder(planned)
+    curves = partial(checkpoints_of, runs, folder)
+    return ToFit(folder, answer_folder, runs, planned.flop_rule, curves)
 
 
 def table_to_fit(config: Config) -> ToFit:
