@@ -43,9 +43,11 @@ class ModelFactory:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What is left to be given, as `inspect.signature` shows it."""
+        """What is left to be given, as `inspect.signature` shows it; whole shapes may give anew."""
         signature = inspect.signature(self.part.callable())
-        given = self.part.arguments
+        shapes = (self.part.node.get(SIZE) or {}).get("values") or ()
+        scaled = {name for shape in shapes if isinstance(shape, Mapping) for name in shape}
+        given = self.part.arguments.keys() - scaled
         left = [p for p in signature.parameters.values() if p.name not in given]
         return signature.replace(parameters=left)
 

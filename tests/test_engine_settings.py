@@ -101,3 +101,11 @@ def test_fail_fast_ends_with_the_first_failure(folder, capsys):
 def test_what_makes_no_sense_is_named(folder, capsys, words, says):
     trained(folder, *words, code=1)
     assert says in capsys.readouterr().err
+
+
+def test_whole_shapes_may_set_what_the_model_s_config_sets(folder):
+    shapes = "{width: 8, depth: 1}, {width: 12, depth: 2}, {width: 16, depth: 3}"
+    runs = trained(folder, f"+model.size.values=[{shapes}]", "budgets=[1e7]", "span=4")
+    values = [run["size"]["value"] for run in runs]
+    assert {(value["width"], value["depth"]) for value in values} == {(8, 1), (12, 2), (16, 3)}
+    assert len({run["num_params"] for run in runs}) == 3
