@@ -29,14 +29,6 @@ from flops_fit.trunks import Chain
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
-"""Bytes, for glibc: keep freed memory for the next step instead of giving it back, which costs a
-transformer's step some 500 page faults, 15 to 30% of its time on a CPU."""
-
 STOP_SECONDS = 20.0
 """A worker may take to write its checkpoint before it is killed."""
 
@@ -87,7 +79,7 @@ class Workers:
             target=_work, args=(there, self.make_trainer, self.folder, self.threads)
         )
         gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
-        with _environment({**KEEP_MEMORY, "OMP_NUM_THREADS": str(self.threads), **gpu}):
+        with _environment({"OMP_NUM_THREADS": str(self.threads), **gpu}):
             process.start()
         there.close()
         return Worker(slot, process, here)

@@ -31,7 +31,7 @@ from flops_fit.devices import (
 from flops_fit.evaluation import evaluate
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.kernel_choice import kernels_of_study
-from flops_fit.kernels import KernelPlan
+from flops_fit.kernels import KernelPlan, keep_freed_memory
 from flops_fit.recipe import Recipe
 from flops_fit.runs import Run, ended_run, finite
 from flops_fit.steps import gradient_norm, train_step
@@ -66,6 +66,8 @@ class TorchTrainer:
     trunks: Trunks
 
     def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
+        if self.recipe.device.type == "cpu":
+            keep_freed_memory()
         with self.recipe.kernels_in_force():
             return self._trained(experiment, folder, watcher)
 
