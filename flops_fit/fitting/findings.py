@@ -16,7 +16,7 @@ from flops_fit.fitting.diagnostics import (
 )
 from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop import BudgetOptimum
+from flops_fit.fitting.optima import BudgetOptimum
 
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""

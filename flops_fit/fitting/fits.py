@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop import IsoflopDraws, IsoflopLaw
+from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
 from flops_fit.fitting.methods import FittedLaw, LawDraws, Method
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface import SurfaceDraws, SurfaceLaw
+from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Law
 from flops_fit.prediction import Intervals, Prediction, central_intervals, predict_at_budget
 

@@ -15,10 +15,11 @@ from flops_fit.fitting.diagnostics import Diagnostics
 from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopDraws, IsoflopLaw
+from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
 from flops_fit.fitting.methods import FittedLaw, LawDraws
+from flops_fit.fitting.optima import BudgetOptimum
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface import SurfaceDraws, SurfaceLaw
+from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, Law
 from flops_fit.prediction import (

@@ -20,7 +20,8 @@ from flops_fit.fitting.isoflop import IsoflopFit
 from flops_fit.fitting.objectives import Huber
 from flops_fit.fitting.points import Points, places
 from flops_fit.fitting.solver import Mask
-from flops_fit.fitting.surface import SurfaceDraws, SurfaceFit, SurfaceLaw, log_loss_jacobian
+from flops_fit.fitting.surface import SurfaceFit, log_loss_jacobian
+from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)

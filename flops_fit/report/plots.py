@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from flops_fit.comparison import Comparison
 from flops_fit.experiments import short_number
 from flops_fit.fitting import ScalingLaw
-from flops_fit.fitting.isoflop import BudgetOptimum
 from flops_fit.fitting.metrics import label, measured_by
+from flops_fit.fitting.optima import BudgetOptimum
 from flops_fit.laws import Array, Law
 from flops_fit.prediction import central_intervals
 from flops_fit.runs import Run
