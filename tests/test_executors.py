@@ -53,13 +53,15 @@ class LoggedLoss:
 
 
 class SlowEvaluation:
-    """Touches `marker` when the evaluation begins, which then takes a second."""
+    """Touches `marker` when an evaluation after `num_steps` begins, which then takes a second."""
 
-    def __init__(self, marker):
+    def __init__(self, marker, num_steps):
         self.marker = Path(marker)
+        self.steps_left = num_steps
 
     def __call__(self, prediction, target):
-        if not torch.is_grad_enabled() and not self.marker.exists():
+        self.steps_left -= torch.is_grad_enabled()
+        if self.steps_left == 0 and not torch.is_grad_enabled() and not self.marker.exists():
             self.marker.touch()
             time.sleep(1)
         return F.mse_loss(prediction, target)
@@ -195,7 +197,9 @@ class StopOnFile(Unwatched):
 def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path):
     marker = tmp_path / "evaluating"
     plan, _ = planned(folder.path)
-    make = partial(make_trainer, folder.path, partial(SlowEvaluation, marker))
+    first = max(plan.experiments, key=lambda e: (e.budget, e.num_steps))
+    slow = partial(SlowEvaluation, marker, first.num_steps)
+    make = partial(make_trainer, folder.path, slow)
     workers = Workers(make, folder, num_workers=1, threads=1)
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
