@@ -79,8 +79,9 @@ class OptimalConfig:
     @property
     def learning_rate(self) -> float | None:
         """At the peak, by the study's rule or its optimizer; None where neither says."""
-        optimizer = self.plan.settings.get("optimizer") or {}
-        return self.experiment.learning_rate or optimizer.get("lr")
+        settings = self.plan.settings
+        optimizer = None if settings.get("trainer") else settings.get("optimizer")
+        return self.experiment.learning_rate or (optimizer or {}).get("lr")
 
     def __str__(self) -> str:
         e, rate = self.experiment, self.learning_rate

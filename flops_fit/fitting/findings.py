@@ -36,6 +36,9 @@ WIDEST_EXPONENT = 0.3
 REACH_FACTOR = 2.0
 """Factor either way within which the 80% interval of N_opt must stay to be called useful."""
 
+WORTH_NARROWING = 1.05
+"""Upper over lower end of an interval of N_opt that more runs might narrow."""
+
 WORTH_SAYING_OF_A = 0.01
 """Change of the exponent a below which nothing is said of it: a tenth of a decade of N over ten of
 compute."""
@@ -276,8 +279,9 @@ def _influence_findings(runs: Sequence[Influence]) -> list[str]:
 
 
 def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
-    """The most helpful proposal that costs no more than the sweep did."""
-    affordable = [p for p in proposals if p.total_flops <= spent] or list(proposals[:1])
+    """The most helpful proposal that costs no more than the sweep did, if there is much to gain."""
+    wide = [p for p in proposals if _is_wide(p.num_params_80_now)]
+    affordable = [p for p in wide if p.total_flops <= spent] or wide[:1]
     return [
         f"{len(p.num_params)} more runs at {p.budget:.3g} FLOPs, N = {p.num_params[0]:.3g} to "
         f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would narrow the 80% interval "
@@ -285,6 +289,10 @@ def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
         f"{_span(p.num_params_80)}"
         for p in affordable[-1:]
     ]
+
+
+def _is_wide(bounds: tuple[float, float]) -> bool:
+    return bounds[1] > WORTH_NARROWING * bounds[0]
 
 
 def _span(bounds: tuple[float, float]) -> str:
