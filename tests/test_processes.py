@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit import processes
+from flops_fit.command import processes
 from flops_fit.command.processes import TookTooLong, last_line, lease, run_command
 from flops_fit.errors import StudyError
 
