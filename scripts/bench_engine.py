@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -311,6 +312,8 @@ def main() -> None:
     ratios = speedups | choices
     text = TEMPLATE.format(
         processor=processor(),
+        load=os.getloadavg()[0],
+        cpus=os.cpu_count(),
         torch=torch.__version__,
         rounds=rounds,
         targets="\n".join(target_rows(ratios, shared_flops_ratio())),
@@ -328,10 +331,11 @@ def main() -> None:
 
 TEMPLATE = """# How fast the engine trains
 
-Written by `scripts/bench_engine.py` on {processor}, torch {torch}, one thread each. A product of
-1024 x 1024 matrices runs at {default:.0f} GFLOP/s in fp32 by default, {onednn:.0f} by oneDNN and
-{bf16:.0f} in bf16 there: no training in fp32 can gain more than these ratios in its products, and
-most of a large model's step is products. Other processors have other ratios.
+Written by `scripts/bench_engine.py`. Processor: {processor}; torch {torch}; one thread each; load
+average {load:.1f} on {cpus} CPUs at the end. A product of 1024 x 1024 matrices runs at {default:.0f}
+GFLOP/s in fp32 by default, {onednn:.0f} by oneDNN and {bf16:.0f} in bf16: no training can gain more
+than these ratios in its products, and most of a large model's step is products. Other processors
+have other ratios.
 
 | ratio | measured | target | met |
 |---|---|---|---|
@@ -357,7 +361,7 @@ Transformers have vocabulary 256, context 128 and batches of 16 sequences (2,048
 depth 2, 2 heads (49k parameters, matrices and head); 192, 2, 6 (0.93M); 256, 6, 8 (4.8M). The MLP
 has three hidden layers of 32 units and batches of 64 rows.
 
-| model | contender | ms a step | speed over the first | rounds |
+| model | contender | ms a step | speed over the first | least to largest |
 |---|---|---|---|---|
 {training}
 
