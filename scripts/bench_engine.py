@@ -331,11 +331,11 @@ def main() -> None:
 
 TEMPLATE = """# How fast the engine trains
 
-Written by `scripts/bench_engine.py`. Processor: {processor}; torch {torch}; one thread each; load
-average {load:.1f} on {cpus} CPUs at the end. A product of 1024 x 1024 matrices runs at {default:.0f}
-GFLOP/s in fp32 by default, {onednn:.0f} by oneDNN and {bf16:.0f} in bf16: no training can gain more
-than these ratios in its products, and most of a large model's step is products. Other processors
-have other ratios.
+Written by `scripts/bench_engine.py`. Processor: {processor}; torch {torch}; one thread each;
+load average {load:.1f} on {cpus} CPUs at the end. A product of 1024 x 1024 matrices runs at
+{default:.0f} GFLOP/s in fp32 by default, {onednn:.0f} by oneDNN and {bf16:.0f} in bf16: no training
+can gain more than these ratios in its products, and most of a large model's step is products. Other
+processors have other ratios.
 
 | ratio | measured | target | met |
 |---|---|---|---|
