@@ -154,9 +154,11 @@ def noise_free() -> tuple[str, str]:
     )
 
 
-def figures(covered: dict[str, float], seeds: int) -> list[tuple[str, str, str, str]]:
+def figures(
+    covered: dict[str, float], times: dict[str, float], seeds: int
+) -> list[tuple[str, str, str, str]]:
     """Rows of the table: id, what, expected, found."""
-    biased, times = bias(200), timings()
+    biased = bias(200)
     return [
         ("F1", "Chinchilla's points (Kyo Takano), Huber 1e-3", *chinchilla_points()),
         ("F2", "Porian et al. 2024, IsoFLOP with Akima curves", *porian_exponents()),
@@ -205,10 +207,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=600)
     seeds = parser.parse_args().seeds
-    covered = coverages(seeds)
+    times, covered = timings(), coverages(seeds)
     tables = {
         "<!-- figures -->": markdown(
-            ("id", "data", "expected", "found"), figures(covered["independent runs"], seeds)
+            ("id", "data", "expected", "found"),
+            figures(covered["independent runs"], times, seeds),
         ),
         "<!-- coverage -->": markdown(
             ("method and quantity", *covered),

@@ -42,8 +42,7 @@ def fit_runs(
     metric: str = LOSS,
     checkpoints: Sequence[Run] = (),
 ) -> ScalingLaw:
-    """Approach 2 and approach 3 through `runs`, and `answer` (approach 3 by default), which is
-    asked.
+    """Laws of `runs` by approaches 2 and 3 and by `answer` (default approach 3), which predicts.
 
     `answer` may be any frozen dataclass that, called with runs and a FLOP rule, returns a `Law`.
     C = 6 N D unless `flop_rule` says otherwise. `select` chooses among runs of one (N, D).

@@ -89,14 +89,15 @@ class Points:
 
     def rows(self, chosen: NDArray[np.int64]) -> Points:
         """The rows with these numbers, in this order, as often as they are named."""
+        numbers = chosen.tolist()
         return Points(
-            ids=tuple(self.ids[i] for i in chosen),
+            ids=tuple(map(self.ids.__getitem__, numbers)),
             num_params=self.num_params[chosen],
             num_tokens=self.num_tokens[chosen],
             loss=self.loss[chosen],
             budget=self.budget[chosen],
             flop_rule=self.flop_rule,
-            runs=tuple(self.runs[i] for i in chosen) if self.runs else (),
+            runs=tuple(map(self.runs.__getitem__, numbers)) if self.runs else (),
         )
 
     def at_budget(self, budget: float) -> Points:
