@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flops_fit.kernels import attention_in_force
 from flops_fit.models.transformer import (
     LONGEST_EXPLICIT_CONTEXT,
     Block,
@@ -127,8 +128,8 @@ def grid_rotation(side: int, head_dim: int) -> Rotation:
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T) v, all (B, H, T, head_dim); written out where `causal_attention` is."""
-    explicit = q.is_meta or (q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT)
-    if not explicit:
+    is_short_on_cpu = q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT
+    if not (q.is_meta or (is_short_on_cpu and attention_in_force() == "blocks")):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     scores = (q * scale) @ k.mT  # (B, H, T, T)
     return scores.softmax(-1) @ v
