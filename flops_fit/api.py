@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
+from flops_fit.devices import threads_in_use
 from flops_fit.execution import Inline, train_plan
 from flops_fit.experiments import Plan, SizeValue
 from flops_fit.flop_counts import FormulaFlops
@@ -148,11 +149,14 @@ def find_optimal(
     for changed in pin_sources(spec, folder):
         warnings.warn(SOURCE_WARNING.format(changed), stacklevel=2)
     todo = folder.missing(plan)
-    trainer = prepared.trainer
+    trainer, threads = prepared.trainer, torch.get_num_threads()
     if todo:
-        trainer = trainer.tuned(plan, torch.get_num_threads(), folder.pinned())
-        folder.pin(trainer.pins)
-    with SweepProgress(math.fsum(e.flops for e in todo), len(todo)) as progress:
+        pinned = folder.pinned()
+        threads = pinned.get("threads") or trainer.threads(plan, threads)
+        trainer = trainer.tuned(plan, threads, pinned)
+        folder.pin({"threads": threads, **trainer.pins})
+    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
+    with progress, threads_in_use(threads):
         runs = train_plan(plan, folder, Inline(trainer, folder), progress)
     return fit_study(plan, runs, folder)
 

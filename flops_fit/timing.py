@@ -42,6 +42,22 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) ->
     return makespan(map(chain_seconds, chains(plan.experiments)), workers)
 
 
+def fastest_threads(plan: Plan, recipe: Recipe, most: int) -> int:
+    """1 or `most` CPU threads: with which the plan's updates take less time here and now.
+
+    Small models gain nothing by a second thread, and on a busy machine wait 300 times as long for
+    it (0.24 s instead of 0.8 ms for an MLP of width 160).
+    """
+    if most == 1 or recipe.device.type != "cpu":
+        return most
+
+    def seconds(threads: int) -> float:
+        seconds_of = step_times(plan.experiments, recipe, threads)
+        return sum(e.num_steps * seconds_of(e) for e in plan.experiments)
+
+    return min((1, most), key=seconds)
+
+
 def step_times(
     experiments: Iterable[Experiment], recipe: Recipe, threads: int
 ) -> Callable[[Experiment], float]:

@@ -49,6 +49,9 @@ class Trainer(Protocol):
     def pins(self) -> Mapping[str, Any]:
         """Its choices that hold for all runs of a study, from the first one on."""
 
+    def threads(self, plan: Plan, most: int) -> int:
+        """CPU threads, up to `most`, with which it trains the plan fastest here."""
+
     def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> Trainer:
         """The same, made to train the plan as fast as may be with so many CPU threads.
 

@@ -35,6 +35,7 @@ from flops_fit.kernels import KernelPlan, keep_freed_memory
 from flops_fit.recipe import Recipe
 from flops_fit.runs import Run, ended_run, finite
 from flops_fit.steps import gradient_norm, train_step
+from flops_fit.timing import fastest_threads
 from flops_fit.trainers import Watcher
 from flops_fit.training_state import TrainingState, Trunks, seeded
 
@@ -77,6 +78,9 @@ class TorchTrainer:
         kernels = {} if recipe.kernels is None else {"kernels": recipe.kernels.to_json()}
         decided = {"precision": recipe.precision, "held_out_samples": recipe.held_out_samples}
         return {**decided, **kernels}
+
+    def threads(self, plan: Plan, most: int) -> int:
+        return fastest_threads(plan, self.recipe, most)
 
     def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> TorchTrainer:
         """With the kernels of the study, or if it has none yet the fastest for its plan here."""

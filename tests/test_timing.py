@@ -1,12 +1,19 @@
 import time
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_study import Net, planned, small_sweep
 
 from flops_fit.schedules import WSD
-from flops_fit.timing import TIMED_SIZES, estimated_seconds, makespan, step_times
+from flops_fit.timing import (
+    TIMED_SIZES,
+    estimated_seconds,
+    fastest_threads,
+    makespan,
+    step_times,
+)
 from flops_fit.trunks import SharedTrunks
 
 MILLISECONDS_PER_WIDTH = 0.5
@@ -82,3 +89,28 @@ class TestStepTimes:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_nothing_takes_no_time(workers):
     assert makespan([], workers) == 0.0
+
+
+class Crowded(Net):
+    """Waits in every step, but with one thread."""
+
+    def forward(self, x):
+        if self.training and not x.is_meta and torch.get_num_threads() > 1:
+            time.sleep(0.005)
+        return super().forward(x)
+
+
+class Parallel(Net):
+    """Waits in every step with one thread."""
+
+    def forward(self, x):
+        if self.training and not x.is_meta and torch.get_num_threads() == 1:
+            time.sleep(0.05)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("factory", "threads"), [(Crowded, 1), (Parallel, 2)])
+def test_a_run_takes_the_threads_that_it_gains_by(tmp_path, factory, threads):
+    plan, recipe = planned(tmp_path, factory=factory)
+    assert fastest_threads(plan, recipe, most=2) == threads
+    assert fastest_threads(plan, recipe, most=1) == 1

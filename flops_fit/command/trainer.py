@@ -81,6 +81,9 @@ class CommandTrainer:
     def pins(self) -> dict[str, Any]:
         return {}
 
+    def threads(self, plan: Plan, most: int) -> int:
+        return most
+
     def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> CommandTrainer:
         return self  # how it trains is the command's own affair
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,6 @@ VARIANTS: list[tables.Variant] = []
 def plan(config: Config) -> int:
     """Plan, show, and write plan.json."""
     from flops_fit.build import build_spec
-    from flops_fit.launching import machine_for
 
     folder = study_folder(config)
     prepared = build_spec(config, origins()).prepare(folder)
@@ -53,8 +53,8 @@ def plan(config: Config) -> int:
         results().print(tables.plan_table(planned))
         results().print(str(planned), markup=False)
     show_notes(planned)
-    pinned = folder.pinned()
-    show_duration(prepared, machine_for(config, prepared.device, len(planned), pinned), pinned)
+    machine = machine_of(prepared, len(planned), folder, config)
+    show_duration(prepared, machine, folder.pinned())
     say(f"plan: {path / 'plan.json'}")
     return OK
 
@@ -148,9 +148,9 @@ def launched(
     todo: Sequence[Experiment], prepared: Prepared, folder: StudyFolder, config: Config
 ) -> Iterator[tuple[Execute, SweepProgress]]:
     """What trains `todo` here, with its progress on screen and signals caught."""
-    from flops_fit.launching import executor, machine_for, stop_on_signals
+    from flops_fit.launching import executor, stop_on_signals
 
-    machine = machine_for(config, prepared.device, len(todo), folder.pinned())
+    machine = machine_of(prepared, len(todo), folder, config)
     trainer = prepared.trainer
     if todo:
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
@@ -158,6 +158,17 @@ def launched(
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
     with progress, stop_on_signals(progress):
         yield executor(config, origins(), trainer, folder, machine), progress
+
+
+def machine_of(prepared: Prepared, num_runs: int, folder: StudyFolder, config: Config) -> Machine:
+    """What the sweep may use; a single run at a time takes as many threads as it gains by."""
+    from flops_fit.launching import machine_for
+
+    pinned = folder.pinned()
+    machine = machine_for(config, prepared.device, num_runs, pinned)
+    if num_runs == 0 or machine.workers > 1 or config["threads"] or "threads" in pinned:
+        return machine
+    return replace(machine, threads=prepared.trainer.threads(prepared.plan, machine.threads))
 
 
 def study_folder(config: Config) -> StudyFolder:
