@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,57 +136,59 @@ class TestFailures:
         assert "no such token" in (folder.run_folder(runs[1].id) / "error.txt").read_text()
 
 
-@pytest.fixture
-def full_disk():
-    """No file can grow beyond a given size: writing more fails as on a full disk."""
+@contextmanager
+def full_disk(largest_file):
+    """No file can grow beyond so many bytes: writing more fails as on a full disk.
+
+    Over before the test ends, since pytest may write its own output to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def fill(largest_file):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
-
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 class TestDisk:
-    def test_a_file_that_cannot_be_written_leaves_the_old_one(self, tmp_path, full_disk):
+    def test_a_file_that_cannot_be_written_leaves_the_old_one(self, tmp_path):
         write_json(tmp_path / "a.json", {"old": 1})
-        full_disk(100)
-        with pytest.raises(StudyError, match=r"a.json can't be written .*what was there before"):
+        says = r"a.json can't be written .*what was there before"
+        with full_disk(100), pytest.raises(StudyError, match=says):
             write_json(tmp_path / "a.json", {"new": "x" * 1000})
         assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
         assert "old" in (tmp_path / "a.json").read_text()
 
-    def test_a_full_disk_ends_the_sweep_and_a_rerun_goes_on(self, tmp_path, full_disk):
+    def test_a_full_disk_ends_the_sweep_and_a_rerun_goes_on(self, tmp_path):
         folder = StudyFolder(tmp_path)
         plan, recipe = planned(tmp_path)
         trainer = torch_trainer(recipe, folder)
 
-        class FillAfterTwo(Unwatched):
-            ended = 0
+        with ExitStack() as stack:
 
-            def finished(self, run):
-                self.ended += 1
-                if self.ended == 2:
-                    full_disk(100)
+            class FillAfterTwo(Unwatched):
+                ended = 0
 
-        with pytest.raises(StudyError, match=r"result.json can't be written"):
-            train_plan(plan, folder, Inline(trainer, folder), FillAfterTwo())
-        full_disk(resource.RLIM_INFINITY)
+                def finished(self, run):
+                    self.ended += 1
+                    if self.ended == 2:
+                        stack.enter_context(full_disk(100))
+
+            with pytest.raises(StudyError, match=r"result.json can't be written"):
+                train_plan(plan, folder, Inline(trainer, folder), FillAfterTwo())
         kept, problems = folder.runs_of(plan)
         assert (len(kept), problems) == (2, [])
         runs = train_plan(plan, folder, Inline(trainer, folder), Unwatched())
         assert runs[:2] == kept
         assert all(run.is_done for run in runs)
 
-    def test_a_run_goes_on_without_its_checkpoint(self, tmp_path, full_disk):
+    def test_a_run_goes_on_without_its_checkpoint(self, tmp_path):
         plan, recipe = planned(tmp_path / "whole")
         whole = train(plan.experiments[0], recipe, tmp_path / "whole", Unwatched())
         _, recipe = planned(tmp_path / "full", checkpoint_seconds=0.0)
-        full_disk(4000)
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, full_disk(4000):
             warnings.simplefilter("always")
             run = train(plan.experiments[0], recipe, tmp_path / "full", Unwatched())
         said = [str(warning.message) for warning in caught]
