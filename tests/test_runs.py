@@ -178,7 +178,6 @@ class TestWriting:
         assert os.listdir(folder.run_folder(good.id)) == ["result.json"]
 
 
-
 class TestPlanInForce:
     def test_is_the_last_one_put_there(self, folder, plan):
         other = Plan(plan.experiments[:2], plan.flop_rule, notes=("smaller",))
