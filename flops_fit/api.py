@@ -19,7 +19,6 @@ from flops_fit.execution import Inline, train_plan
 from flops_fit.experiments import Plan, SizeValue
 from flops_fit.flop_counts import FormulaFlops
 from flops_fit.planning import DataShape, Sweep, plan_sweep
-from flops_fit.recipe import Metric
 from flops_fit.report.screen import SweepProgress
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, Schedule
@@ -40,6 +39,7 @@ from flops_fit.study import (
     step_identity,
     sweep_for,
 )
+from flops_fit.training.recipe import Metric
 
 __all__ = ["Study", "find_optimal"]
 

@@ -1,7 +1,8 @@
 """Kernels: choices that make a training step faster and leave what it computes as it is.
 
 A `KernelPlan` names them, `in_force` trains with it, `plans_for` lists those that a device and a
-precision offer. Which one is fastest depends on the machine: see `flops_fit.kernel_choice`.
+precision offer. Which one is fastest depends on the machine: see
+`flops_fit.training.kernel_choice`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from flops_fit.checks import check_fit
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.devices import choose_device, choose_precision
@@ -31,12 +30,13 @@ from flops_fit.laws import FlopRule
 from flops_fit.planning import DataShape, Sweep, held_out_samples, note_on_trunks, plan_sweep
 from flops_fit.prediction import Prediction
 from flops_fit.prepared import MeasuredFamily, Prepared, Spec, optimum_sweep
-from flops_fit.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
 from flops_fit.runs import Run, StudyFolder
 from flops_fit.schedules import Schedule
 from flops_fit.sizing import LossFunction, ModelFactory, ModelFamily, SizeSpec
-from flops_fit.training import TorchTrainer
-from flops_fit.training_state import Trunks
+from flops_fit.training.checks import check_fit
+from flops_fit.training.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
+from flops_fit.training.state import Trunks
+from flops_fit.training.trainer import TorchTrainer
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ import torch
 from engine_contenders import Outcome, Work
 
 from flops_fit.identity import with_ids
-from flops_fit.kernel_choice import LOSS_TOLERANCE, Trial, fastest, fresh_steps, processor
 from flops_fit.kernels import KernelPlan, in_force, keep_freed_memory, plans_for
 from flops_fit.planning import DataShape, Sweep, plan_sweep
 from flops_fit.sizing import ModelFamily, SizeSpec
+from flops_fit.training.kernel_choice import LOSS_TOLERANCE, Trial, fastest, fresh_steps, processor
 from flops_fit.trunks import SharedTrunks, chains, flops_to_train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -354,8 +354,9 @@ loss. A ratio is the median of {rounds} rounds, beside it the least and the larg
 - The **loop with torch's defaults** has `AdamW` as torch makes it when nothing is said.
 - Frameworks train the expert's network with the expert's optimizer, from a `DataLoader` on tensors
   in memory, without logging, checkpoints or progress bars.
-- The **engine** is `flops_fit.training.train`: final evaluation, curve, gradient norms and checks
-  for divergence included. Its inner loop by hand has the same model and kernels and none of these.
+- The **engine** is `flops_fit.training.trainer.train`: final evaluation, curve, gradient norms and
+  checks for divergence included. Its inner loop by hand has the same model and kernels and none of
+  these.
 
 Transformers have vocabulary 256, context 128 and batches of 16 sequences (2,048 tokens): width 40,
 depth 2, 2 heads (49k parameters, matrices and head); 192, 2, 6 (0.93M); 256, 6, 8 (4.8M). The MLP
@@ -368,8 +369,8 @@ has three hidden layers of 32 units and batches of 64 rows.
 ## Which kernels
 
 Milliseconds of a step of the 0.93M model with 2,048 tokens, by context, and which plan the trial of
-a study (`flops_fit.kernel_choice`) took. All plans are exact: `onednn` gives fp32 products to
-oneDNN, `blocks` is attention written out in blocks of queries, `fused` is torch's.
+a study (`flops_fit.training.kernel_choice`) took. All plans are exact: `onednn` gives fp32 products
+to oneDNN, `blocks` is attention written out in blocks of queries, `fused` is torch's.
 
 | context | precision | products | attention | ms a step | chosen |
 |---|---|---|---|---|---|

@@ -28,10 +28,10 @@ from flops_fit.build import build_study
 from flops_fit.cli import config_folder
 from flops_fit.config import register_schemas
 from flops_fit.experiments import Experiment
-from flops_fit.recipe import Recipe
 from flops_fit.study import StudySpec
 from flops_fit.trainers import Unwatched
-from flops_fit.training import train
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.trainer import train
 
 PAGE = Path(__file__).parents[1] / "docs" / "width-scaling.md"
 

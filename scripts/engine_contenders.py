@@ -33,19 +33,19 @@ from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.datasets.source import Source
 from flops_fit.experiments import Experiment
-from flops_fit.kernel_choice import kernels_of_study
 from flops_fit.kernels import KernelPlan, in_force
 from flops_fit.losses import cross_entropy, mse
 from flops_fit.models import MLP, Transformer
 from flops_fit.planning import Sweep
-from flops_fit.recipe import Recipe, param_groups
 from flops_fit.runs import StudyFolder
 from flops_fit.schedules import Cosine, progress_of
 from flops_fit.sizing import SizeSpec
 from flops_fit.study import StudySpec, plan_study
 from flops_fit.trainers import Unwatched
-from flops_fit.training import train
-from flops_fit.training_state import seeded
+from flops_fit.training.kernel_choice import kernels_of_study
+from flops_fit.training.recipe import Recipe, param_groups
+from flops_fit.training.state import seeded
+from flops_fit.training.trainer import train
 
 VOCAB_SIZE = 256
 TOKEN_SAMPLES = 4096
@@ -257,7 +257,7 @@ def outcome(bench: Bench, seconds: list[float], loss: float) -> Outcome:
 
 
 def engine(work: Work, precision: str) -> Outcome:
-    """`flops_fit.training.train`, from nothing to the record of the run."""
+    """`flops_fit.training.trainer.train`, from nothing to the record of the run."""
     experiment, recipe = planned(work, precision)
     with (
         tempfile.TemporaryDirectory() as folder,

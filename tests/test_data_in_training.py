@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flops_fit.datasets import as_source
 from flops_fit.trainers import Unwatched
-from flops_fit.training import train
+from flops_fit.training.trainer import train
 
 
 class Augmented(Dataset):

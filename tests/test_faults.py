@@ -21,8 +21,8 @@ from flops_fit.execution import Inline, train_plan
 from flops_fit.runs import StudyFolder, write_json
 from flops_fit.study import torch_trainer
 from flops_fit.trainers import Unwatched
-from flops_fit.training import TorchTrainer, train
-from flops_fit.training_state import Trunks
+from flops_fit.training.state import Trunks
+from flops_fit.training.trainer import TorchTrainer, train
 
 MORE_THAN_ANY_MACHINE_HAS = 2**50  # bytes
 

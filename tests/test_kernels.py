@@ -9,15 +9,6 @@ from small_study import Net, planned, small_sweep
 from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError
-from flops_fit.kernel_choice import (
-    Trial,
-    fastest,
-    kernels_of_study,
-    processor,
-    remember,
-    remembered,
-    tried_sizes,
-)
 from flops_fit.kernels import (
     EXACT_ERROR,
     KernelPlan,
@@ -30,6 +21,15 @@ from flops_fit.kernels import (
 from flops_fit.models import Transformer
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
 from flops_fit.models.transformer import causal_attention, rms_norm
+from flops_fit.training.kernel_choice import (
+    Trial,
+    fastest,
+    kernels_of_study,
+    processor,
+    remember,
+    remembered,
+    tried_sizes,
+)
 
 CPU = torch.device("cpu")
 MKL_BLOCKS, MKL_FUSED = KernelPlan("default", "blocks"), KernelPlan("default", "fused")
@@ -216,7 +216,7 @@ SHORT, LONG = 0.001, 0.01
 
 
 def test_the_plan_that_is_faster_for_most_steps_wins(monkeypatch):
-    monkeypatch.setattr("flops_fit.kernel_choice.TRIAL_SECONDS", 0)
+    monkeypatch.setattr("flops_fit.training.kernel_choice.TRIAL_SECONDS", 0)
     plans = [MKL_BLOCKS, MKL_FUSED]
     small = {MKL_BLOCKS: LONG, MKL_FUSED: SHORT}
     large = {MKL_BLOCKS: SHORT, MKL_FUSED: LONG}
@@ -226,7 +226,7 @@ def test_the_plan_that_is_faster_for_most_steps_wins(monkeypatch):
 
 @pytest.mark.parametrize("loss", [1.001, math.nan])
 def test_a_plan_with_another_loss_is_out_however_fast(monkeypatch, loss):
-    monkeypatch.setattr("flops_fit.kernel_choice.TRIAL_SECONDS", 0)
+    monkeypatch.setattr("flops_fit.training.kernel_choice.TRIAL_SECONDS", 0)
     seconds = {MKL_BLOCKS: LONG, MKL_FUSED: SHORT}
     wrong = trial(1, seconds, lambda plan: loss if plan == MKL_FUSED else 1.0)
     assert fastest([MKL_BLOCKS, MKL_FUSED], [wrong], 1e-4) == MKL_BLOCKS
@@ -240,7 +240,7 @@ def test_tried_sizes_stand_for_all_planned_steps(tmp_path):
 
 
 def test_a_study_remembers_its_kernels_and_tries_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr("flops_fit.kernel_choice.TRIAL_SECONDS", 0)
+    monkeypatch.setattr("flops_fit.training.kernel_choice.TRIAL_SECONDS", 0)
     plan, recipe = planned(tmp_path)
     cache = tmp_path / "cache" / "kernels.json"
     chosen = kernels_of_study(plan.experiments, recipe, cache)

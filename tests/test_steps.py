@@ -14,10 +14,10 @@ from flops_fit.errors import ConfigError
 from flops_fit.metrics import accuracy, error_rate
 from flops_fit.models import MLP
 from flops_fit.rules import PowerRule
-from flops_fit.steps import gradient_norm, train_step
 from flops_fit.trainers import Unwatched
-from flops_fit.training import train
-from flops_fit.training_state import TrainingState, seeded
+from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.steps import gradient_norm, train_step
+from flops_fit.training.trainer import train
 
 STILL = partial(Net, dropout=0.0)  # dropout draws differently for other batch shapes
 

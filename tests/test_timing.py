@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_study import Net, planned, small_sweep
 
 from flops_fit.schedules import WSD
-from flops_fit.timing import (
+from flops_fit.training.timing import (
     TIMED_SIZES,
     estimated_seconds,
     fastest_threads,

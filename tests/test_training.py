@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from small_study import ADAMW, Net, WatchedLoss, outcome, planned, rows, small_sweep
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from flops_fit.curves import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.experiments import Experiment, Size
@@ -24,7 +23,8 @@ from flops_fit.models import MLP
 from flops_fit.optimizers import Muon
 from flops_fit.schedules import WSD, Constant, Cosine, Linear
 from flops_fit.trainers import Unwatched
-from flops_fit.training import train
+from flops_fit.training.curves import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
+from flops_fit.training.trainer import train
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 EXPERIMENT = Experiment(
@@ -257,7 +257,7 @@ class TestRecord:
         assert curve[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
     def test_progress_rises_to_the_run_s_flops(self, study, monkeypatch):
-        monkeypatch.setattr("flops_fit.training.PROGRESS_SECONDS", 0.0)
+        monkeypatch.setattr("flops_fit.training.trainer.PROGRESS_SECONDS", 0.0)
         seen = []
         watcher = Unwatched()
         watcher.progress = lambda experiment, flops: seen.append(flops)

@@ -17,8 +17,8 @@ from flops_fit.runs import StudyFolder
 from flops_fit.schedules import WSD, Phases
 from flops_fit.study import torch_trainer
 from flops_fit.trainers import Unwatched
-from flops_fit.training import TorchTrainer, train
-from flops_fit.training_state import Trunks
+from flops_fit.training.state import Trunks
+from flops_fit.training.trainer import TorchTrainer, train
 from flops_fit.trunks import SharedTrunks, chains, flops_to_train
 
 SHARED = SharedTrunks(warmup_fraction=0.1, cooldown_fraction=0.2)

@@ -182,8 +182,8 @@ def show_notes(planned: Plan) -> None:
 
 def show_duration(prepared: Prepared, machine: Machine, pinned: Config) -> None:
     """How long our own training would take; nobody can say of a command."""
-    from flops_fit.timing import estimated_seconds
-    from flops_fit.training import TorchTrainer
+    from flops_fit.training.timing import estimated_seconds
+    from flops_fit.training.trainer import TorchTrainer
 
     trainer = prepared.trainer.tuned(prepared.plan, machine.threads, pinned)
     if not isinstance(trainer, TorchTrainer):

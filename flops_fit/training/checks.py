@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flops_fit.datasets.batches import micro_batches, output_of
 from flops_fit.errors import ConfigError
-from flops_fit.recipe import Recipe
 from flops_fit.sizing import materialized
+from flops_fit.training.recipe import Recipe
 
 
 def check_fit(recipe: Recipe, batch_size: int, hint: str = "") -> None:

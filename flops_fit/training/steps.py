@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from flops_fit.datasets.batches import Batch, micro_batches, num_samples, on_device, output_of
-from flops_fit.recipe import Recipe
-from flops_fit.training_state import TrainingState
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import TrainingState
 
 
 def train_step(batch: Batch, lr_factor: float, recipe: Recipe, state: TrainingState) -> None:

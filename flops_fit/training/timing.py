@@ -12,9 +12,9 @@ import torch
 from flops_fit.devices import threads_in_use
 from flops_fit.experiments import Experiment, Plan
 from flops_fit.laws import FORWARD_SHARE
-from flops_fit.recipe import Recipe
-from flops_fit.steps import train_step
-from flops_fit.training_state import TrainingState, seeded
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.steps import train_step
 from flops_fit.trunks import Chain, chains, steps_to_train
 
 TIMED_SIZES = 5

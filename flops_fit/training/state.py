@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from flops_fit.curves import CurvePoint
 from flops_fit.experiments import Experiment
-from flops_fit.recipe import Recipe, param_groups, peak_learning_rates
 from flops_fit.sizing import materialized
+from flops_fit.training.curves import CurvePoint
+from flops_fit.training.recipe import Recipe, param_groups, peak_learning_rates
 
 
 @dataclass

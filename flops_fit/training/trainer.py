@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from flops_fit.cache import user_cache
-from flops_fit.curves import CurvePlan, CurvePoint, write_curve
 from flops_fit.devices import (
     device_name,
     free_memory,
@@ -28,16 +27,17 @@ from flops_fit.devices import (
     threads_in_use,
     versions,
 )
-from flops_fit.evaluation import evaluate
 from flops_fit.experiments import Experiment, Plan
-from flops_fit.kernel_choice import kernels_of_study
 from flops_fit.kernels import KernelPlan, keep_freed_memory
-from flops_fit.recipe import Recipe
 from flops_fit.runs import Run, ended_run, finite
-from flops_fit.steps import gradient_norm, train_step
-from flops_fit.timing import fastest_threads
 from flops_fit.trainers import Watcher
-from flops_fit.training_state import TrainingState, Trunks, seeded
+from flops_fit.training.curves import CurvePlan, CurvePoint, write_curve
+from flops_fit.training.evaluation import evaluate
+from flops_fit.training.kernel_choice import kernels_of_study
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import TrainingState, Trunks, seeded
+from flops_fit.training.steps import gradient_norm, train_step
+from flops_fit.training.timing import fastest_threads
 
 PROGRESS_SECONDS = 0.2
 """Between two reports of progress."""

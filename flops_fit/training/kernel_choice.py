@@ -20,10 +20,10 @@ from flops_fit.errors import ConfigError, StudyError
 from flops_fit.experiments import Experiment
 from flops_fit.identity import digest
 from flops_fit.kernels import KernelPlan, in_force, plans_for
-from flops_fit.recipe import Recipe
 from flops_fit.runs import write_json
-from flops_fit.steps import train_step
-from flops_fit.training_state import TrainingState, seeded
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.steps import train_step
 
 TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
