@@ -43,8 +43,8 @@ RENAMED = {("predict", "budget"): "budgets", ("verify", "budget"): "target"}
 LISTS = frozenset({"budgets", "sizes", "studies"})
 """Settings that may be given as a,b,c outside a multirun."""
 
-TEXTS = frozenset({"trainer.command", "trainer.loss_file"})
-"""Settings whose braces and blanks are plain text, which Hydra would read as its own."""
+TEXTS = re.compile(r"trainer\.(command|loss_file)|columns\.\w+|runs|where")
+"""Settings whose braces, blanks and signs are plain text, which Hydra would read as its own."""
 
 USER_CONFIGS = "conf"
 """A user's own configs in the working directory, found without being named."""
@@ -196,10 +196,10 @@ def with_brackets(word: str) -> str:
 
 def with_quotes(word: str) -> str:
     """`trainer.command=train {size}` as `trainer.command='train {size}'`."""
-    name, equals, value = word.partition("=")
-    is_text = name in TEXTS and equals and value[:1] not in ("'", '"')
+    name, _, value = word.partition("=")
+    is_text = TEXTS.fullmatch(name) and value and value[:1] not in ("'", '"')
     quoted = value.replace("'", "\\'")
-    return f"{name}='{quoted}'" if is_text else word
+    return f"{name}='{quoted}'" if is_text and value != "null" else word
 
 
 def config_folder() -> Path:

@@ -113,6 +113,7 @@ class FitConfig(AnswerConfig):
     # A table of runs, CSV or JSON lines, instead of the study's own.
     runs: str | None = None
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    where: str = ""  # rows to read, by the file's columns: config = base and step > 0
     loss_unit: str = "nats"  # per token; or bits, or bits_per_byte
     bytes_per_token: float | None = None  # for bits_per_byte
     flops_per_param_per_token: float = 6.0  # where one of N, D and C is not given

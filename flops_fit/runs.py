@@ -197,7 +197,8 @@ class StudyFolder:
         except FileNotFoundError:
             raise StudyError(
                 f"{self.path} has no plan: it was fitted from a table of runs, which `flops-fit "
-                "report` shows; for a sweep of its own run `flops-fit train`"
+                "report` shows and `flops-fit fit runs=FILE` fits again; for a sweep of its own "
+                "run `flops-fit train`"
             ) from None
         except (TypeError, KeyError, AttributeError) as error:
             raise StudyError(

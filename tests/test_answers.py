@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -199,3 +200,42 @@ def test_common_headers_are_known_whatever_their_case_and_punctuation(folder, ca
     (folder / "sweep.csv").write_text("\n".join([headers, *rows]))
     law = fitted(capsys)
     assert law["surface"]["alpha"] == pytest.approx(SURFACE.alpha, abs=0.05)
+
+
+ODD = {
+    "num_params": "base - model/N (total)",
+    "num_tokens": "tokens, {seen}",
+    "loss": "eval/loss__MIN",
+}
+
+
+def test_columns_of_any_name_are_read_and_rows_chosen(folder, capsys):
+    rows = [[run.num_params, run.num_tokens, run.loss, "base"] for run in RUNS]
+    rows += [[run.num_params, run.num_tokens, run.loss * 1.5, "too hot"] for run in RUNS]
+    with (folder / "my export (1).csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[*ODD.values(), "learning rate"], *rows])
+    words = [f"columns.{ours}={theirs}" for ours, theirs in ODD.items()]
+    odd = fitted(capsys, "runs=my export (1).csv", *words, "where=learning rate != too hot")
+    plain = fitted(capsys)
+    assert odd["surface"]["alpha"] == pytest.approx(plain["surface"]["alpha"], rel=1e-6)
+    assert len(odd["rows_used"]) == len(RUNS)
+    assert {row["reason"] for row in odd["rows_dropped"]} == {"not learning rate != too hot"}
+    assert len(odd["rows_dropped"]) == len(RUNS)
+    table = odd["provenance"]["table"]
+    assert table["columns"]["loss"] == "eval/loss__MIN"
+    assert table["where"] == "learning rate != too hot"
+
+
+def test_rows_left_out_are_said_on_screen(folder, capsys):
+    write_runs(
+        folder / "sweep.csv", [*RUNS, RUNS[3], replace(RUNS[0], id="hot", status="diverged")]
+    )
+    assert main(["fit", "runs=sweep.csv", "draws=0"]) == 0
+    assert f"({'the same row as ' + RUNS[3].id})" in (shown := capsys.readouterr().out)
+    assert "hot (diverged)" in shown
+
+
+def test_where_is_for_tables(folder, capsys):
+    assert main(["fit", "runs=sweep.csv", "draws=0"]) == 0
+    assert main(["fit", "study=sweep", "where=seed = 1"]) == 1
+    assert "name it with runs=FILE" in capsys.readouterr().err

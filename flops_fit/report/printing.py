@@ -21,6 +21,8 @@ def print_law(law: ScalingLaw) -> None:
     console.print(tables.predictions_table(shown_predictions(law), law.metric))
     for finding in law.diagnostics.findings:
         console.print(f"- {finding}", markup=False, soft_wrap=True)
+    if law.dropped:
+        console.print(f"- {tables.left_out_line(law.dropped)}", markup=False, soft_wrap=True)
 
 
 def shown_predictions(law: ScalingLaw) -> list[Prediction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -14,6 +15,7 @@ from flops_fit.crossing import Crossing
 from flops_fit.experiments import Experiment, Plan, short_number
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.metrics import LOSS, label
+from flops_fit.fitting.points import Dropped
 from flops_fit.prediction import (
     FlatBand,
     Interval,
@@ -26,6 +28,9 @@ from flops_fit.runs import Run
 
 SHOWN_LEVEL = "95"
 """Percent. The interval that tables show; law.json has the others."""
+
+MOST_REASONS = 4
+"""Reasons for leaving runs out that a line names."""
 
 
 def plan_table(plan: Plan) -> Table:
@@ -135,6 +140,18 @@ def law_lines(law: ScalingLaw) -> list[str]:
     """A line per method: the exponent with its interval, or why there is none."""
     lines = [f"{_in_words(m)}: N_opt ~ C^{exponent(law, m)}" for m in law.fits.laws]
     return lines + [f"{_in_words(m)}: {reason}" for m, reason in law.refusals.items()]
+
+
+def left_out_line(dropped: Sequence[Dropped]) -> str:
+    """Which runs the fit does not use, and why; law.json lists each."""
+    reasons = Counter(one.reason for one in dropped)
+    first = {one.reason: one.id for one in reversed(dropped)}
+    shown = [
+        f"{first[reason]} ({reason})" if count == 1 else f"{count} runs ({reason})"
+        for reason, count in reasons.most_common(MOST_REASONS)
+    ]
+    more = len(reasons) - len(shown)
+    return f"left out: {', '.join(shown)}" + (f", and for {more} more reasons" if more else "")
 
 
 def band_line(band: FlatBand) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flops_fit.cli import OK
 from flops_fit.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import EnvelopeFit, ScalingLaw, fit_runs
+from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.scaling_law import LAW_FILE
 from flops_fit.identity import digest
 from flops_fit.laws import FlopRule
@@ -49,6 +51,11 @@ def fit(config: Config) -> int:
         metric=config["metric"],
         checkpoints=given.checkpoints() if isinstance(answer, EnvelopeFit) else (),
     )
+    law = replace(
+        law,
+        dropped=(*given.dropped, *law.dropped),
+        provenance={**law.provenance, **given.source},
+    )
     law.save(given.answer_folder)
     write_runs(given.answer_folder / "runs.csv", given.runs)
     point_to(given.folder.path / "latest", given.answer_folder)
@@ -64,7 +71,8 @@ def fit(config: Config) -> int:
 class ToFit:
     """A study, the folder of its answer, its runs, and what defines their FLOPs.
 
-    `checkpoints()` reads the runs' training curves.
+    `checkpoints()` reads the runs' training curves. `source` says how a table was read, and
+    `dropped` which of its rows were not.
     """
 
     folder: StudyFolder
@@ -72,9 +80,13 @@ class ToFit:
     runs: list[Run]
     flop_rule: FlopRule
     checkpoints: Callable[[], list[Run]]
+    dropped: tuple[Dropped, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 def study_to_fit(config: Config) -> ToFit:
+    if config["where"]:
+        raise ConfigError("where chooses rows of a table: name it with runs=FILE")
     folder = found_study(config)
     planned = folder.read_plan()
     runs, problems = folder.runs_of(planned)
@@ -89,19 +101,34 @@ def table_to_fit(config: Config) -> ToFit:
     """A table becomes a study of its own, named after its file."""
     table = Path(config["runs"])
     columns = {ours: theirs for ours, theirs in config["columns"].items() if theirs}
-    read = read_table(
-        table,
-        columns,
-        nats_per_unit=nats_per_unit(config),
-        flops_per_param_per_token=config["flops_per_param_per_token"],
-    )
+    units = {
+        "nats_per_unit": nats_per_unit(config),
+        "flops_per_param_per_token": config["flops_per_param_per_token"],
+    }
+    read = read_table(table, columns, where=config["where"], **units)
     for note in read.notes:
         say(f"note: {note}")
     folder = StudyFolder(Path(config["output_root"]) / (config["study"] or table.stem))
     rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
     answer_folder = folder.path / "plans" / digest(rows)
     rule = table_flop_rule(read.runs)
-    return ToFit(folder, answer_folder, read.runs, rule, lambda: read.checkpoints)
+    source = {
+        "path": str(table),
+        "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "columns": dict(read.columns),
+        "where": config["where"],
+        **units,
+        "notes": list(read.notes),
+    }
+    return ToFit(
+        folder,
+        answer_folder,
+        read.runs,
+        rule,
+        lambda: read.checkpoints,
+        read.dropped,
+        {"table": source},
+    )
 
 
 def nats_per_unit(config: Config) -> float:

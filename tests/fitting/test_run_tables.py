@@ -90,10 +90,11 @@ def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path)
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):
     table = read_table(file(tmp_path, "N,D,loss\n1e8,2e9,3\n,2e9,3\n1e8,,3\n"))
-    runs, notes = table.runs, table.notes
-    assert len(runs) == 1
-    assert "row 2 has no num_params: left out" in notes
-    assert "row 3 has no num_tokens: left out" in notes
+    assert len(table.runs) == 1
+    assert [(row.id, row.reason) for row in table.dropped] == [
+        ("row 2", "has no num_params"),
+        ("row 3", "has no num_tokens"),
+    ]
 
 
 def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
@@ -111,6 +112,7 @@ def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
         ("N,loss\n1e8,3\n", {}, "gives num_params of num_params, num_tokens and flops"),
         ("N,D\n1e8,2e9\n", {}, "no column for the loss"),
         ("N,D,loss\n", {}, "no rows"),
+        ("N,D,loss\n,,3\n,,2\n", {}, "none of the 2 rows.*2 are 'has no num_params and no num"),
         ("N,D,loss\nbig,2e9,3\n", {}, "row 1: num_params is 'big'.*a number"),
         ("N,D,loss\n1e8,-5,3\n", {}, "row 1: num_tokens is '-5'.*between 1 and 1e\\+24"),
         ("N,D,loss\n1e8,inf,3\n", {}, "row 1: num_tokens is 'inf'"),
@@ -120,13 +122,55 @@ def test_guessed_columns_are_said_and_named_ones_are_not(tmp_path):
         ("N,D,loss\n1e8,2e9,3\n", {"width": "N"}, "columns.width names nothing"),
         ('{"N": 1e8,\n', {}, "not readable JSON"),
         ("[1, 2]", {}, "JSON that is no object"),
-        ('N,D,loss\n1e8,2e9,"' + "x" * 1_000_000 + '"\n', {}, "longer than 131,072"),
+        ('N,D,loss\n1e8,2e9,"' + "x" * 1_000_000 + '"\n', {}, "row 1: loss is 'xxx"),
         ("N,D,loss\n1e8,2e9,3\0\n", {}, "binary"),
     ],
 )
 def test_tables_that_can_not_be_read_say_why(tmp_path, text, columns, message):
     with pytest.raises(UserError, match=message):
         read_table(file(tmp_path, text), columns)
+
+
+SWEEPS = "N,D,loss,sweep,step\n1e8,2e9,3,base,7\n2e8,2e9,2.9,wide base,7\n4e8,2e9,2.8,base,\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("", [1e8, 2e8, 4e8]),
+        ("sweep = base", [1e8, 4e8]),
+        ("sweep==wide base", [2e8]),
+        ("sweep != base", [2e8]),
+        ("step = 7.0", [1e8, 2e8]),
+        ("step > 0", [1e8, 2e8]),
+        ("step =", [4e8]),
+        ("N >= 2e8 and loss<2.85", [4e8]),
+        ("N <= 200M  and  sweep = base", [1e8]),
+    ],
+)
+def test_where_chooses_rows_by_columns_of_the_file(tmp_path, where, kept):
+    table = read_table(file(tmp_path, SWEEPS), where=where)
+    assert [run.num_params for run in table.runs] == kept
+    assert len(table.dropped) == 3 - len(kept)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("swep = base", "column 'swep', which .* its columns are 'N', 'D'"),
+        ("sweep", "where holds 'sweep': write COLUMN SIGN VALUE"),
+        ("step > many", "step > many: > compares with a number"),
+        ("sweep = deep", "none of the 3 rows .* 3 are 'not sweep = deep'"),
+    ],
+)
+def test_conditions_that_can_not_be_met_or_read_say_why(tmp_path, where, message):
+    with pytest.raises(UserError, match=message):
+        read_table(file(tmp_path, SWEEPS), where=where)
+
+
+def test_a_whole_config_in_a_cell_nobody_asked_for_is_no_trouble(tmp_path):
+    text = f'N,D,loss,config\r1e8,2e9,3,"{"x" * 1_000_000}"\r'
+    assert only(tmp_path, text).loss == 3
 
 
 def test_missing_and_undecodable_files_say_so(tmp_path):

@@ -62,13 +62,15 @@ def _text(path: Path) -> str:
 def _csv_table(path: Path, text: str) -> Cells:
     first_line = text.lstrip("\r\n").splitlines()[0]
     delimiter = max(DELIMITERS, key=first_line.count)
+    limit = csv.field_size_limit(len(text))  # exports hold whole configs in a cell
     try:
-        lines = [cells for cells in csv.reader(io.StringIO(text), delimiter=delimiter) if cells]
+        lines = list(filter(None, csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)))
     except csv.Error as error:
         raise FitError(
-            f"{path} is not a table that can be read ({error})",
-            "check its quotes, and that no cell is longer than 131,072 characters",
+            f"{path} is not a table that can be read ({error})", "check its quotes"
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     headers = tuple(cell.strip() for cell in lines[0])
     rows: list[Row] = [dict(zip(headers, cells, strict=False)) for cells in lines[1:]]
     return Cells(path, headers, rows, decimal_comma=delimiter != ",")
