@@ -13,6 +13,13 @@ from flops_fit.laws import Array
 SAME_SIZE = 1e-3
 """ln N (0.1%) within which models count as one size: no loss tells them apart."""
 
+SKEWNESS = 0.07
+"""Standard deviation of beta - alpha that a parabola's interval allows for. Over x = ln N less its
+minimum a curve is x^2 + (beta - alpha) x^3 / 3 up to its scale, and the minimum of a parabola
+through it lies elsewhere. Fits of Chinchilla's runs have -0.06 to 0.02 (Hoffmann et al. 2022;
+Besiroglu et al. 2024), and intervals for such surfaces then cover what they promise
+(scripts/fit_coverage.py); those of McLeish et al. 2025 have 0.2 to 0.5: cubics follow these."""
+
 CUBIC = 4
 """Coefficients of a piece, highest power first, as scipy's `PPoly` has them."""
 
@@ -55,6 +62,13 @@ class IsoflopCurve:
             np.take_along_axis(flat, best, axis=0)[0],
         )
 
+    def curvature(self) -> Array:
+        """Half of d2 loss / d(ln N)2 at the minimum."""
+        place, _ = self.lowest()
+        piece = int(np.clip(np.searchsorted(self.knots, place, side="right") - 1, 0, self._last))
+        c3, c2, _, _ = self.coefficients[:, piece]
+        return np.asarray(c2 + 3 * c3 * (place - self.knots[piece]))
+
     @property
     def _last(self) -> int:
         return len(self.knots) - 2
@@ -74,6 +88,9 @@ class CurveFamily(Protocol):
     parameters: ClassVar[int]
     """Numbers fitted for each curve."""
 
+    unseen_skewness: ClassVar[float]
+    """Standard deviation of beta - alpha that curves of this family can't show."""
+
     @property
     def residual_family(self) -> CurveFamily:
         """The least-squares family whose residuals tell the noise of a loss."""
@@ -88,6 +105,7 @@ class Parabola:
 
     fewest_sizes: ClassVar[int] = 3
     parameters: ClassVar[int] = 3
+    unseen_skewness: ClassVar[float] = SKEWNESS
 
     @property
     def residual_family(self) -> CurveFamily:
@@ -103,6 +121,7 @@ class Cubic:
 
     fewest_sizes: ClassVar[int] = 5
     parameters: ClassVar[int] = 4
+    unseen_skewness: ClassVar[float] = 0.0
 
     @property
     def residual_family(self) -> CurveFamily:
@@ -118,6 +137,7 @@ class Akima:
 
     fewest_sizes: ClassVar[int] = 3
     parameters: ClassVar[int] = 3
+    unseen_skewness: ClassVar[float] = 0.0
 
     @property
     def residual_family(self) -> CurveFamily:

@@ -138,26 +138,29 @@ class IsoflopFit:
         (estimates of 0.8 scatter from 0.4 to 1). So each answer takes what widens it: for the
         minima all of it is common, and they move together; for the losses, whose trend would not
         feel an error that all budgets share, none. A known asymptote apart, fewer than 4 budgets
-        leave it open: each draw then has another.
+        leave it open: each draw then has another. And each draw has another skewness of the true
+        curves, the same at all budgets, where the family of curves can't show any.
         """
         if law.noise is None:
             return None
         generator = np.random.default_rng(seed)
         noise = FreshNoise(count, generator)
+        skewness = self.curve.unseen_skewness * generator.standard_normal(count)
         groups = dict(self._groups(points))
         bracketed = [o for o in law.budgets if o.is_bracketed]
-        log_n, loss = np.empty((2, len(bracketed), count))
+        log_n, loss, shift = np.empty((3, len(bracketed), count))
         for row, optimum in enumerate(bracketed):
             group = groups[optimum.budget]
             log_n[row], lowest = self._redrawn(optimum, group, law.noise * noise.of(group))
             if any(group.trunks):
                 alone = law.noise * generator.standard_normal((len(group), count))
                 _, lowest = self._redrawn(optimum, group, alone)
-            loss[row] = np.maximum(lowest, LEAST_LOSS * group.loss.min())
+            shift[row], drop = self._shifts(optimum, group, skewness)
+            loss[row] = np.maximum(lowest + drop, LEAST_LOSS * group.loss.min())
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
         scatter = _birge_ratio(flops, measured, log_n)
-        widened = measured[:, None] + scatter * (log_n - measured[:, None])
+        widened = measured[:, None] + scatter * (log_n - measured[:, None]) + shift
         log_k, a, b = _line(flops, widened, points.flop_rule)
         trend = fit_loss_trend(flops, loss, self.asymptote, generator.uniform(size=count))
         return IsoflopDraws(log_k, a, b, trend, points.flop_rule, scatter)
@@ -169,6 +172,17 @@ class IsoflopFit:
         assert optimum.curve is not None
         noisy = optimum.curve(group.num_params)[:, None] * np.exp(relative)
         return self.curve.curve(np.log(group.num_params), noisy).lowest()
+
+    def _shifts(
+        self, optimum: BudgetOptimum, group: Points, skewness: Array
+    ) -> tuple[Array, Array]:
+        """By how much ln N and loss of the minimum are off, (draws,), if the curve is skewed."""
+        assert optimum.curve is not None
+        log_n = np.log(group.num_params)
+        place, lowest = optimum.curve.lowest()
+        cubic = optimum.curve.curvature() * np.outer((log_n - place) ** 3, skewness / 3)
+        skewed = self.curve.curve(log_n, optimum.curve(group.num_params)[:, None] + cubic).lowest()
+        return skewed[0] - place, skewed[1] - lowest
 
     def _groups(self, points: Points) -> list[tuple[float, Points]]:
         return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]

@@ -5,13 +5,21 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from flops_fit.fitting import AbsoluteError, EnvelopeFit, IsoflopFit, SquaredError, SurfaceFit
+from flops_fit.fitting import (
+    AbsoluteError,
+    Cubic,
+    EnvelopeFit,
+    IsoflopFit,
+    SquaredError,
+    SurfaceFit,
+)
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "fit"
 
 EXPECTED = {
     "envelope": EnvelopeFit(),
     "isoflop": IsoflopFit(),
+    "cubic": IsoflopFit(curve=Cubic()),
     "surface": SurfaceFit(),
     "tied": SurfaceFit(tied_exponents=True),
     "vpnls": SurfaceFit(objective=SquaredError()),

@@ -162,6 +162,13 @@ def test_draws_scatter_as_repeated_sweeps_do():
     assert draws.a.std() == pytest.approx(np.std(exponents), rel=0.6)
 
 
+def test_intervals_allow_for_the_shift_of_a_parabola_where_exponents_differ():
+    clean = IsoflopFit().fitted(points(sweep(CHINCHILLA, noise=0.0005)), 500, 0)
+    low, high = np.quantile(clean.draws.N_opt(1e20), (0.05, 0.95))
+    assert low < CHINCHILLA.N_opt(1e20, SIX) < clean.law.N_opt(1e20) < high
+    assert np.std(clean.draws.a) < 0.003  # the shift is the same at all budgets
+
+
 def test_loss_trend_recovers_a_planted_asymptote():
     flops = np.geomspace(1e17, 1e20, 6)
     planted = 1.8 + 2.0 * (flops / 1e18) ** -0.15
