@@ -239,3 +239,13 @@ def test_where_is_for_tables(folder, capsys):
     assert main(["fit", "runs=sweep.csv", "draws=0"]) == 0
     assert main(["fit", "study=sweep", "where=seed = 1"]) == 1
     assert "name it with runs=FILE" in capsys.readouterr().err
+
+
+def test_a_flop_rule_other_than_6nd_is_said(folder, capsys):
+    runs = [replace(run, flops=8 * run.num_params * run.num_tokens) for run in RUNS]
+    write_runs(folder / "sweep.csv", runs)
+    assert main(["fit", "runs=sweep.csv", "draws=0"]) == 0
+    assert "C = 8 N D by the table's own columns" in capsys.readouterr().err
+    write_runs(folder / "sweep.csv", [replace(run, flops=10 * run.flops) for run in RUNS])
+    assert main(["fit", "runs=sweep.csv", "draws=0"]) == 1
+    assert "C of this table is 10 times 6 N D" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
 from flops_fit.runs import Run
 
-INCONSISTENT_FLOPS = 10.0
-"""A table whose C differs from the FLOP rule by this factor names the wrong column or unit."""
+INCONSISTENT_FLOPS = 5.0
+"""A C that differs from the FLOP rule by this factor is of the wrong column or unit."""
 
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     "num_params": (1.0, 1e18),

@@ -106,19 +106,20 @@ def table_to_fit(config: Config) -> ToFit:
         "flops_per_param_per_token": config["flops_per_param_per_token"],
     }
     read = read_table(table, columns, where=config["where"], **units)
-    for note in read.notes:
+    rule = table_flop_rule(read.runs, units["flops_per_param_per_token"])
+    notes = [*read.notes, *note_on_flops(rule)]
+    for note in notes:
         say(f"note: {note}")
     folder = StudyFolder(Path(config["output_root"]) / (config["study"] or table.stem))
     rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
     answer_folder = folder.path / "plans" / digest(rows)
-    rule = table_flop_rule(read.runs)
     source = {
         "path": str(table),
         "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
         "columns": dict(read.columns),
         "where": config["where"],
         **units,
-        "notes": list(read.notes),
+        "notes": notes,
     }
     return ToFit(
         folder,
@@ -129,6 +130,17 @@ def table_to_fit(config: Config) -> ToFit:
         read.dropped,
         {"table": source},
     )
+
+
+def note_on_flops(rule: FlopRule) -> list[str]:
+    """What is said of a FLOP rule other than C = 6ND."""
+    if rule == FlopRule.constant():
+        return []
+    if rule.is_constant:
+        return [f"C = {rule.flops_per_param_per_token:.3g} N D by the table's own columns"]
+    return [
+        f"C / (N D) depends on N in this table: FLOPs per token of {len(rule.num_params)} sizes"
+    ]
 
 
 def nats_per_unit(config: Config) -> float:

@@ -178,6 +178,7 @@ def test_runs_without_a_result_are_left_out_by_name(noisy):
         ({"num_params": 0.0}, r"num_params = 0\.0"),
         ({"num_tokens": float("inf")}, "num_tokens = inf"),
         ({"flops": 1e20}, r"100 times.*check the units"),
+        ({"flops": 0.9999999e19}, r"10 times.*check the units"),
         ({"budget": float("nan")}, "budget = nan"),
     ],
 )

@@ -239,3 +239,12 @@ def test_flop_rule_of_a_table_is_told_from_its_columns():
     rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
                ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
     assert table_flop_rule(rounded).is_constant
+
+
+@pytest.mark.parametrize("factor", [10, 0.1])
+def test_flops_of_another_magnitude_are_refused_unless_they_are_said_to_be_so(factor):
+    runs = [counted(n, d, 6.0 * factor * n * d) for n in (1e7, 1e8) for d in (1e9, 2e9)]
+    with pytest.raises(UserError, match=f"{factor} times 6 N D: .*token={6 * factor:g}"):
+        table_flop_rule(runs)
+    rule = table_flop_rule(runs, 6 * factor)
+    assert rule.flops_per_param_per_token == pytest.approx(6 * factor)
