@@ -146,6 +146,10 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     plan = with_ids(plan, decides)
     if spec.sweep.trunks is not None:
         plan = replace(plan, notes=(*plan.notes, note_on_trunks(plan)))
+    kept = pinned.get("kernels")
+    if spec.kernels is not None and kept not in (None, spec.kernels.to_json()):
+        note = f"this study keeps {kept} of its first training: name another to train with others"
+        plan = replace(plan, notes=(*plan.notes, f"kernels: {note}"))
     return plan, recipe
 
 

@@ -27,6 +27,7 @@ from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, PlanError, StudyError
 from flops_fit.execution import Inline, train_plan
 from flops_fit.flop_counts import CountedFlops
+from flops_fit.kernels import KernelPlan
 from flops_fit.runs import StudyFolder, ended_run
 from flops_fit.schedules import WSD
 from flops_fit.study import Study, plan_study, sweep_for, torch_trainer
@@ -218,6 +219,15 @@ class TestSweepsThatGrow:
         assert recipe.precision == "bf16"
         assert recipe.held_out_samples == held_out
         assert {run.id for run in runs} < {e.id for e in plan.experiments}
+
+    def test_other_kernels_than_the_pinned_ones_are_said_not_to_be_used(self, folder, continued):
+        continued(kernels=KernelPlan("default", "fused"))
+        said, unsaid = (
+            " ".join(planned(folder.path, kernels=KernelPlan("default", attention))[0].notes)
+            for attention in ("blocks", "fused")
+        )
+        assert "keeps {'matmul': 'default', 'attention': 'fused'} of its first training" in said
+        assert "kernels" not in unsaid
 
     def test_planning_writes_nothing(self, folder):
         planned(folder.path)
