@@ -249,7 +249,7 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
         + ("they can't be told apart" if later is None else f"{later} is ahead")
         for flops, later in stretches[1:]
     )
-    reach = f"; by these laws nothing changes up to {np.exp(gaps.log_flops[-1]):.2g} FLOPs"
+    reach = f"; by these laws nothing changes beyond, to {np.exp(gaps.log_flops[-1]):.2g} FLOPs"
     end = min(high, stretches[1][0]) if changes else high
     inside = [r for r in rows if low / SAME_BUDGET <= r.budget <= end * SAME_BUDGET]
     return f"{ahead} {_where(a, b, end)}: {_need(a.name, b.name, inside)}{changes or reach}"
