@@ -1,6 +1,7 @@
 """What each verb does with its composed config, a function of the verb's name each."""
 
-from flops_fit.verbs.answers import compare, fit, report, status
+from flops_fit.verbs.answers import compare, report, status
+from flops_fit.verbs.fitting import fit
 from flops_fit.verbs.predicting import predict
 from flops_fit.verbs.sweeps import plan, print_variants, train, verify
 
