@@ -43,8 +43,11 @@ RENAMED = {("predict", "budget"): "budgets", ("verify", "budget"): "target"}
 LISTS = frozenset({"budgets", "sizes", "studies"})
 """Settings that may be given as a,b,c outside a multirun."""
 
-TEXTS = re.compile(r"trainer\.(command|loss_file)|columns\.\w+|runs|where")
-"""Settings whose braces, blanks and signs are plain text, which Hydra would read as its own."""
+TEXTS = re.compile(r"trainer\.(command|loss_file)")
+"""Settings whose braces and blanks are plain text, which Hydra would read as its own."""
+
+TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where")
+"""Settings that are plain text outside a multirun, where commas part their variants."""
 
 USER_CONFIGS = "conf"
 """A user's own configs in the working directory, found without being named."""
@@ -161,9 +164,9 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
 def for_hydra(verb: str, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
-    overrides = [with_quotes(renamed(verb, word)) for word in overrides]
+    overrides = [with_quotes(renamed(verb, word), TEXTS) for word in overrides]
     if not {"-m", "--multirun"} & set(flags):
-        overrides = [with_brackets(word) for word in overrides]
+        overrides = [with_quotes(with_brackets(word), TABLE_TEXTS) for word in overrides]
     if Path(USER_CONFIGS).is_dir() and not {"--config-dir", "-cd"} & set(flags):
         flags += ["--config-dir", USER_CONFIGS]
     return [*flags, *overrides]
@@ -194,10 +197,10 @@ def with_brackets(word: str) -> str:
     return f"{name}=[{value}]" if is_list else word
 
 
-def with_quotes(word: str) -> str:
-    """`trainer.command=train {size}` as `trainer.command='train {size}'`."""
+def with_quotes(word: str, texts: re.Pattern[str]) -> str:
+    """`trainer.command=train {size}` as `trainer.command='train {size}'`, if `texts` names it."""
     name, _, value = word.partition("=")
-    is_text = TEXTS.fullmatch(name) and value and value[:1] not in ("'", '"')
+    is_text = texts.fullmatch(name) and value and value[:1] not in ("'", '"')
     quoted = value.replace("'", "\\'")
     return f"{name}='{quoted}'" if is_text and value != "null" else word
 

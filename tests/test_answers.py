@@ -249,3 +249,10 @@ def test_a_flop_rule_other_than_6nd_is_said(folder, capsys):
     write_runs(folder / "sweep.csv", [replace(run, flops=10 * run.flops) for run in RUNS])
     assert main(["fit", "runs=sweep.csv", "draws=0"]) == 1
     assert "C of this table is 10 times 6 N D" in capsys.readouterr().err
+
+
+def test_a_multirun_fits_several_tables(folder, capsys):
+    write_runs(folder / "other.csv", RUNS[5:])
+    assert main(["fit", "-m", "runs=sweep.csv,other.csv", "draws=0"]) == 0
+    fitted_studies = {path.parent.name for path in folder.glob("outputs/*/latest")}
+    assert fitted_studies == {"sweep", "other"}

@@ -37,7 +37,7 @@ class IsoflopCurve:
     def __call__(self, num_params: ArrayLike) -> Array:
         """Loss at N, the outermost pieces continuing beyond the knots."""
         log_n = np.log(np.asarray(num_params, dtype=float))
-        piece = np.clip(np.searchsorted(self.knots, log_n, side="right") - 1, 0, self._last)
+        piece = self._piece(log_n)
         t = log_n - self.knots[piece]
         if self.coefficients.ndim > 2:
             t = t[..., None]
@@ -65,13 +65,14 @@ class IsoflopCurve:
     def curvature(self) -> Array:
         """Half of d2 loss / d(ln N)2 at the minimum."""
         place, _ = self.lowest()
-        piece = int(np.clip(np.searchsorted(self.knots, place, side="right") - 1, 0, self._last))
+        piece = int(self._piece(place))
         c3, c2, _, _ = self.coefficients[:, piece]
         return np.asarray(c2 + 3 * c3 * (place - self.knots[piece]))
 
-    @property
-    def _last(self) -> int:
-        return len(self.knots) - 2
+    def _piece(self, log_n: Array) -> NDArray[np.int64]:
+        """The piece that ln N lies on, or is nearest to."""
+        last = len(self.knots) - 2
+        return np.clip(np.searchsorted(self.knots, log_n, side="right") - 1, 0, last)
 
     def to_json(self) -> dict[str, Any]:
         return {"log_knots": self.knots.tolist(), "coefficients": self.coefficients.tolist()}
