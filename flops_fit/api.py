@@ -14,32 +14,25 @@ import torch
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
-from flops_fit.devices import threads_in_use
-from flops_fit.execution import Inline, train_plan
-from flops_fit.experiments import Plan, SizeValue
-from flops_fit.flop_counts import FormulaFlops
-from flops_fit.planning import DataShape, Sweep, plan_sweep
+from flops_fit.learning.schedules import Cosine, Schedule
+from flops_fit.plan.experiment import Plan, SizeValue
+from flops_fit.plan.flops import FormulaFlops
+from flops_fit.plan.sweep import DataShape, Sweep, plan_sweep
 from flops_fit.report.screen import SweepProgress
-from flops_fit.runs import StudyFolder
-from flops_fit.schedules import Cosine, Schedule
-from flops_fit.signatures import check_argument_names, qualified_name, source_hashes
-from flops_fit.sizing import (
+from flops_fit.signatures import check_argument_names, first_name, qualified_name, source_hashes
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.study.study import SOURCE_WARNING, Study, fit_study, pin_sources
+from flops_fit.training.devices import threads_in_use
+from flops_fit.training.family import (
     LARGEST_SIZE,
     LossFunction,
     ModelFactory,
     SizeSpec,
     family_without_data,
 )
-from flops_fit.study import (
-    SOURCE_WARNING,
-    Study,
-    StudySpec,
-    fit_study,
-    pin_sources,
-    step_identity,
-    sweep_for,
-)
 from flops_fit.training.recipe import Metric
+from flops_fit.training.spec import StudySpec, step_identity, sweep_for
 
 __all__ = ["Study", "find_optimal"]
 
@@ -186,4 +179,4 @@ def described(value: Any) -> Any:
             return [described(value.func), described(value.args), described(value.keywords)]
         case nn.Module() | torch.dtype() | torch.device():
             return f"{qualified_name(value)} {value}"
-    return repr(value) if is_dataclass(value) else qualified_name(value)
+    return repr(value) if is_dataclass(value) else first_name(qualified_name(value))

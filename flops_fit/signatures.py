@@ -34,6 +34,30 @@ def check_argument_names(
             )
 
 
+MOVED = {
+    "flops_fit.losses": "flops_fit.learning.losses",
+    "flops_fit.metrics": "flops_fit.learning.metrics",
+    "flops_fit.optimizers": "flops_fit.learning.optimizers",
+    "flops_fit.schedules": "flops_fit.learning.schedules",
+    "flops_fit.rules": "flops_fit.plan.rules",
+}
+"""Modules that configs name and where they stand today. Ids and stored plans know the first names,
+which stay valid."""
+
+
+def current_name(name: str) -> str:
+    """Where the class or function of this name, perhaps an earlier one, stands today."""
+    module, dot, rest = name.rpartition(".")
+    return f"{MOVED.get(module, module)}{dot}{rest}"
+
+
+def first_name(name: str) -> str:
+    """The name under which ids know a class or function: the one it had first."""
+    module, dot, rest = name.rpartition(".")
+    first = {now: before for before, now in MOVED.items()}
+    return f"{first.get(module, module)}{dot}{rest}"
+
+
 def qualified_name(value: Any) -> str:
     """Module and name of a class or function, or of the class of any other value."""
     named = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from engine_contenders import Outcome, Work
 
-from flops_fit.identity import with_ids
-from flops_fit.kernels import KernelPlan, in_force, keep_freed_memory, plans_for
-from flops_fit.planning import DataShape, Sweep, plan_sweep
-from flops_fit.sizing import ModelFamily, SizeSpec
+from flops_fit.plan.ids import with_ids
+from flops_fit.plan.sweep import DataShape, Sweep, plan_sweep
+from flops_fit.plan.trunks import SharedTrunks, chains, flops_to_train
+from flops_fit.training.family import ModelFamily, SizeSpec
 from flops_fit.training.kernel_choice import LOSS_TOLERANCE, Trial, fastest, fresh_steps, processor
-from flops_fit.trunks import SharedTrunks, chains, flops_to_train
+from flops_fit.training.kernels import KernelPlan, in_force, keep_freed_memory, plans_for
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import numpy as np
 
 from flops_fit.fitting import SurfaceFit, fit_runs
 from flops_fit.fitting.points import usable_points
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.simulation import simulate_sweep
 
 CHINCHILLA = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 DRAWS = 4000

@@ -24,13 +24,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from flops_fit.build import build_study
-from flops_fit.cli import config_folder
-from flops_fit.config import register_schemas
-from flops_fit.experiments import Experiment
-from flops_fit.study import StudySpec
-from flops_fit.trainers import Unwatched
+from flops_fit.building.spec import build_study
+from flops_fit.cli.dispatch import config_folder
+from flops_fit.cli.schema import register_schemas
+from flops_fit.plan.experiment import Experiment
+from flops_fit.store.protocols import Unwatched
 from flops_fit.training.recipe import Recipe
+from flops_fit.training.spec import StudySpec
 from flops_fit.training.trainer import train
 
 PAGE = Path(__file__).parents[1] / "docs" / "width-scaling.md"

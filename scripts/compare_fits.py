@@ -28,9 +28,9 @@ from scipy.special import logsumexp
 from flops_fit.fitting import Huber, IsoflopFit, SurfaceFit
 from flops_fit.fitting.objectives import HOFFMANN_DELTA
 from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.fitting.surface import STARTS_PER_SIDE
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
-from flops_fit.simulation import simulate_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC_TABLE = "kyo_takano_llm_df.csv"

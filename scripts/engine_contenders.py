@@ -32,18 +32,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.datasets.source import Source
-from flops_fit.experiments import Experiment
-from flops_fit.kernels import KernelPlan, in_force
-from flops_fit.losses import cross_entropy, mse
+from flops_fit.learning.losses import cross_entropy, mse
+from flops_fit.learning.schedules import Cosine, progress_of
 from flops_fit.models import MLP, Transformer
-from flops_fit.planning import Sweep
-from flops_fit.runs import StudyFolder
-from flops_fit.schedules import Cosine, progress_of
-from flops_fit.sizing import SizeSpec
-from flops_fit.study import StudySpec, plan_study
-from flops_fit.trainers import Unwatched
+from flops_fit.plan.experiment import Experiment
+from flops_fit.plan.sweep import Sweep
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.training.family import SizeSpec
 from flops_fit.training.kernel_choice import kernels_of_study
+from flops_fit.training.kernels import KernelPlan, in_force
 from flops_fit.training.recipe import Recipe, param_groups
+from flops_fit.training.spec import StudySpec, plan_study
 from flops_fit.training.state import seeded
 from flops_fit.training.trainer import train
 

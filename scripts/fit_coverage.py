@@ -21,9 +21,9 @@ import numpy as np
 from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit
 from flops_fit.fitting.fits import fit_all
 from flops_fit.fitting.points import usable_points
+from flops_fit.fitting.simulation import simulate_sweep, simulate_trunks
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.runs import Run
-from flops_fit.simulation import simulate_sweep, simulate_trunks
+from flops_fit.plan.run import Run
 
 CHINCHILLA = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 ASYMMETRIC = LossSurface(E=1.69, A=406.4, B=40.0, alpha=0.465, beta=0.155)

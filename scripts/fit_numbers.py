@@ -27,8 +27,8 @@ from fit_coverage import (
 from flops_fit.fitting import Akima, EnvelopeFit, Huber, IsoflopFit, SurfaceFit
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.sensitivity import isoflop_bias
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
-from flops_fit.simulation import simulate_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 50304  # of the Gemstones models: embedding rows

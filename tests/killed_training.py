@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from small_study import planned, small_sweep
 
-from flops_fit.execution import Inline, train_plan
-from flops_fit.runs import StudyFolder
-from flops_fit.study import torch_trainer
-from flops_fit.trainers import Unwatched
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.training.spec import torch_trainer
 
 SHORTEST, LONGEST = 0.01, 0.15  # seconds that a child may live
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flops_fit.datasets.adapters import as_source
-from flops_fit.planning import Sweep
-from flops_fit.runs import StudyFolder
-from flops_fit.schedules import Cosine
-from flops_fit.sizing import SizeSpec
-from flops_fit.study import StudySpec, plan_study
+from flops_fit.learning.schedules import Cosine
+from flops_fit.plan.sweep import Sweep
+from flops_fit.store.folder import StudyFolder
+from flops_fit.training.family import SizeSpec
+from flops_fit.training.spec import StudySpec, plan_study
 
 IN_FEATURES = 4
 ADAMW = partial(torch.optim.AdamW, lr=0.01)

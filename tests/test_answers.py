@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flops_fit.cli import main
+from flops_fit.fitting.simulation import simulate_sweep, simulate_trunks
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.run_tables import write_runs
-from flops_fit.runs import StudyFolder
-from flops_fit.simulation import simulate_sweep, simulate_trunks
-from flops_fit.training.curves import CurvePoint, write_curve
+from flops_fit.store.folder import StudyFolder
+from flops_fit.tables import write_runs
+from flops_fit.training.curve import CurvePoint, write_curve
 
 SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 BUDGETS = (1e18, 1e19, 1e20)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from flops_fit import Study, find_optimal
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.experiments import Plan
+from flops_fit.plan.experiment import Plan
 
 FEATURES = 4
 

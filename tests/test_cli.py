@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flops_fit.cli import VERBS, for_hydra, main
+from flops_fit.cli import main
+from flops_fit.cli.dispatch import VERBS, for_hydra
 
 TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 TINY += ["center=10"]
@@ -209,7 +210,7 @@ def test_plan_does_not_touch_the_plan_in_force_of_a_trained_study(folder):
 
 def test_failing_experiments_give_exit_code_3(folder, capsys):
     (folder / "breaks.py").write_text(
-        "from flops_fit.losses import mse\n"
+        "from flops_fit.learning.losses import mse\n"
         "calls = 0\n"
         "def loss(output, target):\n"
         "    global calls\n"

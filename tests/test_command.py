@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from flops_fit.cli import for_hydra, main
+from flops_fit.cli import main
+from flops_fit.cli.dispatch import for_hydra
 from flops_fit.command import CommandTrainer
 from flops_fit.errors import ConfigError
-from flops_fit.experiments import Experiment, Size
 from flops_fit.models import MLP
-from flops_fit.trainers import Unwatched
+from flops_fit.plan.experiment import Experiment, Size
+from flops_fit.store.protocols import Unwatched
 
 E, A, ALPHA, B, BETA = 1.5, 20.0, 0.35, 60.0, 0.3
 """The law that the script below follows to 0.02%."""

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
+from flops_fit.answers.crossing import flops_to_reach
 from flops_fit.cli import main
-from flops_fit.comparison import COMPARABLE, Contender, compare_laws
-from flops_fit.crossing import flops_to_reach
 from flops_fit.fitting import IsoflopFit, fit_runs
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.report import tables
 from flops_fit.report.plots import plot_comparison
-from flops_fit.run_tables import write_runs
-from flops_fit.simulation import simulate_sweep
+from flops_fit.tables import write_runs
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
 SIZES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)

@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from test_images import cifar10_folder, mnist_folder
 
 import flops_fit
-from flops_fit.build import build_study
-from flops_fit.cli import VERBS, config_folder
-from flops_fit.config import (
+from flops_fit.building.node import FLOPS, SIZE, Part
+from flops_fit.building.spec import build_study
+from flops_fit.cli.dispatch import VERBS, config_folder
+from flops_fit.cli.schema import (
     AnswerConfig,
     ColumnsConfig,
     CompareConfig,
@@ -26,11 +27,10 @@ from flops_fit.config import (
     SweepConfig,
     register_schemas,
 )
-from flops_fit.parts import FLOPS, SIZE, Part
-from flops_fit.run_tables import COMMON_NAMES
-from flops_fit.runs import StudyFolder
-from flops_fit.sizing import SizeSpec
-from flops_fit.study import plan_study
+from flops_fit.store.folder import StudyFolder
+from flops_fit.tables import COMMON_NAMES
+from flops_fit.training.family import SizeSpec
+from flops_fit.training.spec import plan_study
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit", "learning_rate_rule")
 GROUPS += ("batch_rule", "metrics")
@@ -149,7 +149,7 @@ def test_every_leaf_of_a_recipe_is_a_setting(recipe):
 
 def test_transformer_on_python_source_picks_its_own_loss_and_rate():
     config = composed("train", "model=transformer", "dataset=python_source")
-    assert config["loss"]["_target_"] == "flops_fit.losses.cross_entropy"
+    assert config["loss"]["_target_"] == "flops_fit.learning.losses.cross_entropy"
     assert config["model"]["vocab_size"] == config["dataset"]["vocab_size"] == 256
     assert len(config["budgets"]) >= 4
     own = composed("train", "model=transformer", "dataset=text", "dataset.files=x")

@@ -10,7 +10,7 @@ from small_study import WatchedLoss, outcome, planned, rows
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flops_fit.datasets import as_source
-from flops_fit.trainers import Unwatched
+from flops_fit.store.protocols import Unwatched
 from flops_fit.training.trainer import train
 
 

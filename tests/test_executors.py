@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from small_study import Net, outcome, planned, small_sweep
 
-from flops_fit.execution import Inline, train_plan
-from flops_fit.executors import STOP_SECONDS, Workers
-from flops_fit.runs import StudyFolder
-from flops_fit.study import torch_trainer
-from flops_fit.trainers import Unwatched
-from flops_fit.trunks import chains
+from flops_fit.plan.trunks import chains
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.study.workers import STOP_SECONDS, Workers
+from flops_fit.training.spec import torch_trainer
 
 # What follows up to the first fixture is imported by the worker processes as well.
 

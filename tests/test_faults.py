@@ -17,10 +17,11 @@ from small_study import Net, WatchedLoss, outcome, planned, rows
 
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import StudyError
-from flops_fit.execution import Inline, train_plan
-from flops_fit.runs import StudyFolder, write_json
-from flops_fit.study import torch_trainer
-from flops_fit.trainers import Unwatched
+from flops_fit.files import write_json
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.training.spec import torch_trainer
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer, train
 

@@ -9,15 +9,6 @@ from small_study import Net, planned, small_sweep
 from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError
-from flops_fit.kernels import (
-    EXACT_ERROR,
-    KernelPlan,
-    attention_in_force,
-    in_force,
-    keep_freed_memory,
-    plans_for,
-    product_error,
-)
 from flops_fit.models import Transformer
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
 from flops_fit.models.transformer import causal_attention, rms_norm
@@ -29,6 +20,15 @@ from flops_fit.training.kernel_choice import (
     remember,
     remembered,
     tried_sizes,
+)
+from flops_fit.training.kernels import (
+    EXACT_ERROR,
+    KernelPlan,
+    attention_in_force,
+    in_force,
+    keep_freed_memory,
+    plans_for,
+    product_error,
 )
 
 CPU = torch.device("cpu")

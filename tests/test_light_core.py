@@ -13,17 +13,17 @@ import pytest
 from flops_fit.cli import main
 
 CORE = [
-    "laws",
-    "schedules",
-    "planning",
-    "runs",
-    "run_tables",
+    "laws.prediction",
+    "learning.schedules",
+    "plan.sweep",
+    "plan.run",
+    "store.folder",
+    "store.protocols",
+    "tables",
     "fitting",
-    "prediction",
-    "crossing",
-    "comparison",
-    "simulation",
-    "prepared",
+    "fitting.simulation",
+    "answers.crossing",
+    "answers.comparison",
     "command",
 ]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flops_fit.losses import cross_entropy, mse
+from flops_fit.learning.losses import cross_entropy, mse
 
 
 def test_mse_is_the_mean_of_squared_differences():

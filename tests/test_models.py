@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flops_fit.losses import cross_entropy
+from flops_fit.learning.losses import cross_entropy
 from flops_fit.models import MLP, Transformer, ViT
 from flops_fit.models.transformer import causal_attention
 from flops_fit.models.vit import full_attention, grid_rotation, patches

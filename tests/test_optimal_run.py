@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from flops_fit.answers.optimal_run import KnownSizes, Rules, note_on_size, optimal_experiment
 from flops_fit.cli import main
 from flops_fit.errors import PlanError
-from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.optimal_run import KnownSizes, Rules, note_on_size, optimal_experiment
-from flops_fit.prediction import Prediction
-from flops_fit.rules import PowerRule
-from flops_fit.runs import Run, StudyFolder
+from flops_fit.laws.prediction import Prediction
+from flops_fit.plan.experiment import Experiment, Plan, Size
+from flops_fit.plan.rules import PowerRule
+from flops_fit.plan.run import Run
+from flops_fit.store.folder import StudyFolder
 
 SIX = FlopRule.constant()
 BATCH, TOKENS = 8, 16  # samples per step, tokens per sample

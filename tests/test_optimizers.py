@@ -6,9 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from flops_fit.errors import ConfigError
-from flops_fit.losses import mse
+from flops_fit.learning.losses import mse
+from flops_fit.learning.optimizers import Muon
 from flops_fit.models import MLP
-from flops_fit.optimizers import Muon
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "optimizer"
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flops_fit.errors import PlanError, StudyError
-from flops_fit.experiments import ModelSize, Plan, Size
-from flops_fit.flop_counts import CountedFlops, FormulaFlops
-from flops_fit.identity import with_ids
-from flops_fit.planning import DataShape, Sweep, held_out_samples, plan_sweep
+from flops_fit.plan.experiment import ModelSize, Plan, Size
+from flops_fit.plan.flops import CountedFlops, FormulaFlops
+from flops_fit.plan.ids import with_ids
+from flops_fit.plan.sweep import DataShape, Sweep, held_out_samples, plan_sweep
 
 ENDLESS = DataShape(tokens_per_sample=1, unique_samples=None)
 

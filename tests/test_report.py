@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.fitting import fit_runs
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
+from flops_fit.plan.experiment import Experiment, Plan, Size
+from flops_fit.plan.run import Run, ended_run
 from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima
 from flops_fit.report.screen import duration, run_line
-from flops_fit.run_tables import read_table
-from flops_fit.runs import Run, ended_run
-from flops_fit.simulation import simulate_sweep
+from flops_fit.tables import read_table
 
 SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 BUDGETS = (1e18, 3e18, 1e19)

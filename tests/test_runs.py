@@ -10,9 +10,10 @@ import pytest
 from filelock import Timeout
 
 from flops_fit.errors import StudyError
-from flops_fit.experiments import Experiment, Plan, Size
 from flops_fit.laws import FlopRule
-from flops_fit.runs import Run, StudyFolder, ended_run, latest_study
+from flops_fit.plan.experiment import Experiment, Plan, Size
+from flops_fit.plan.run import Run, ended_run
+from flops_fit.store.folder import StudyFolder, latest_study
 
 HOLD_LOCK = """
 import sys

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from flops_fit.schedules import WSD, Constant, Cosine, Linear, progress_of
+from flops_fit.learning.schedules import WSD, Constant, Cosine, Linear, progress_of
 
 DECAYING = [Cosine(), Linear(), WSD()]
 

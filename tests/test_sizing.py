@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.cli import main
 from flops_fit.errors import ConfigError, PlanError
-from flops_fit.losses import cross_entropy, mse
+from flops_fit.learning.losses import cross_entropy, mse
 from flops_fit.models import MLP, Transformer, ViT
-from flops_fit.sizing import ModelFamily, SizeSpec, flops_per_token
+from flops_fit.training.family import ModelFamily, SizeSpec, flops_per_token
 
 IN_FEATURES = 5
 SAMPLE = (torch.zeros(8, IN_FEATURES), torch.zeros(8, 1))

@@ -11,10 +11,10 @@ from torch import nn
 
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
-from flops_fit.metrics import accuracy, error_rate
+from flops_fit.learning.metrics import accuracy, error_rate
 from flops_fit.models import MLP
-from flops_fit.rules import PowerRule
-from flops_fit.trainers import Unwatched
+from flops_fit.plan.rules import PowerRule
+from flops_fit.store.protocols import Unwatched
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import gradient_norm, train_step
 from flops_fit.training.trainer import train
@@ -174,7 +174,7 @@ class TestRules:
     def test_a_rule_for_the_batch_of_a_loader_is_refused(self):
         from torch.utils.data import DataLoader, TensorDataset
 
-        from flops_fit.study import sweep_for
+        from flops_fit.training.spec import sweep_for
 
         source = as_source(DataLoader(TensorDataset(*rows()), 16))
         with pytest.raises(ConfigError, match="batches of 16, so no rule can set the batch"):

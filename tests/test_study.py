@@ -23,16 +23,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from flops_fit import find_optimal
 from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
-from flops_fit.devices import choose_device, choose_precision
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.execution import Inline, train_plan
-from flops_fit.flop_counts import CountedFlops
-from flops_fit.kernels import KernelPlan
-from flops_fit.runs import StudyFolder, ended_run
-from flops_fit.schedules import WSD
-from flops_fit.study import Study, plan_study, sweep_for, torch_trainer
-from flops_fit.trainers import Unwatched
-from flops_fit.trunks import chains
+from flops_fit.learning.schedules import WSD
+from flops_fit.plan.flops import CountedFlops
+from flops_fit.plan.run import ended_run
+from flops_fit.plan.trunks import chains
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.study.study import Study
+from flops_fit.training.devices import choose_device, choose_precision
+from flops_fit.training.kernels import KernelPlan
+from flops_fit.training.spec import plan_study, sweep_for, torch_trainer
 
 HOLD_LOCK = """
 import sys

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_study import Net, planned, small_sweep
 
-from flops_fit.schedules import WSD
+from flops_fit.learning.schedules import WSD
+from flops_fit.plan.trunks import SharedTrunks
 from flops_fit.training.timing import (
     TIMED_SIZES,
     estimated_seconds,
@@ -14,7 +15,6 @@ from flops_fit.training.timing import (
     makespan,
     step_times,
 )
-from flops_fit.trunks import SharedTrunks
 
 MILLISECONDS_PER_WIDTH = 0.5
 

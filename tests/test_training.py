@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
-from flops_fit.experiments import Experiment, Size
 from flops_fit.laws import FORWARD_SHARE
+from flops_fit.learning.optimizers import Muon
+from flops_fit.learning.schedules import WSD, Constant, Cosine, Linear
 from flops_fit.models import MLP
-from flops_fit.optimizers import Muon
-from flops_fit.schedules import WSD, Constant, Cosine, Linear
-from flops_fit.trainers import Unwatched
-from flops_fit.training.curves import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
+from flops_fit.plan.experiment import Experiment, Size
+from flops_fit.store.protocols import Unwatched
+from flops_fit.training.curve import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
 from flops_fit.training.trainer import train
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from small_study import Net, WatchedLoss, outcome, planned, small_sweep
 
 from flops_fit.errors import PlanError
-from flops_fit.execution import Inline, train_plan
-from flops_fit.rules import PowerRule
-from flops_fit.runs import StudyFolder
-from flops_fit.schedules import WSD, Phases
-from flops_fit.study import torch_trainer
-from flops_fit.trainers import Unwatched
+from flops_fit.learning.schedules import WSD, Phases
+from flops_fit.plan.rules import PowerRule
+from flops_fit.plan.trunks import SharedTrunks, chains, flops_to_train
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.training.spec import torch_trainer
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer, train
-from flops_fit.trunks import SharedTrunks, chains, flops_to_train
 
 SHARED = SharedTrunks(warmup_fraction=0.1, cooldown_fraction=0.2)
 BUDGETS = (1e5, 2e5, 4e5)

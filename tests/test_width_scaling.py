@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flops_fit.datasets import PythonSource, SyntheticImages, Toy
-from flops_fit.losses import cross_entropy, mse
+from flops_fit.learning.losses import cross_entropy, mse
 from flops_fit.models import MLP, Transformer, ViT
 
 WIDTHS = (16, 32, 64, 128, 256)

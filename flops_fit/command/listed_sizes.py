@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.errors import ConfigError, PlanError
-from flops_fit.experiments import ModelSize, Size, SizeValue
+from flops_fit.plan.experiment import ModelSize, Size, SizeValue
 
 ENTRY_KEYS = {"size", "num_params", "num_params_total", "flops_per_token"}
 """Of an entry in `trainer.sizes`."""

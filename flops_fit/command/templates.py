@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import ConfigError
-from flops_fit.experiments import Experiment, Size
+from flops_fit.plan.experiment import Experiment, Size
 
 
 def placeholders(experiment: Experiment, folder: Path) -> dict[str, Any]:

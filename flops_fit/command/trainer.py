@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,9 @@ from flops_fit.command.templates import (
     placeholders,
 )
 from flops_fit.errors import ConfigError
-from flops_fit.experiments import Experiment, Plan
-from flops_fit.flop_counts import FlopCount
-from flops_fit.identity import with_ids
-from flops_fit.planning import DataShape, Family, Sweep, plan_sweep
-from flops_fit.prediction import Prediction
-from flops_fit.prepared import Prepared, optimum_sweep
-from flops_fit.runs import Run, StudyFolder, ended_run
-from flops_fit.trainers import Trainer, Watcher
+from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.run import Run, ended_run
+from flops_fit.store.protocols import Watcher
 
 CHANGE_NO_RESULT = ("timeout_seconds",)
 """Settings of a `CommandTrainer` that a run's id knows nothing of."""
@@ -191,48 +186,3 @@ def _reason(code: int, log: Path) -> str:
     how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
     said = last_line(log)
     return f"the command {how}: {said}; see {log}" if said else f"the command {how}, see {log}"
-
-
-@dataclass(frozen=True)
-class CommandSpec:
-    """Everything that a study of a command is made of.
-
-    `identity` names what of the command decides a run's result, `notes` are added to the plan's,
-    `settings` are kept with it; `sources` maps names of classes to hashes of their code.
-    """
-
-    trainer: CommandTrainer
-    family: Family
-    data: DataShape
-    sweep: Sweep
-    flops: FlopCount
-    identity: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def prepare(self, folder: StudyFolder) -> Prepared:
-        plan = plan_sweep(self.sweep, self.family, self.data, self.flops)
-        plan = replace(
-            plan,
-            notes=(*plan.notes, *self.notes),
-            study=folder.path.name,
-            settings=self.settings,
-        )
-        self.trainer.check(plan.experiments)
-        return Prepared(with_ids_by_size(plan, self.identity), self.trainer, device=None)
-
-    def pinned_trainer(self, folder: StudyFolder) -> Trainer:
-        return self.trainer
-
-    def for_optimum(self, prediction: Prediction) -> CommandSpec:
-        return replace(self, sweep=optimum_sweep(self.sweep, prediction))
-
-
-def with_ids_by_size(plan: Plan, identity: Mapping[str, Any]) -> Plan:
-    """Ids that know N as well: here it is the user's word, not what a model's class counts."""
-    of_one = (
-        with_ids(replace(plan, experiments=(e,)), {**identity, "num_params": e.num_params})
-        for e in plan.experiments
-    )
-    return replace(plan, experiments=tuple(e for one in of_one for e in one.experiments))

@@ -24,12 +24,7 @@ from torch.utils.data import (
 
 from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, tokens_of
 from flops_fit.datasets.draws import drawing
-from flops_fit.datasets.overlap import (
-    HELD_OUT,
-    TRAINING,
-    Look,
-    check_overlap,
-)
+from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Look, check_overlap
 from flops_fit.datasets.samples import (
     ANY_KEY,
     HASHED_SAMPLES,

@@ -19,12 +19,7 @@ import torch
 from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
-from flops_fit.datasets.image_files import (
-    LabelledImages,
-    read_cifar10,
-    read_digits,
-    read_mnist,
-)
+from flops_fit.datasets.image_files import LabelledImages, read_cifar10, read_digits, read_mnist
 from flops_fit.datasets.samples import TensorSamples
 from flops_fit.datasets.source import (
     HELD_OUT_ORDER,

@@ -13,14 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from flops_fit.datasets.batches import (
-    Batch,
-    Content,
-    as_batch,
-    changed,
-    num_samples,
-    tensors_of,
-)
+from flops_fit.datasets.batches import Batch, Content, as_batch, changed, num_samples, tensors_of
 from flops_fit.datasets.draws import drawing, seed_draws
 from flops_fit.datasets.overlap import (
     FETCH_SECONDS,

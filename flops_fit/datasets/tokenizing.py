@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from filelock import FileLock
 
-from flops_fit.cache import user_cache
 from flops_fit.datasets.documents import Corpus, Document
 from flops_fit.datasets.tokens import TokenStreams
 from flops_fit.errors import ConfigError
+from flops_fit.files import user_cache
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
-from flops_fit.datasets.overlap import (
-    HELD_OUT,
-    TRAINING,
-    Extent,
-    Look,
-    check_overlap,
-    look_at_rows,
-)
+from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Extent, Look, check_overlap, look_at_rows
 from flops_fit.datasets.source import (
     Key,
     check_held_out_fraction,

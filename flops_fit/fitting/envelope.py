@@ -15,7 +15,7 @@ from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, PowerLaw
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 CLOSING = 2.0
 """The hull is closed at (2 C_max, 2 L_max) so that its lower right end is a side of it."""

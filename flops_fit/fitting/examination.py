@@ -24,7 +24,7 @@ from flops_fit.fitting.sensitivity import (
 )
 from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import Array, Law
-from flops_fit.prediction import EXTRAPOLATION_WARNING, central_intervals
+from flops_fit.laws.prediction import EXTRAPOLATION_WARNING, central_intervals
 
 REACHES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, EXTRAPOLATION_WARNING)
 """Extrapolations tried."""

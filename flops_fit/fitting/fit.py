@@ -24,8 +24,8 @@ from flops_fit.fitting.scaling_law import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import FlopRule
-from flops_fit.prediction import Prediction
-from flops_fit.runs import Run
+from flops_fit.laws.prediction import Prediction
+from flops_fit.plan.run import Run
 
 BEYOND = (10.0, 100.0, 1000.0)
 """Multiples of the largest trained budget for which every fit states a prediction."""

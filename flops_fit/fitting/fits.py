@@ -11,7 +11,7 @@ from flops_fit.fitting.methods import FittedLaw, LawDraws, Method
 from flops_fit.fitting.points import Points
 from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Law
-from flops_fit.prediction import Intervals, Prediction, central_intervals, predict_at_budget
+from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
 
 
 @dataclass(frozen=True)

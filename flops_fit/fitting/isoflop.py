@@ -25,7 +25,7 @@ from flops_fit.fitting.optima import (
 )
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""

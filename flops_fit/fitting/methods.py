@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array, FlopRule, Law
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 
 class FitSettings(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.fitting.errors import FitError
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 LOSS = "loss"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 INCONSISTENT_FLOPS = 5.0
 """A C that differs from the FLOP rule by this factor is of the wrong column or unit."""

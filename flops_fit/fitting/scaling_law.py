@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.experiments import SCHEMA_VERSION, check_schema_version
+from flops_fit.files import read_json, write_json
 from flops_fit.fitting.diagnostics import Diagnostics
 from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
@@ -22,7 +22,7 @@ from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, Law
-from flops_fit.prediction import (
+from flops_fit.laws.prediction import (
     FlatBand,
     Intervals,
     OtherSize,
@@ -32,7 +32,7 @@ from flops_fit.prediction import (
     cost_of_size,
     flat_band,
 )
-from flops_fit.runs import read_json, write_json
+from flops_fit.plan.experiment import SCHEMA_VERSION, check_schema_version
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
 

@@ -24,12 +24,8 @@ from flops_fit.fitting.solver import (
     solve,
 )
 from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
-from flops_fit.laws import (
-    Array,
-    FlopRule,
-    LossSurface,
-)
-from flops_fit.runs import Run
+from flops_fit.laws import Array, FlopRule, LossSurface
+from flops_fit.plan.run import Run
 
 GRID_EXPONENTS = np.geomspace(0.03, 3.0, 20)
 """alpha and beta of the starting grid: published fits lie between 0.05 and 1."""

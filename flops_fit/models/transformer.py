@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flops_fit.kernels import attention_in_force
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
+from flops_fit.training.kernels import attention_in_force
 
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width."""

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flops_fit.kernels import attention_in_force
 from flops_fit.models.transformer import (
     LONGEST_EXPLICIT_CONTEXT,
     Block,
@@ -17,6 +16,7 @@ from flops_fit.models.transformer import (
     rotary_angles,
     rotation_by,
 )
+from flops_fit.training.kernels import attention_in_force
 
 
 class ViT(nn.Module):

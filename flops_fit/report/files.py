@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flops_fit.comparison import Comparison
+from flops_fit.answers.comparison import Comparison
+from flops_fit.files import write_json
 from flops_fit.fitting import ScalingLaw
-from flops_fit.run_tables import write_runs
-from flops_fit.runs import Run, write_json
+from flops_fit.plan.run import Run
+from flops_fit.tables import write_runs
 
 FIGURE_DPI = 150
 
@@ -17,7 +18,7 @@ TABLE, FIGURES = "runs.csv", ("figures/isoflop.png", "figures/optima.png")
 
 def write_report(runs: Sequence[Run], law: ScalingLaw, folder: Path) -> list[Path]:
     """Write `TABLE` and `FIGURES`; returns their paths."""
-    from flops_fit.report.plots import plot_isoflop, plot_optima  # matplotlib takes half a second
+    from flops_fit.report.plots import plot_isoflop, plot_optima
 
     table, *figures = (folder / name for name in (TABLE, *FIGURES))
     write_runs(table, runs)

@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from flops_fit.comparison import Comparison
-from flops_fit.experiments import short_number
+from flops_fit.answers.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.metrics import label, measured_by
 from flops_fit.fitting.optima import BudgetOptimum
 from flops_fit.laws import Array, Law
-from flops_fit.prediction import central_intervals
-from flops_fit.runs import Run
+from flops_fit.laws.prediction import central_intervals
+from flops_fit.plan.experiment import short_number
+from flops_fit.plan.run import Run
 
 CURVE_POINTS = 200
 LINE_POINTS = 40

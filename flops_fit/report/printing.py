@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from flops_fit.fitting import ScalingLaw
-from flops_fit.prediction import Prediction
+from flops_fit.laws.prediction import Prediction
 from flops_fit.report import tables
 from flops_fit.report.screen import results
 

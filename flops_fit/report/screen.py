@@ -9,8 +9,8 @@ from functools import cache
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from flops_fit.experiments import Experiment, short_number
-from flops_fit.runs import Run
+from flops_fit.plan.experiment import Experiment, short_number
+from flops_fit.plan.run import Run
 
 PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""

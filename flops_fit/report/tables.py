@@ -10,21 +10,15 @@ from math import isfinite
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flops_fit.comparison import Comparison, Estimate
-from flops_fit.crossing import Crossing
-from flops_fit.experiments import Experiment, Plan, short_number
+from flops_fit.answers.comparison import Comparison, Estimate
+from flops_fit.answers.crossing import Crossing
+from flops_fit.answers.verification import Verification
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.fitting.points import Dropped
-from flops_fit.prediction import (
-    FlatBand,
-    Interval,
-    Intervals,
-    OtherSize,
-    Prediction,
-    Verification,
-)
-from flops_fit.runs import Run
+from flops_fit.laws.prediction import FlatBand, Interval, Intervals, OtherSize, Prediction
+from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.run import Run
 
 SHOWN_LEVEL = "95"
 """Percent. The interval that tables show; law.json has the others."""

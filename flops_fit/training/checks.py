@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flops_fit.datasets.batches import micro_batches, output_of
 from flops_fit.errors import ConfigError
-from flops_fit.sizing import materialized
+from flops_fit.training.family import materialized
 from flops_fit.training.recipe import Recipe
 
 

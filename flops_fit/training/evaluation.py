@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flops_fit.datasets.batches import num_samples, on_device, output_of
 from flops_fit.datasets.source import CountsBytes, Source
-from flops_fit.runs import finite
+from flops_fit.files import finite
 from flops_fit.training.recipe import Metric, Recipe
 
 LOSS = "loss"

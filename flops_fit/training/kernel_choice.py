@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from flops_fit.errors import ConfigError, StudyError
-from flops_fit.experiments import Experiment
-from flops_fit.identity import digest
-from flops_fit.kernels import KernelPlan, in_force, plans_for
-from flops_fit.runs import write_json
+from flops_fit.files import write_json
+from flops_fit.plan.experiment import Experiment
+from flops_fit.plan.ids import digest
+from flops_fit.training.kernels import KernelPlan, in_force, plans_for
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step

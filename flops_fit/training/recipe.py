@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flops_fit.datasets.source import Source
-from flops_fit.experiments import Experiment
-from flops_fit.kernels import KernelPlan, in_force
-from flops_fit.schedules import Phases, Schedule, progress_of
-from flops_fit.sizing import LossFunction, ModelFamily
+from flops_fit.learning.schedules import Phases, Schedule, progress_of
+from flops_fit.plan.experiment import Experiment
+from flops_fit.training.family import LossFunction, ModelFamily
+from flops_fit.training.kernels import KernelPlan, in_force
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from flops_fit.experiments import Experiment
-from flops_fit.sizing import materialized
-from flops_fit.training.curves import CurvePoint
+from flops_fit.plan.experiment import Experiment
+from flops_fit.training.curve import CurvePoint
+from flops_fit.training.family import materialized
 from flops_fit.training.recipe import Recipe, param_groups, peak_learning_rates
 
 

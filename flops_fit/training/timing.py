@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from flops_fit.devices import threads_in_use
-from flops_fit.experiments import Experiment, Plan
 from flops_fit.laws import FORWARD_SHARE
+from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.trunks import Chain, chains, steps_to_train
+from flops_fit.training.devices import threads_in_use
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
-from flops_fit.trunks import Chain, chains, steps_to_train
 
 TIMED_SIZES = 5
 """Planned sizes of which steps are timed, evenly spread; between them times are interpolated."""

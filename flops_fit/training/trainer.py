@@ -17,8 +17,12 @@ from typing import Any
 
 import torch
 
-from flops_fit.cache import user_cache
-from flops_fit.devices import (
+from flops_fit.files import finite, user_cache
+from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.run import Run, ended_run
+from flops_fit.store.protocols import Watcher
+from flops_fit.training.curve import CurvePlan, CurvePoint, write_curve
+from flops_fit.training.devices import (
     device_name,
     free_memory,
     is_out_of_memory,
@@ -27,13 +31,9 @@ from flops_fit.devices import (
     threads_in_use,
     versions,
 )
-from flops_fit.experiments import Experiment, Plan
-from flops_fit.kernels import KernelPlan, keep_freed_memory
-from flops_fit.runs import Run, ended_run, finite
-from flops_fit.trainers import Watcher
-from flops_fit.training.curves import CurvePlan, CurvePoint, write_curve
 from flops_fit.training.evaluation import evaluate
 from flops_fit.training.kernel_choice import kernels_of_study
+from flops_fit.training.kernels import KernelPlan, keep_freed_memory
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, Trunks, seeded
 from flops_fit.training.steps import gradient_norm, train_step

@@ -3,8 +3,8 @@
 import numpy as np
 
 from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.simulation import simulate_sweep
 
 SYMMETRIC = LossSurface(E=1.7, A=420.0, B=420.0, alpha=0.31, beta=0.31)
 CHINCHILLA = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)

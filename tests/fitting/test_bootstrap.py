@@ -10,7 +10,7 @@ from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.noise import FreshNoise, seed_noise
 from flops_fit.fitting.points import blocks, places
-from flops_fit.simulation import simulate_trunks
+from flops_fit.fitting.simulation import simulate_trunks
 
 
 def trunks(num_sizes=8, span=8.0, budgets=BUDGETS, noise=0.003, shared=0.8, seed=0):

@@ -10,8 +10,8 @@ from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
-from flops_fit.run_tables import read_table, table_flop_rule
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
+from flops_fit.tables import read_table, table_flop_rule
 
 ANYTHING = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True).map(str),

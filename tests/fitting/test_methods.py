@@ -12,7 +12,7 @@ from sweeps import BUDGETS, CHINCHILLA, sweep
 from flops_fit.fitting import EnvelopeFit, FitError, ScalingLaw, SurfaceFit, fit_runs, is_fit_of
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import FlopRule, PowerLaw
-from flops_fit.runs import Run
+from flops_fit.plan.run import Run
 
 SIX = FlopRule.constant()
 

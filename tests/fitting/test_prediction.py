@@ -7,7 +7,7 @@ from sweeps import CHINCHILLA, points, sweep
 
 from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.laws import FlopRule
-from flops_fit.prediction import Prediction, central_intervals, cost_of_size, flat_band
+from flops_fit.laws.prediction import Prediction, central_intervals, cost_of_size, flat_band
 from flops_fit.report.tables import cost_line
 
 SIX = FlopRule.constant()

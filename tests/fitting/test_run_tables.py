@@ -7,18 +7,12 @@ import pytest
 from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
-from flops_fit.experiments import Size
 from flops_fit.fitting import fit_runs
-from flops_fit.fitting.budgets import snapped_budgets
 from flops_fit.laws import FlopRule
-from flops_fit.run_tables import (
-    BITS,
-    bits_per_byte,
-    read_table,
-    table_flop_rule,
-    write_runs,
-)
-from flops_fit.runs import Run
+from flops_fit.plan.experiment import Size
+from flops_fit.plan.run import Run
+from flops_fit.tables import BITS, bits_per_byte, read_table, table_flop_rule, write_runs
+from flops_fit.tables.budgets import snapped_budgets
 
 COLUMNS = {"num_params": "N", "num_tokens": "D", "flops": "C", "loss": "loss"}
 

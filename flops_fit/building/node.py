@@ -1,0 +1,120 @@
+"""Config nodes with a `_target_`, checked and built. Only here is `instantiate` called."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+
+from flops_fit.errors import ConfigError, UserError
+from flops_fit.signatures import check_argument_names, current_name
+
+Node = Mapping[str, Any]
+"""A config node as plain values."""
+
+SIZE, FLOPS = "size", "flops"
+"""Keys of a model's YAML that are for us, not for its constructor."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One config group with a `_target_`; `origin` is the file it was read from."""
+
+    group: str
+    node: Node
+    origin: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.node, Mapping) or not self.node.get("_target_"):
+            raise ConfigError(
+                f"{self.origin}: {self.group} has no `_target_`: name a class or function, such as "
+                f"`_target_: my_package.My{self.group.title()}`"
+            )
+
+    @property
+    def target(self) -> str:
+        return str(self.node["_target_"])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the config gives to the target."""
+        ours = (SIZE, FLOPS) if self.group == "model" else ()
+        return {k: v for k, v in self.node.items() if k not in ours and not _is_hydra_key(k)}
+
+    def callable(self) -> Callable[..., Any]:
+        """The class or function itself. Raises `ConfigError` where it can't be imported."""
+        try:
+            target = get_object(current_name(self.target))
+        except Exception as error:  # whatever importing a user's module raises
+            cause = error.__cause__ or error
+            raise ConfigError(
+                f"{self.origin}: can't import {self.group}._target_ {self.target!r}: {cause}"
+            ) from error
+        return target  # type: ignore[no-any-return]
+
+    def check_arguments(self) -> None:
+        """Every configured argument must be one that the target takes."""
+        check_argument_names(self.callable(), self.arguments, f"{self.origin}: {self.target}")
+
+    def build(self) -> Any:
+        """The object, or for `_partial_: true` a callable with the configured arguments set."""
+        self.check_arguments()
+        if self.node.get("_partial_"):
+            return self.partial()
+        return self.instantiate({})
+
+    def partial(self) -> Callable[..., Any]:
+        """The target itself, without the check of names that Hydra's own makes at every call."""
+        target = self.callable()
+        arguments = self._instantiated(self.arguments)
+        return functools.partial(target, **arguments) if arguments else target
+
+    def instantiate(self, size: Mapping[str, Any]) -> Any:
+        """The object with `size` added to the configured arguments."""
+        return self._instantiated({"_target_": self.target, **self.arguments, **size})
+
+    def _instantiated(self, node: Node) -> Any:
+        try:
+            return instantiate(with_targets(node, current_name), _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from error
+            raise ConfigError(
+                f"{self.origin}: {self.group} {self.target} can't be built: "
+                f"{type(cause).__name__}: {cause}"
+            ) from error
+
+
+def with_targets(value: Any, renamed: Callable[[str], str]) -> Any:
+    """The node with every `_target_` in it under another name."""
+    match value:
+        case Mapping():
+            node = {key: with_targets(item, renamed) for key, item in value.items()}
+            target = value.get("_target_")
+            return {**node, "_target_": renamed(target)} if target else node
+        case list() | tuple():
+            return [with_targets(item, renamed) for item in value]
+    return value
+
+
+def _is_hydra_key(name: str) -> bool:
+    return name.startswith("_") and name.endswith("_")
+
+
+def origins() -> dict[str, str]:
+    """The file that was chosen for each config group."""
+    from hydra.core.hydra_config import HydraConfig
+
+    runtime = HydraConfig.get().runtime
+    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and s.path]
+    chosen = {}
+    for group, option in runtime.choices.items():
+        files = [folder / group / f"{option}.yaml" for folder in folders]
+        chosen[group] = str(next((f for f in files if f.exists()), f"{group}={option}"))
+    return chosen

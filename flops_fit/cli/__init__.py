@@ -1,0 +1,5 @@
+"""The command line."""
+
+from flops_fit.cli.dispatch import main
+
+__all__ = ["main"]

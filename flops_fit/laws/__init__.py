@@ -1,0 +1,25 @@
+"""Scaling laws as values, and what they say of a target."""
+
+from flops_fit.laws.law import (
+    FLOPS_PER_PARAM_PER_TOKEN,
+    FORWARD_SHARE,
+    Array,
+    FlopRule,
+    Law,
+    LossSurface,
+    PowerLaw,
+    finite_exp,
+    optimal_num_params,
+)
+
+__all__ = [
+    "FLOPS_PER_PARAM_PER_TOKEN",
+    "FORWARD_SHARE",
+    "Array",
+    "FlopRule",
+    "Law",
+    "LossSurface",
+    "PowerLaw",
+    "finite_exp",
+    "optimal_num_params",
+]

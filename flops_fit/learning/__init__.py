@@ -1,0 +1,1 @@
+"""What models learn by: losses, metrics, optimizers, schedules."""

@@ -1,0 +1,1 @@
+"""What is to be trained and what happened: sizes, experiments, plans, runs, ids."""

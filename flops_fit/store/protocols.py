@@ -1,0 +1,98 @@
+"""What a study is made of and what trains it, as those who plan and launch sweeps see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flops_fit.laws.prediction import Prediction
+from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.run import Run
+from flops_fit.plan.sweep import Family
+from flops_fit.store.folder import StudyFolder
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Watcher(Protocol):
+    """Whoever looks on while runs train, and may ask to stop."""
+
+    stop_requested: bool
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        """`flops` have been spent on this experiment."""
+
+    def finished(self, run: Run) -> None:
+        """This run has ended and is on disk."""
+
+
+@dataclass
+class Unwatched:
+    """Trains in silence."""
+
+    stop_requested: bool = False
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        pass
+
+    def finished(self, run: Run) -> None:
+        pass
+
+
+class Trainer(Protocol):
+    """Trains one experiment, with `folder` for its files, and returns what came of it.
+
+    Divergence and failures of its own are results; whatever a user's code raises is raised, and
+    `KeyboardInterrupt` when the watcher asked to stop and the way back is on disk.
+    """
+
+    def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run: ...
+
+    @property
+    def pins(self) -> Mapping[str, Any]:
+        """Its choices that hold for all runs of a study, from the first one on."""
+
+    def threads(self, plan: Plan, most: int) -> int:
+        """CPU threads, up to `most`, with which it trains the plan fastest here."""
+
+    def tuned(self, plan: Plan, threads: int, pinned: Mapping[str, Any]) -> Trainer:
+        """The same, made to train the plan as fast as may be with so many CPU threads.
+
+        Choices that the study has `pinned` already are kept.
+        """
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The plan of a study and what trains it. Nothing has been written yet."""
+
+    plan: Plan
+    trainer: Trainer
+    device: torch.device | None  # None: the trainer's own affair
+
+
+class Spec(Protocol):
+    """What a study is made of: of torch objects, or of a command."""
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Names of the user's classes and functions -> hashes of their code."""
+
+    def prepare(self, folder: StudyFolder) -> Prepared:
+        """Its plan and trainer. Raises `ConfigError` and `PlanError` for what can't be."""
+
+    def pinned_trainer(self, folder: StudyFolder) -> Trainer:
+        """Its trainer, built without planning from what the study has pinned."""
+
+    def for_optimum(self, prediction: Prediction) -> Spec:
+        """The same with one experiment: the size nearest to the predicted optimum."""
+
+
+class MeasuredFamily(Family, Protocol):
+    """A family that knows whether its members say themselves what a token costs."""
+
+    @property
+    def declares_flops(self) -> bool: ...

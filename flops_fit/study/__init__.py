@@ -1,0 +1,1 @@
+"""The engine: what both faces do with a study."""

@@ -1,0 +1,226 @@
+"""Train several experiments at once on one machine: worker processes fed from one queue.
+
+A worker builds model, dataset and the rest from the config once and then takes experiments as
+they come, so that a further run costs no start. A worker that is killed takes only its run with
+it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from flops_fit.errors import UserError
+from flops_fit.plan.experiment import Experiment
+from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.trunks import Chain
+from flops_fit.store.execution import SweepStopped, train_one
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Trainer, Watcher
+
+POLL_SECONDS = 0.2
+"""Between looks at whether a stop was requested."""
+
+STOP_SECONDS = 20.0
+"""A worker may take to write its checkpoint before it is killed."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Trains in `num_workers` processes with `threads` CPU threads each, longest chain first.
+
+    `make_trainer` is called in each process and must be picklable. `gpus`, where there are any,
+    go round among the workers. `fail_fast` ends the sweep with the first run that fails.
+    """
+
+    make_trainer: Callable[[], Trainer]
+    folder: StudyFolder
+    num_workers: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+    fail_fast: bool = False
+
+    def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
+        queue = deque(sorted(work, key=_length, reverse=True))
+        workers: list[Worker] = []
+        ended: list[Run] = []
+        try:
+            workers += [self._start(slot) for slot in range(min(self.num_workers, len(queue)))]
+            while queue or any(worker.experiment for worker in workers):
+                _hand_out(queue, workers)
+                for worker in _with_news(workers):
+                    run = self._listen(worker, watcher)
+                    ended += [run] if run else []
+                    if worker.experiment is None and worker.rest:
+                        queue.appendleft(worker.rest)
+                        worker.rest = ()
+                    if worker.is_dead:
+                        workers[workers.index(worker)] = self._start(worker.slot)
+                    if run and run.status == "failed" and self.fail_fast:
+                        raise SweepStopped(run.id)
+                if watcher.stop_requested:
+                    raise KeyboardInterrupt
+        finally:
+            _stop(workers)
+        return ended
+
+    def _start(self, slot: int) -> Worker:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(
+            target=_work, args=(there, self.make_trainer, self.folder, self.threads)
+        )
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        with _environment({"OMP_NUM_THREADS": str(self.threads), **gpu}):
+            process.start()
+        there.close()
+        return Worker(slot, process, here)
+
+    def _listen(self, worker: Worker, watcher: Watcher) -> Run | None:
+        """Take one message; returns the run that it says has ended."""
+        try:
+            message = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return self._bury(worker, watcher)
+        if isinstance(message, UserError):
+            raise message
+        if isinstance(message, float) and worker.experiment:
+            watcher.progress(worker.experiment, message)
+            return None
+        worker.is_ready, worker.experiment = True, None
+        if message is not None:
+            watcher.finished(message)
+        return message  # type: ignore[no-any-return]
+
+    def _bury(self, worker: Worker, watcher: Watcher) -> Run | None:
+        """The run that a dead worker was at: failed, unless it had just been written."""
+        worker.process.join()
+        worker.is_dead = True
+        experiment, worker.experiment = worker.experiment, None
+        code = worker.process.exitcode
+        if not worker.is_ready:
+            raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
+        if experiment is None:
+            return None
+        run = self.folder.finished_run(experiment.id)
+        if run is None:
+            reason = (
+                f"the worker process died with exit code {code} (-9 is often want of memory): "
+                "lower micro_batch_size or workers, and run the same command again"
+            )
+            run = ended_run(experiment, "failed", reason)
+            self.folder.write_run(run)
+        watcher.finished(run)
+        return run
+
+
+@dataclass
+class Worker:
+    """A process, the way to it, and what it is at."""
+
+    slot: int
+    process: BaseProcess
+    connection: Connection
+    experiment: Experiment | None = None
+    rest: Chain = ()  # to be trained when the experiment has ended
+    is_ready: bool = False  # has built its parts
+    is_dead: bool = False
+
+
+def _length(chain: Chain) -> tuple[float, int]:
+    """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
+    return chain[-1].budget, chain[-1].num_steps
+
+
+def _hand_out(queue: deque[Chain], workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        if queue and worker.is_ready and worker.experiment is None:
+            with suppress(BrokenPipeError):  # it has just died, which its next news will say
+                worker.connection.send(queue[0][0])
+            worker.experiment, *rest = queue.popleft()
+            worker.rest = tuple(rest)
+
+
+def _with_news(workers: Sequence[Worker]) -> list[Worker]:
+    """Workers that sent something or died."""
+    news = wait([worker.connection for worker in workers], timeout=POLL_SECONDS)
+    return [worker for worker in workers if worker.connection in news]
+
+
+def _stop(workers: Sequence[Worker]) -> None:
+    """End idle workers at once, busy ones when they have written a checkpoint."""
+    for worker in workers:
+        if worker.experiment is None:
+            worker.process.kill()
+        else:
+            worker.process.terminate()
+    for worker in workers:
+        worker.process.join(STOP_SECONDS)
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """What a child process started inside sees from its first import on."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@dataclass
+class PipeWatcher:
+    """Passes on to the parent process what a worker does."""
+
+    connection: Connection
+    stop_requested: bool = False
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        try:
+            self.connection.send(float(flops))
+        except BrokenPipeError:  # the parent was killed: leave a checkpoint and go
+            self.stop_requested = True
+
+    def finished(self, run: Run) -> None:
+        """Said by `_work` with the run itself."""
+
+
+def _work(
+    connection: Connection, make_trainer: Callable[[], Trainer], folder: StudyFolder, threads: int
+) -> None:
+    """A worker's life. Ctrl-C reaches the whole process group; only the parent acts on it."""
+    watcher = PipeWatcher(connection)
+
+    def request_stop(*_: object) -> None:
+        watcher.stop_requested = True
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, request_stop)
+    torch.set_num_threads(threads)
+    trainer = make_trainer()
+    connection.send(None)  # ready
+    try:
+        while not watcher.stop_requested:
+            experiment = connection.recv()
+            connection.send(train_one(experiment, trainer, folder, watcher))
+    except UserError as error:
+        connection.send(error)
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return

@@ -1,0 +1,20 @@
+"""Runs in and out of tables: anyone's CSV or JSON lines with named columns, and our runs.csv."""
+
+from flops_fit.tables.columns import COMMON_NAMES
+from flops_fit.tables.flop_rules import table_flop_rule
+from flops_fit.tables.reading import RunTable, read_table
+from flops_fit.tables.rows import BITS, NATS, bits_per_byte
+from flops_fit.tables.study_curves import checkpoints_of
+from flops_fit.tables.writing import write_runs
+
+__all__ = [
+    "BITS",
+    "COMMON_NAMES",
+    "NATS",
+    "RunTable",
+    "bits_per_byte",
+    "checkpoints_of",
+    "read_table",
+    "table_flop_rule",
+    "write_runs",
+]

@@ -1,0 +1,175 @@
+"""What a study of torch models is made of, and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flops_fit.datasets.adapters import FixedBatchSource
+from flops_fit.datasets.source import Source
+from flops_fit.errors import ConfigError
+from flops_fit.laws.prediction import Prediction
+from flops_fit.learning.schedules import Schedule
+from flops_fit.plan.experiment import Plan
+from flops_fit.plan.flops import CountedFlops, FlopCount, FormulaFlops
+from flops_fit.plan.ids import with_ids
+from flops_fit.plan.sweep import (
+    DataShape,
+    Sweep,
+    held_out_samples,
+    note_on_trunks,
+    optimum_sweep,
+    plan_sweep,
+)
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import MeasuredFamily, Prepared
+from flops_fit.training.checks import check_fit
+from flops_fit.training.devices import choose_device, choose_precision
+from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
+from flops_fit.training.kernels import KernelPlan
+from flops_fit.training.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
+from flops_fit.training.state import Trunks
+from flops_fit.training.trainer import TorchTrainer
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Everything a study is made of, as objects.
+
+    `identity` names, as plain values, what of them decides a run's result; `hint` says where they
+    are configured, for error messages; `settings` is the config to be kept with the plan;
+    `sources` maps names of classes and functions to hashes of their code.
+    """
+
+    factory: ModelFactory
+    size: SizeSpec
+    source: Source
+    loss: LossFunction
+    optimizer: OptimizerFactory
+    schedule: Schedule
+    sweep: Sweep
+    identity: Mapping[str, Any]
+    flops: FlopCount | None = None  # None: as the model declares, else 6ND
+    device: str = "auto"
+    precision: str = "auto"
+    held_out_samples: int | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    clip_grad_norm: float | None = None
+    micro_batch_size: int | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    compile_above: float | None = None  # FLOPs
+    kernels: KernelPlan | None = None  # None: the fastest here, by trial
+    hint: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def for_optimum(self, prediction: Prediction) -> StudySpec:
+        """The same with one experiment: the size nearest to the predicted optimum."""
+        return replace(self, sweep=optimum_sweep(self.sweep, prediction))
+
+    def prepare(self, folder: StudyFolder) -> Prepared:
+        """Its plan and trainer, see `plan_study`."""
+        plan, recipe = plan_study(self, folder)
+        return Prepared(plan, torch_trainer(recipe, folder), recipe.device)
+
+    def pinned_trainer(self, folder: StudyFolder) -> TorchTrainer:
+        """Its trainer, built without planning from what the study has pinned."""
+        pinned = folder.pinned()
+        recipe = self.recipe(self.device, pinned["precision"], pinned["held_out_samples"])
+        kernels = KernelPlan.from_json(pinned["kernels"])
+        return torch_trainer(replace(recipe, kernels=kernels), folder)
+
+    def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
+        """What all runs share, with these choices made."""
+        source = self.source
+        sample = next(source.training_batches(self.sweep.batch_size, seed=self.sweep.seed))
+        return Recipe(
+            family=ModelFamily(
+                self.factory, self.size, sample, source.tokens_per_sample, self.loss
+            ),
+            source=source,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            device=choose_device(device),
+            precision=precision,
+            held_out_samples=held_out,
+            metrics=self.metrics,
+            clip_grad_norm=self.clip_grad_norm,
+            micro_batch_size=self.micro_batch_size,
+            checkpoint_seconds=self.checkpoint_seconds,
+            compile_above=self.compile_above,
+            kernels=self.kernels,
+        )
+
+
+def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
+    """The plan of the study and the recipe its runs share. Writes nothing.
+
+    What the study's first training has pinned holds. Raises `ConfigError` where model, dataset
+    and loss don't fit each other, and `PlanError`.
+    """
+    pinned = folder.pinned()
+    device = choose_device(spec.device)
+    precision = spec.precision
+    if precision == "auto":
+        precision = pinned.get("precision", "auto")
+    recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
+    check_fit(recipe, spec.sweep.batch_size, spec.hint)
+    plan = plan_sweep(
+        spec.sweep,
+        recipe.family,
+        DataShape(spec.source.tokens_per_sample, spec.source.unique_samples),
+        spec.flops or default_flops(recipe.family),
+    )
+    held_out = (
+        spec.held_out_samples
+        or pinned.get("held_out_samples")
+        or held_out_samples(plan, spec.source.held_out_samples)
+    )
+    available = spec.source.held_out_samples
+    if available is not None and held_out > available:
+        raise ConfigError(
+            f"held_out_samples is {held_out:,}, the data hold out {available:,}: ask for fewer, "
+            "hold out more, or name another study"
+        )
+    recipe = replace(recipe, held_out_samples=held_out)
+    plan = replace(plan, study=folder.path.name, settings=spec.settings)
+    decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
+    plan = with_ids(plan, decides)
+    if spec.sweep.trunks is not None:
+        plan = replace(plan, notes=(*plan.notes, note_on_trunks(plan)))
+    kept = pinned.get("kernels")
+    if spec.kernels is not None and kept not in (None, spec.kernels.to_json()):
+        note = f"this study keeps {kept} of its first training: name another to train with others"
+        plan = replace(plan, notes=(*plan.notes, f"kernels: {note}"))
+    return plan, recipe
+
+
+def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
+    """What trains the study's runs here."""
+    return TorchTrainer(recipe, Trunks(folder.path / "trunks"))
+
+
+def sweep_for(sweep: Sweep, source: Source) -> Sweep:
+    """The sweep with the data's own batch size, where it has one. Raises `ConfigError`."""
+    if not isinstance(source, FixedBatchSource):
+        return sweep
+    if sweep.batch_tokens is not None:
+        raise ConfigError(
+            f"the data come in batches of {source.batch_size}, so no rule can set the batch: "
+            "leave out batch_rule, or bring a dataset in place of a DataLoader or stream"
+        )
+    return replace(sweep, batch_size=source.batch_size)
+
+
+def step_identity(clip_grad_norm: float | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's id knows of these settings: nothing where they are not used."""
+    settings = {"clip_grad_norm": clip_grad_norm, "metrics": metrics}
+    return {name: value for name, value in settings.items() if value}
+
+
+def default_flops(family: MeasuredFamily) -> FlopCount:
+    """As the model says itself, where it does, else the formula."""
+    return CountedFlops() if family.declares_flops else FormulaFlops()
