@@ -35,17 +35,12 @@ FITTING = tuple(
     f"tests/fitting/test_{name}.py"
     for name in ("bootstrap", "examine", "fit_runs", "isoflop", "methods", "prediction", "surface")
 )
-TABLES = ("tests/fitting/test_run_tables.py", "tests/fitting/test_rows.py", "tests/test_answers.py")
+TABLES = ("tests/fitting/test_run_tables.py", "tests/fitting/test_rows.py")
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "flops_fit/plan/ids.py": ("tests/test_planning.py", "tests/test_ids.py"),
     "flops_fit/plan/sweep.py": ("tests/test_planning.py", "tests/test_sweep.py"),
-    "flops_fit/report/tables.py": (
-        "tests/test_report.py",
-        "tests/test_report_tables.py",
-        "tests/test_comparison.py",
-        "tests/fitting/test_prediction.py",
-    ),
+    "flops_fit/report/tables.py": ("tests/test_report.py", "tests/test_report_tables.py"),
     "flops_fit/tables/rows.py": TABLES,
     "flops_fit/tables/flop_rules.py": (*TABLES, "tests/fitting/test_flop_rules.py"),
     "flops_fit/fitting/examination.py": FITTING,
