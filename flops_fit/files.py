@@ -17,6 +17,13 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flops-fit"
 
 
+def shipped_configs() -> Path:
+    """The configs that ship: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
 def read_json(path: Path) -> Any:
     """Raises `FileNotFoundError`, or `StudyError` where the file holds no JSON."""
     try:

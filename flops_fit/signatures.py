@@ -58,6 +58,18 @@ def first_name(name: str) -> str:
     return f"{first.get(module, module)}{dot}{rest}"
 
 
+def with_targets(value: Any, renamed: Callable[[str], str]) -> Any:
+    """The config node with every `_target_` in it under another name."""
+    match value:
+        case Mapping():
+            node = {key: with_targets(item, renamed) for key, item in value.items()}
+            target = value.get("_target_")
+            return {**node, "_target_": renamed(target)} if target else node
+        case list() | tuple():
+            return [with_targets(item, renamed) for item in value]
+    return value
+
+
 def qualified_name(value: Any) -> str:
     """Module and name of a class or function, or of the class of any other value."""
     named = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flops_fit.cli import main
-from flops_fit.cli.dispatch import VERBS, for_hydra
+from flops_fit.cli.verbs import VERBS
+from flops_fit.cli.words import for_hydra
 
 TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 TINY += ["center=10"]
@@ -67,26 +68,26 @@ def test_help_lists_options_shipped_and_the_users_own(folder, capsys):
 
 def test_flags_may_stand_anywhere():
     words = ["model=mlp", "-m", "seed=1,2", "--config-dir", "elsewhere", "budget=smoke"]
-    assert for_hydra("train", words) == [
+    assert for_hydra(VERBS["train"], words) == [
         "-m", "--config-dir", "elsewhere", "model=mlp", "seed=1,2", "budget=smoke",
     ]  # fmt: skip
 
 
 def test_a_budget_to_predict_or_verify_is_no_group_of_configs():
-    assert for_hydra("predict", ["budget=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
-    assert for_hydra("verify", ["budget=1e15"]) == ["target=1e15"]
-    assert for_hydra("train", ["budget=smoke"]) == ["budget=smoke"]
+    assert for_hydra(VERBS["predict"], ["budget=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra(VERBS["verify"], ["budget=1e15"]) == ["target=1e15"]
+    assert for_hydra(VERBS["train"], ["budget=smoke"]) == ["budget=smoke"]
 
 
 def test_lists_may_go_without_brackets_but_not_in_a_multirun():
-    assert for_hydra("plan", ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
-    assert for_hydra("plan", ["budgets=1e15"]) == ["budgets=[1e15]"]
-    assert for_hydra("plan", ["-m", "budgets=1e15,1e16"]) == ["-m", "budgets=1e15,1e16"]
+    assert for_hydra(VERBS["plan"], ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra(VERBS["plan"], ["budgets=1e15"]) == ["budgets=[1e15]"]
+    assert for_hydra(VERBS["plan"], ["-m", "budgets=1e15,1e16"]) == ["-m", "budgets=1e15,1e16"]
 
 
 def test_users_own_conf_folder_is_found(folder):
     (folder / "conf").mkdir()
-    assert for_hydra("plan", ["model=net"]) == ["--config-dir", "conf", "model=net"]
+    assert for_hydra(VERBS["plan"], ["model=net"]) == ["--config-dir", "conf", "model=net"]
 
 
 def test_completion_offers_verbs_then_options(capsys, monkeypatch):
@@ -167,7 +168,10 @@ def test_the_whole_chain(folder, capsys):
     assert verification["error"] == predicted["loss"] / verification["measured"] - 1
     assert verification["num_params"] == pytest.approx(predicted["num_params"], rel=0.1)
     assert main(["verify", *words, "budget=6e8", "optimizer.lr=0.5"]) == 1
-    assert "was trained with other settings for optimizer" in capsys.readouterr().err
+    assert (
+        "was trained with other settings: optimizer.lr is 0.01 there and 0.5 here"
+        in capsys.readouterr().err
+    )
     assert main(["verify", *words]) == 1
     assert "verify needs a budget" in capsys.readouterr().err
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from flops_fit.cli import main
-from flops_fit.cli.dispatch import for_hydra
+from flops_fit.cli.verbs import VERBS
+from flops_fit.cli.words import for_hydra
 from flops_fit.command import CommandTrainer
 from flops_fit.errors import ConfigError
 from flops_fit.models import MLP
@@ -651,4 +652,4 @@ def test_a_script_that_really_trains(folder, capsys):
     ],
 )
 def test_a_command_on_the_command_line_is_plain_text(word, becomes):
-    assert for_hydra("train", [word])[-1] == becomes
+    assert for_hydra(VERBS["train"], [word])[-1] == becomes

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from flops_fit.answers.optimal_run import KnownSizes, Rules, note_on_size, optimal_experiment
+from flops_fit.answers.optimal_run import KnownSizes, note_on_size, optimal_experiment
 from flops_fit.cli import main
 from flops_fit.errors import PlanError
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan, Size
-from flops_fit.plan.rules import PowerRule
+from flops_fit.plan.rules import PowerRule, Rules
 from flops_fit.plan.run import Run
+from flops_fit.settings import SweepSettings, stored
 from flops_fit.store.folder import StudyFolder
 
 SIX = FlopRule.constant()
@@ -54,7 +55,9 @@ def experiment(width: int, budget: float, **changes) -> Experiment:
 def plan(widths=(8, 16, 32, 64), budgets=(1e9,), size=None, **changes) -> Plan:
     size = {"name": "width", "min": 4, "max": 4096, "multiple_of": 4} if size is None else size
     experiments = tuple(experiment(w, b, **changes) for b in budgets for w in widths)
-    return Plan(experiments, SIX, study="net", settings={"model": {"size": size}})
+    return Plan(
+        experiments, SIX, study="net", settings=stored(SweepSettings, {"model": {"size": size}})
+    )
 
 
 def prediction(num_params: float, budget: float) -> Prediction:
@@ -108,7 +111,7 @@ def test_of_whole_shapes_only_the_planned_ones_are_known():
 
 def test_sizes_that_a_command_lists_are_all_known():
     listed = [{"size": w, "num_params": params(w)} for w in (16, 256, 512)]
-    study = replace(plan(), settings={"trainer": {"sizes": listed}})
+    study = replace(plan(), settings=stored(SweepSettings, {"trainer": {"sizes": listed}}))
     assert KnownSizes.of(study).nearest(params(300)).size.value == 256
 
 
@@ -171,7 +174,7 @@ def test_predict_writes_a_config_that_composes_to_the_studys_own_settings(study,
     assert run["learning_rate"] == 0.02
     config, settings = composed(run["command"], capsys), study.read_plan().settings
     for group in ("model", "dataset", "loss", "optimizer", "schedule"):
-        assert config[group] == settings[group]
+        assert config[group] == getattr(settings, group)
     assert config["budgets"] == [1e11]
     assert config["sizes"] == [run["size"]["value"]]
     assert config["batch_size"] == run["batch_size"] == 4

@@ -12,6 +12,7 @@ from flops_fit.plan.experiment import ModelSize, Plan, Size
 from flops_fit.plan.flops import CountedFlops, FormulaFlops
 from flops_fit.plan.ids import with_ids
 from flops_fit.plan.sweep import DataShape, Sweep, held_out_samples, plan_sweep
+from flops_fit.settings import SweepSettings, stored
 
 ENDLESS = DataShape(tokens_per_sample=1, unique_samples=None)
 
@@ -279,7 +280,8 @@ class TestJson:
     def test_a_plan_comes_back_as_it_was(self, flops):
         planned = plan(1e9, 1e15, flops=flops, family=Square(2.0), data=DataShape(4, 10**12))
         planned = with_ids(
-            replace(planned, study="mlp-toy", settings={"lr": 0.01, "sizes": None}), {"lr": 0.01}
+            replace(planned, study="mlp-toy", settings=stored(SweepSettings, {"budgets": [1e9]})),
+            {"lr": 0.01},
         )
         assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
 

@@ -31,6 +31,8 @@ from flops_fit.plan.trunks import chains
 from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
+from flops_fit.study.fits import FittedStudy
+from flops_fit.study.runs import Runs
 from flops_fit.study.study import Study
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.kernels import KernelPlan
@@ -481,7 +483,7 @@ class TestWhatDoesNotFit:
 def test_a_study_without_a_law_says_why(folder):
     plan, _ = planned(folder.path)
     runs = tuple(ended_run(e, "failed", "no luck") for e in plan.experiments)
-    study = Study(plan, runs, None, "0 runs are done", folder)
+    study = Study(FittedStudy(folder, plan, Runs(runs), None, "0 runs are done"))
     assert (len(study), list(study)) == (6, list(runs))
     with pytest.raises(StudyError, match="no law to predict with: 0 runs are done"):
         study.predict(1e9)

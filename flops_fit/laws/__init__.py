@@ -1,7 +1,6 @@
 """Scaling laws as values, and what they say of a target."""
 
 from flops_fit.laws.law import (
-    FLOPS_PER_PARAM_PER_TOKEN,
     FORWARD_SHARE,
     Array,
     FlopRule,
@@ -11,6 +10,7 @@ from flops_fit.laws.law import (
     finite_exp,
     optimal_num_params,
 )
+from flops_fit.settings.sweep import FLOPS_PER_PARAM_PER_TOKEN
 
 __all__ = [
     "FLOPS_PER_PARAM_PER_TOKEN",

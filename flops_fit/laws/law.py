@@ -13,12 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from flops_fit.settings.sweep import FLOPS_PER_PARAM_PER_TOKEN
 
-FLOPS_PER_PARAM_PER_TOKEN = 6.0
-"""FLOPs to train one weight on one token: a multiply and an add forward (2), and twice that
-backward (4), once for the gradient of the input and once for the gradient of the weight
-(Kaplan et al. 2020, section 2.1)."""
+Array = NDArray[np.float64]
 
 FORWARD_SHARE = 1 / 3
 """Of the FLOPs to train on a token, those of its forward pass: 2 of 6."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flops_fit.errors import StudyError
 from flops_fit.laws import FlopRule
+from flops_fit.settings import SweepSettings, plain, stored
+from flops_fit.settings.sweep import SizeValue as SizeValue
 
 SCHEMA_VERSION = 1
 """Of plan.json and result.json. A file of another version is refused, never guessed at."""
-
-SizeValue = int | float | Mapping[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Experiment:
         return None if self.unique_tokens is None else self.num_tokens / self.unique_tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The experiments of a sweep, in order of budget and size, and how they came about."""
 
@@ -118,7 +118,7 @@ class Plan:
     flop_rule: FlopRule
     notes: tuple[str, ...] = ()  # sizes dropped and other things worth knowing
     study: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the composed config, plain values
+    settings: SweepSettings | None = None  # with which it was planned
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -131,14 +131,16 @@ class Plan:
     def __len__(self) -> int:
         return len(self.experiments)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return (
             f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
             f"total_flops={self.total_flops:.2e})"
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        settings = {} if self.settings is None else plain(self.settings)
+        unset = replace(self, settings=None)
+        return {"schema_version": SCHEMA_VERSION, **asdict(unset), "settings": settings}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -151,7 +153,7 @@ class Plan:
             flop_rule=FlopRule(**rule),
             notes=tuple(data["notes"]),
             study=data["study"],
-            settings=data["settings"],
+            settings=stored(SweepSettings, data["settings"]),
         )
 
 

@@ -88,6 +88,23 @@ def predictions_table(predictions: Iterable[Prediction], metric: str = LOSS) -> 
     return table
 
 
+def prediction_words(p: Prediction) -> str:
+    """One prediction in a line, with its intervals."""
+    n, d, loss = (
+        _shown_bounds(p.intervals.get(name), shown)
+        for name, shown in (
+            ("num_params", short_number),
+            ("num_tokens", short_number),
+            ("loss", "{:.4f}".format),
+        )
+    )
+    return (
+        f"{p.budget:.3g} FLOPs ({p.extrapolation:.3g} times the largest budget): "
+        f"N = {short_number(p.num_params)}{n}, D = {short_number(p.num_tokens)}{d}, "
+        f"loss {p.loss:.4f}{loss}"
+    )
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Budget -> both losses with intervals, and how many times the FLOPs of A B needs."""
     letters = {comparison.a.name: "A", comparison.b.name: "B"}

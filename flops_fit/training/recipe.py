@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from flops_fit.datasets.source import Source
 from flops_fit.learning.schedules import Phases, Schedule, progress_of
 from flops_fit.plan.experiment import Experiment
+from flops_fit.settings import MachineSettings
 from flops_fit.training.family import LossFunction, ModelFamily
 from flops_fit.training.kernels import KernelPlan, in_force
 
@@ -21,9 +22,6 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 Metric = Callable[[Any, Any], Tensor | float]
 """(prediction, target) of a batch -> one number, the mean over it."""
-
-CHECKPOINT_SECONDS = 30.0
-"""Between checkpoints of a run; shorter runs write none. Costs under 0.1% of the time."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision -> type of the operations that gain by it; fp32 has none."""
@@ -47,7 +45,7 @@ class Recipe:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | None = None  # FLOPs of a run from which its model is compiled
     kernels: KernelPlan | None = None  # None: not chosen yet
 
