@@ -214,7 +214,7 @@ def test_corrupted_result_is_said_and_trained_again(folder, capsys):
     said = capsys.readouterr().err
     assert f"{path.relative_to(folder)} is not readable JSON" in said
     assert "+1 new" in said
-    assert json.loads(path.read_text())["status"] == "done"
+    assert json.loads(path.read_text())["status"] == "completed"
 
 
 def test_study_that_is_not_there(folder, capsys):

@@ -104,7 +104,7 @@ class TestTraining:
         assert [run.id for run in runs] == [e.id for e in plan.experiments]
         assert [run.num_tokens for run in runs] == [e.num_tokens for e in plan.experiments]
         assert steps == sum(e.num_steps for e in plan.experiments)
-        assert all(run.is_done for run in runs)
+        assert all(run.is_completed for run in runs)
         assert watcher.runs == runs == [folder.read_run(run.id) for run in runs]
         assert folder.missing(plan) == []
 
@@ -143,12 +143,12 @@ class TestTraining:
 
     def test_divergence_is_final_unless_tried_again(self, folder, continued):
         runs, _ = continued(at=30, act=lambda loss: loss * torch.nan)
-        statuses = ["diverged", *["done"] * 5]
+        statuses = ["diverged", *["completed"] * 5]
         assert [run.status for run in runs] == statuses
         again, steps = continued()
         assert ([run.status for run in again], steps) == (statuses, 0)
         again, steps = continued(retry=["diverged"])
-        assert [run.status for run in again] == ["done"] * 6
+        assert [run.status for run in again] == ["completed"] * 6
         assert steps == again[0].num_steps
 
     def test_divergence_that_stays_is_tried_once(self, continued):
@@ -163,7 +163,7 @@ class TestTraining:
             raise LookupError("no such token")
 
         runs, _ = continued(at=100, act=fail)  # in the second run
-        assert [run.status for run in runs] == ["done", "failed", *["done"] * 4]
+        assert [run.status for run in runs] == ["completed", "failed", *["completed"] * 4]
         assert runs[1].error == "LookupError: no such token"
         assert runs[1].loss is None
         told = folder.run_folder(runs[1].id) / "error.txt"
@@ -171,7 +171,7 @@ class TestTraining:
         assert 'raise LookupError("no such token")' in told.read_text()
 
         again, steps = continued()
-        assert [run.status for run in again] == ["done"] * 6
+        assert [run.status for run in again] == ["completed"] * 6
         assert steps == again[1].num_steps
         assert not told.exists()
 
@@ -195,9 +195,9 @@ class TestTraining:
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"half a file")
         runs, _ = continued()
-        assert [run.status for run in runs] == ["failed", *["done"] * 5]
+        assert [run.status for run in runs] == ["failed", *["completed"] * 5]
         runs, _ = continued()
-        assert [run.status for run in runs] == ["done"] * 6
+        assert [run.status for run in runs] == ["completed"] * 6
 
 
 class TestSweepsThatGrow:
@@ -276,7 +276,7 @@ class TestTwoProcesses:
                 holder.wait()
 
         runs, steps = continued(Watching(kill_at_last))
-        assert all(run.is_done for run in runs)
+        assert all(run.is_completed for run in runs)
         assert steps == total_steps(runs)
 
     def test_a_run_that_another_one_finishes_is_waited_for(

@@ -188,8 +188,8 @@ class TestHeldOutLoss:
 class TestRecord:
     def test_says_how_and_on_what(self, study):
         run = study(3)
-        assert (run.status, run.error) == ("done", None)
-        assert run.is_done
+        assert (run.status, run.error) == ("completed", None)
+        assert run.is_completed
         assert run.wall_time_seconds > 0
         assert run.tokens_per_second >= run.num_tokens / run.wall_time_seconds
         assert run.peak_memory_bytes > 10**7
@@ -356,7 +356,7 @@ class TestRunsThatGoWrong:
     def test_a_stream_that_is_just_long_enough_does(self, study):
         held_out = TensorDataset(*rows(64, seed=1))
         run = study(0, source=as_source(Stream(1328), held_out=held_out, batch_size=16))
-        assert (run.status, run.num_tokens) == ("done", 1328)
+        assert (run.status, run.num_tokens) == ("completed", 1328)
 
     @pytest.mark.parametrize(
         ("step", "bad"), [(1, math.nan), (7, math.inf), (101, math.nan), (167, math.inf)]

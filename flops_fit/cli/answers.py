@@ -12,7 +12,7 @@ from flops_fit.cli.dispatch import OK
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.scaling_law import LAW_FILE
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import results, say
@@ -76,12 +76,12 @@ def report(config: Config) -> int:
 
 
 def status(config: Config) -> int:
-    """What of the plan in force is done, failed and missing."""
+    """What of the plan in force is completed, failed and missing."""
     folder = found_study(config)
     planned = folder.read_plan()
     runs, problems = folder.runs_of(planned)
     by_id = {run.id: run for run in runs}
-    counts = {name: sum(r.status == name for r in runs) for name in ("done", "failed", "diverged")}
+    counts = {str(status): sum(r.status == status for r in runs) for status in Status}
     counts["missing"] = len(planned) - len(by_id)
     for problem in problems:
         say(f"warning: {problem}")

@@ -25,7 +25,7 @@ VERBS = {
     "verify": "train the best size for a budget; predicted against measured loss",
     "compare": "two laws side by side: loss and compute for the same loss",
     "report": "figures, tables and runs.csv of a study",
-    "status": "what of a study is done, failed and missing",
+    "status": "what of a study is completed, failed and missing",
 }
 
 OK, ERROR, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130

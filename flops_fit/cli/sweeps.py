@@ -17,7 +17,7 @@ from flops_fit.command import CHANGE_NO_RESULT, FOR_THE_PLAN
 from flops_fit.errors import ConfigError
 from flops_fit.files import write_json
 from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
@@ -84,7 +84,7 @@ def train(config: Config) -> int:
     if is_multirun():
         VARIANTS.append(variant(study, len(todo)))
     show_study(study, config)
-    return SOME_FAILED if any(run.status == "failed" for run in runs) else OK
+    return SOME_FAILED if any(run.status == Status.FAILED for run in runs) else OK
 
 
 def verify(config: Config) -> int:
@@ -201,14 +201,14 @@ def show_what_is_there(planned: Plan, folder: StudyFolder, num_todo: int) -> Non
     show_notes(planned)
     for problem in folder.runs_of(planned)[1]:
         say(f"warning: {problem}: this run is trained again")
-    say(f"{planned}: +{num_todo} new, {len(planned) - num_todo} done already")
+    say(f"{planned}: +{num_todo} new, {len(planned) - num_todo} completed already")
 
 
 def show_other_lengths(runs: Sequence[Run]) -> None:
     """Runs that trained more or fewer tokens than planned, by more than a step."""
     for run in runs:
         planned, step = run.planned_tokens, run.batch_tokens
-        if run.is_done and planned and step and abs(run.num_tokens - planned) > step:
+        if run.is_completed and planned and step and abs(run.num_tokens - planned) > step:
             say(
                 f"warning: {run.id} trained {run.num_tokens:,.0f} tokens, {planned:,.0f} were "
                 "planned: the law is fitted to what was trained"
@@ -220,7 +220,7 @@ def show_study(study: Study, config: Config) -> None:
     from flops_fit.report.files import is_current, write_report
 
     for run in study:
-        if run.status != "done":
+        if run.status != Status.COMPLETED:
             say(f"warning: {run.id} {run.status}: {run.error}")
     if study.law is None:
         say(str(study.refusal))
