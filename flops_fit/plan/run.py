@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from flops_fit.plan.experiment import SCHEMA_VERSION, Experiment, Size, check_schema_version
+from flops_fit.plan.names import AlsoCalled, value_called
 
 
 class Status(StrEnum):
@@ -72,8 +73,19 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
 
+    experiment_id = AlsoCalled("id")
+    model_size = AlsoCalled("num_params")
+    final_loss = AlsoCalled("loss")
+    compute_budget = AlsoCalled("budget")
+    actual_flops = AlsoCalled("flops")
+    error_message = AlsoCalled("error")
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", status_called(self.status))
+
+    def __getitem__(self, name: str) -> Any:
+        """What the run has under this name: `run["final_loss"]` is `run.loss`."""
+        return value_called(self, name)
 
     @property
     def tokens_per_param(self) -> float:
