@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.laws import FORWARD_SHARE
+from flops_fit.learning.losses import cross_entropy
 from flops_fit.learning.optimizers import Muon
 from flops_fit.learning.schedules import WSD, Constant, Cosine, Linear
-from flops_fit.models import MLP
+from flops_fit.models import MLP, Transformer
 from flops_fit.plan.experiment import Experiment, Size
+from flops_fit.plan.rules import PowerRule
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.curve import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
 from flops_fit.training.trainer import train
@@ -33,6 +35,12 @@ EXPERIMENT = Experiment(
     unique_tokens=None, seed=0,
 )  # fmt: skip
 deep_mlp = partial(MLP, in_features=4, depth=3)
+
+
+def token_source():
+    """Sequences of 8 of 8 tokens, each the next one's target."""
+    tokens = torch.randint(8, (640, 9), generator=torch.Generator().manual_seed(0))
+    return as_source((tokens[:, :-1], tokens[:, 1:]), tokens_per_sample=8)
 
 
 class CountingNet(Net):
@@ -197,6 +205,32 @@ class TestRecord:
         assert run.versions["torch"] == torch.__version__
         assert run.flops_counted == pytest.approx(run.num_tokens * (4 * 16 + 6 * 4))
         json.dumps(run.to_json(), allow_nan=False)
+
+    @pytest.mark.parametrize(
+        ("optimizer", "rule", "expected"),
+        [
+            (partial(torch.optim.AdamW, lr=0.02), None, 0.02),
+            (partial(torch.optim.SGD, lr=0.3, momentum=0.9), None, 0.3),
+            (partial(Muon, lr=0.02, adamw_lr=0.01), None, 0.02),
+            (partial(torch.optim.AdamW, lr=0.02), PowerRule(0.004), 0.004),
+            (partial(Muon, lr=0.02, adamw_lr=0.01), PowerRule(0.004), 0.004),
+        ],
+        ids=["adamw", "sgd", "muon", "rule", "muon with a rule"],
+    )
+    def test_the_learning_rate_is_the_one_that_was_configured(
+        self, tmp_path, optimizer, rule, expected
+    ):
+        """And not the scaled one of a group of parameters: embeddings take half of it."""
+        plan, recipe = planned(
+            tmp_path,
+            factory=partial(Transformer, vocab_size=8, context_length=8),
+            source=token_source(),
+            loss=cross_entropy,
+            optimizer=optimizer,
+            sweep=small_sweep(budgets=(5e7,), sizes=(8, 32), min_steps=3, learning_rate=rule),
+        )
+        run = train(plan.experiments[-1], recipe, tmp_path, Unwatched())
+        assert run.learning_rate == pytest.approx(expected)
 
     def test_training_loss_is_the_mean_of_the_last_steps(self, study):
         loss = WatchedLoss()

@@ -58,7 +58,7 @@ class Run:
     flops_formula: float | None = None  # and by 6ND
     metrics: Mapping[str, float] = field(default_factory=dict)  # on the same held-out data
     trunk: str | None = None  # runs of one trunk share their training up to the cooldown
-    learning_rate: float | None = None  # at the peak
+    learning_rate: float | None = None  # at the peak, as configured
     loss_stderr: float | None = None
     train_loss: float | None = None
     held_out_samples: int | None = None

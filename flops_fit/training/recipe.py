@@ -95,6 +95,11 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(model.parameters())}]
 
 
+def configured_rate(optimizer: Optimizer, rate: float | None) -> float:
+    """The peak rate as people say it, before any `lr_scale`: `rate`, else the optimizer's own."""
+    return float(optimizer.param_groups[0]["lr"]) if rate is None else rate
+
+
 def peak_learning_rates(optimizer: Optimizer, rate: float | None) -> list[float]:
     """Of each group: its own or the optimizer's rate times the group's `lr_scale`.
 

@@ -261,7 +261,7 @@ class _Progress:
             train_loss=finite(float(last.mean())) if state.step else None,
             wall_time_seconds=self.seconds,
             peak_memory_bytes=peak_memory_bytes(recipe.device),
-            learning_rate=state.peak_lrs[0],
+            learning_rate=state.learning_rate,
             micro_batch_size=recipe.micro_batch_size,
             device=device_name(recipe.device),
             precision=recipe.precision,
