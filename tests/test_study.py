@@ -1,4 +1,6 @@
 import json
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +26,7 @@ from flops_fit import find_optimal
 from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.learning.schedules import WSD
+from flops_fit.learning.schedules import WSD, Cosine
 from flops_fit.plan.flops import CountedFlops
 from flops_fit.plan.run import ended_run
 from flops_fit.plan.trunks import chains
@@ -438,9 +440,28 @@ class TestPlanning:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
+HINTS = {
+    "model": "conf/model/net.yaml",
+    "optimizer": "conf/optimizer/mine.yaml sets optimizer.lr=x",
+    "schedule": "conf/schedule/mine.yaml",
+    "metrics.off": "conf/metrics/mine.yaml",
+}
+
+
+class RatelessSGD(torch.optim.SGD):
+    def __init__(self, groups):
+        super().__init__(groups)
+        for group in self.param_groups:
+            del group["lr"]
+
+
+def float_mse(prediction, target):
+    return F.mse_loss(prediction, target.float())
+
+
 class TestWhatDoesNotFit:
     def fails(self, tmp_path, **changes):
-        spec = small_spec(hint="\n  conf/model/net.yaml", **changes)
+        spec = small_spec(hints=HINTS, **changes)
         with pytest.raises(ConfigError) as caught:
             plan_study(spec, StudyFolder(tmp_path))
         return str(caught.value)
@@ -467,6 +488,58 @@ class TestWhatDoesNotFit:
     def test_a_loss_apart_from_the_model(self, tmp_path):
         message = self.fails(tmp_path, loss=lambda p, t: F.mse_loss(p.detach(), t))
         assert "doesn't depend on the model's parameters" in message
+
+    @pytest.mark.parametrize(
+        ("optimizer", "said"),
+        [
+            (partial(torch.optim.AdamW, lr="fast"), "AdamW(lr='fast') can't be built for the mod"),
+            (partial(torch.optim.SGD, lr=-1.0), "SGD(lr=-1.0) can't be built"),
+            (partial(torch.optim.SGD, lr=0.1, momentum="much"), "momentum='much') can't be built"),
+            (partial(torch.optim.SGD, lr=math.inf), "SGD(lr=inf) has the learning rate inf"),
+            (partial(torch.optim.SGD, lr=0.0), "the learning rate 0: it must be finite and above"),
+            (lambda groups: None, "gives NoneType, expected a torch.optim.Optimizer"),
+            (RatelessSGD, "RatelessSGD has no learning rate `lr` in its first group"),
+        ],
+    )
+    def test_an_optimizer_that_cannot_be(self, tmp_path, optimizer, said):
+        message = self.fails(tmp_path, optimizer=optimizer)
+        assert said in message
+        assert message.endswith("\n  conf/optimizer/mine.yaml sets optimizer.lr=x")
+
+    @pytest.mark.parametrize(
+        ("schedule", "said"),
+        [
+            (lambda progress: "high", "after 1% of a run no factor that is a number: TypeError"),
+            (lambda progress: 1 / (1 - progress), "after 100% of a run no factor.*ZeroDivision"),
+            (lambda progress: math.nan, "after 1% of a run the factor nan: it must be a finite"),
+            (Cosine, "no factor that is a number"),
+        ],
+    )
+    def test_a_schedule_that_gives_no_factor(self, tmp_path, schedule, said):
+        message = self.fails(tmp_path, schedule=schedule)
+        assert re.search(said, message)
+        assert message.endswith("\n  conf/schedule/mine.yaml")
+
+    @pytest.mark.parametrize(
+        ("metric", "said"),
+        [
+            (nn.L1Loss(reduction="none"), "metric off returns a tensor (16, 1) float32, expected"),
+            (lambda p, t: "good", "metric off returns str, expected one number"),
+            (F.cross_entropy, "metric off can't compare the model's output (16, 1) float32"),
+        ],
+    )
+    def test_a_metric_that_measures_nothing(self, tmp_path, metric, said):
+        source = as_source((X, torch.ones(400, 1, dtype=torch.long)))
+        message = self.fails(tmp_path, source=source, loss=float_mse, metrics={"off": metric})
+        assert said in message
+        assert message.endswith("\n  conf/metrics/mine.yaml")
+
+    def test_metrics_of_other_kinds_of_numbers_do(self, tmp_path):
+        kinds = (float, lambda loss: loss.reshape(1), lambda loss: loss.numpy())
+        metrics = {
+            str(i): lambda p, t, as_=as_: as_(F.l1_loss(p, t)) for i, as_ in enumerate(kinds)
+        }
+        planned(tmp_path, metrics=metrics)
 
     @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
     def test_a_device_that_is_not_there(self, name):

@@ -175,7 +175,7 @@ def build_study(config: Node, origins: Mapping[str, str]) -> StudySpec:
                 config["clip_grad_norm"], {name: _described(part) for name, part in metrics.items()}
             ),
         },
-        hint=_hint(parts),
+        hints={part.group: _hint(part) for part in (*parts.values(), *metrics.values())},
         settings=config,
         sources=sources(parts.values()),
     )
@@ -292,12 +292,8 @@ def _described(part: Part) -> dict[str, Any]:
     return node
 
 
-def _hint(parts: Mapping[str, Part]) -> str:
-    """Where the numbers that must agree are configured."""
-    lines = []
-    for group in ("model", "dataset"):
-        part = parts[group]
-        numbers = {k: v for k, v in part.arguments.items() if isinstance(v, int)}
-        keys = ", ".join(f"{group}.{name}={value}" for name, value in numbers.items())
-        lines.append(f"{part.origin}{f' sets {keys}' if keys else ''}")
-    return "\n  " + "\n  ".join(lines)
+def _hint(part: Part) -> str:
+    """Where the part is configured, and its plain values."""
+    values = {k: v for k, v in part.arguments.items() if v is not None and not isinstance(v, dict)}
+    keys = ", ".join(f"{part.group}.{name}={value}" for name, value in values.items())
+    return f"{part.origin}{f' sets {keys}' if keys else ''}"

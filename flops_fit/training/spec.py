@@ -37,8 +37,8 @@ from flops_fit.training.trainer import TorchTrainer
 class StudySpec:
     """Everything a study is made of, as objects.
 
-    `identity` names, as plain values, what of them decides a run's result; `hint` says where they
-    are configured, for error messages; `settings` is the config to be kept with the plan;
+    `identity` names, as plain values, what of them decides a run's result; `hints` say where each
+    config group is set, for error messages; `settings` is the config to be kept with the plan;
     `sources` maps names of classes and functions to hashes of their code.
     """
 
@@ -60,7 +60,7 @@ class StudySpec:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     compile_above: float | None = None  # FLOPs
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
-    hint: str = ""
+    hints: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     if precision == "auto":
         precision = pinned.get("precision", "auto")
     recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
-    check_fit(recipe, spec.sweep.batch_size, spec.hint)
+    check_fit(recipe, spec.sweep.batch_size, spec.hints)
     plan = plan_sweep(
         spec.sweep,
         recipe.family,
