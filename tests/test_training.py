@@ -1,5 +1,6 @@
 import json
 import math
+import random
 import statistics
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,28 @@ class RecordingSGD(torch.optim.SGD):
     def step(self, closure=None):
         self.rates.append([group["lr"] for group in self.param_groups])
         return super().step(closure)
+
+
+DRAWS = {
+    "torch": lambda: torch.rand(()).item(),
+    "numpy": np.random.rand,
+    "python": random.random,
+}
+
+
+class DrawnNet(Net):
+    """Its weights are drawn, and its inputs shifted, by `draw`."""
+
+    def __init__(self, width, draw):
+        super().__init__(width, dropout=0.0)
+        self.draw = draw
+        with torch.no_grad():
+            for parameter in self.parameters():
+                values = [draw() - 0.5 for _ in range(parameter.numel())]
+                parameter.copy_(torch.tensor(values).view_as(parameter))
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * self.draw())
 
 
 class Keep:
@@ -147,6 +171,23 @@ class TestWhatIsTrained:
         assert torch.equal(torch.random.get_rng_state(), state)
         other = study(folder="c", sweep=small_sweep(seed=1))
         assert other.loss != first.loss
+
+    @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+    def test_what_a_model_draws_follows_from_the_seed_whatever_the_caller_drew(
+        self, tmp_path, draw
+    ):
+        """From each of the three global generators, which go on as if nothing had been drawn."""
+        plan, recipe = planned(tmp_path, factory=partial(DrawnNet, draw=draw))
+        (first, *_), losses = plan.experiments, []
+        for number, experiment in enumerate((first, first, replace(first, seed=1))):
+            for start in (torch.manual_seed, np.random.seed, random.seed):
+                start(number)
+            expected = draw()
+            for start in (torch.manual_seed, np.random.seed, random.seed):
+                start(number)
+            losses.append(train(experiment, recipe, tmp_path / f"{number}", Unwatched()).loss)
+            assert draw() == expected
+        assert losses[0] == losses[1] != losses[2]
 
     def test_bf16_is_near_fp32_but_not_the_same(self, study):
         fp32 = study(folder="a", precision="fp32")
