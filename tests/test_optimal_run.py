@@ -219,6 +219,26 @@ def test_choices_of_the_sweep_leave_nothing_behind_in_the_config(study, tmp_path
     assert config["model"]["act"] == "gelu"
 
 
+def test_of_a_study_of_several_seeds_the_optimum_is_one_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", *WORDS, "seeds=2", "study=twice"]) == 0
+    folder = StudyFolder(tmp_path / "outputs/twice")
+    for e in folder.read_plan().experiments:
+        loss = float(SURFACE(e.num_params, e.num_tokens)) + 1e-3 * e.seed
+        folder.write_run(
+            Run(e.id, "completed", e.num_params, e.num_tokens, e.flops, loss, e.budget, seed=e.seed)
+        )
+    assert main(["fit", "study=twice", "draws=0"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "study=twice", "budget=1e11", "json=true"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
+    _, _, *words = shlex.split(answer["optimal_run"]["command"])
+    assert main(["plan", *words, "json=true"]) == 0
+    (experiment,) = json.loads(capsys.readouterr().out)["experiments"]
+    assert experiment["num_params"] == answer["optimal_run"]["num_params"]
+    assert experiment["num_steps"] == answer["optimal_run"]["num_steps"]
+
+
 def test_a_budget_beyond_the_model_is_answered_without_a_config(study, capsys):
     path = study.latest_plan_folder() / "plan.json"
     planned = json.loads(path.read_text())

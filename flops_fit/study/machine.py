@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from flops_fit.building.spec import build_spec
+from flops_fit.plan.run import Run
+from flops_fit.plan.trunks import Chain
 from flops_fit.report.screen import say
 from flops_fit.store.execution import Execute, Inline
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
 from flops_fit.study.workers import Workers
-from flops_fit.training.devices import choose_device
+from flops_fit.training.devices import choose_device, threads_in_use
 
 Config = Mapping[str, Any]
 
@@ -61,6 +63,18 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class WithThreads:
+    """Trains as `execute` does, with so many CPU threads of torch meanwhile."""
+
+    execute: Execute
+    threads: int
+
+    def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
+        with threads_in_use(self.threads):
+            return self.execute(work, watcher)
+
+
 def executor(
     config: Config,
     files: Mapping[str, str],
@@ -74,8 +88,7 @@ def executor(
     """
     fail_fast = config["fail_fast"]
     if machine.workers == 1:
-        torch.set_num_threads(machine.threads)
-        return Inline(trainer, folder, fail_fast)
+        return WithThreads(Inline(trainer, folder, fail_fast), machine.threads)
     make_trainer = functools.partial(trainer_in_worker, dict(config), files, folder)
     return Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)
 
