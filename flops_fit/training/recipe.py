@@ -15,7 +15,7 @@ from flops_fit.datasets.source import Source
 from flops_fit.learning.schedules import Phases, Schedule, progress_of
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training.family import LossFunction, ModelFamily
-from flops_fit.training.kernels import KernelPlan, in_force
+from flops_fit.training.kernels import DEFAULT, KernelPlan, in_force
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -69,13 +69,21 @@ class Recipe:
         return compiled
 
     def kernels_in_force(self) -> AbstractContextManager[None]:
-        return in_force(self.kernels or KernelPlan())
+        return in_force(self.kernels or DEFAULT)
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.precision)
         if dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
+
+
+@runtime_checkable
+class ChoosesAttention(Protocol):
+    """A model with several ways of attention on a CPU, which compute the same in different time."""
+
+    def use_attention_kernel(self, name: str) -> None:
+        """From now on the one of `flops_fit.training.kernels.ATTENTION`."""
 
 
 @runtime_checkable

@@ -19,7 +19,14 @@ from torch.optim import Optimizer
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training.curve import CurvePoint
 from flops_fit.training.family import materialized
-from flops_fit.training.recipe import Recipe, configured_rate, param_groups, peak_learning_rates
+from flops_fit.training.kernels import DEFAULT
+from flops_fit.training.recipe import (
+    ChoosesAttention,
+    Recipe,
+    configured_rate,
+    param_groups,
+    peak_learning_rates,
+)
 
 
 @dataclass
@@ -45,6 +52,8 @@ class TrainingState:
         """As at step 0. Built on the CPU, so that all devices begin from the same numbers."""
         model = recipe.family.build(experiment.size.value)
         model = materialized(model, recipe.family.sample).to(recipe.device)
+        if isinstance(model, ChoosesAttention):
+            model.use_attention_kernel((recipe.kernels or DEFAULT).attention)
         optimizer = recipe.optimizer(param_groups(model))
         return cls(
             model=model.train(),
