@@ -26,12 +26,16 @@ def check_argument_names(
         return
     for name in names:
         if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, n=1)
-            guess = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"{who} takes no argument {name!r}{purpose}: {guess}"
+                f"{who} takes no argument {name!r}{purpose}: {did_you_mean(name, parameters)}"
                 f"It takes {', '.join(parameters)}"
             )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to this one as a question; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 MOVED = {

@@ -94,7 +94,7 @@ def test_every_kind_of_data_is_trained_on_to_the_planned_tokens(sweep, dataset):
     assert [run.id for run in study] == [e.id for e in study.plan.experiments]
     assert len(study) == 6
     for run, experiment in zip(study, study.plan.experiments, strict=True):
-        assert run.status == "done"
+        assert run.status == "completed"
         assert run.num_tokens == experiment.num_tokens
         assert 0 < run.loss < 10
 

@@ -172,6 +172,25 @@ def test_shapes_that_do_not_fit(folder, capsys):
     assert not list(folder.glob("outputs/*/runs/*"))
 
 
+def test_optimizer_settings_that_are_no_numbers(folder, capsys):
+    path = folder / "conf/optimizer/mine.yaml"
+    path.parent.mkdir()
+    path.write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: fast\nmomentum: 0.9\n")
+    words = ["train", "model=net", "dataset=mine", "optimizer=mine", *TINY]
+    said = message(capsys, *words)
+    assert "SGD(lr='fast', momentum=0.9) can't be built for the model's parameters" in said
+    assert "conf/optimizer/mine.yaml sets optimizer.lr=fast, optimizer.momentum=0.9" in said
+    said = message(capsys, *words, "optimizer.lr=0.1", "optimizer.momentum=much")
+    assert "optimizer.momentum=much" in said
+    assert not list(folder.glob("outputs/*/runs/*"))
+
+
+def test_metric_of_another_kind_of_target(folder, capsys):
+    metric = "+metrics.entropy={_target_: flops_fit.learning.losses.cross_entropy, _partial_: true}"
+    said = message(capsys, "plan", "model=net", "dataset=mine", metric, *TINY)
+    assert "metric entropy can't compare the model's output (8, 1) float32" in said
+
+
 def test_empty_dataset(folder, capsys):
     said = message(capsys, "plan", "model=net", "dataset=mine", "dataset.samples=0", *TINY)
     assert "the dataset is empty" in said
@@ -214,7 +233,7 @@ def test_corrupted_result_is_said_and_trained_again(folder, capsys):
     said = capsys.readouterr().err
     assert f"{path.relative_to(folder)} is not readable JSON" in said
     assert "+1 new" in said
-    assert json.loads(path.read_text())["status"] == "done"
+    assert json.loads(path.read_text())["status"] == "completed"
 
 
 def test_study_that_is_not_there(folder, capsys):

@@ -130,9 +130,9 @@ def test_the_whole_chain(folder, capsys):
     assert main(["train", *words]) == 0
     said = capsys.readouterr()
     assert "x top budget" in said.out
-    assert "+15 new, 0 done already" in said.err
+    assert "+15 new, 0 completed already" in said.err
     for run in results(folder).values():
-        assert run["status"] == "done"
+        assert run["status"] == "completed"
         assert run["num_tokens"] == run["planned_tokens"] == run["num_steps"] * run["batch_tokens"]
         half_a_step = 0.5 * run["flops"] / run["num_steps"]
         assert abs(run["flops"] - run["budget"]) <= half_a_step * (1 + 1e-9)
@@ -146,14 +146,14 @@ def test_the_whole_chain(folder, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("outputs/*/runs/*/*.json")}
     assert main(["train", *words]) == 0
-    assert "+0 new, 15 done already" in capsys.readouterr().err
+    assert "+0 new, 15 completed already" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
     gone = next(iter(before))
     loss = json.loads(gone.read_text())["loss"]
     gone.unlink()
     assert main(["train", *words]) == 0
-    assert "+1 new, 14 done already" in capsys.readouterr().err
+    assert "+1 new, 14 completed already" in capsys.readouterr().err
     assert json.loads(gone.read_text())["loss"] == loss
 
     assert main(["predict", "budget=3e9", "json=true"]) == 0
@@ -181,14 +181,14 @@ def test_the_whole_chain(folder, capsys):
     capsys.readouterr()
     assert main(["status", "json=true"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert status["done"] == status["planned"] == 15
+    assert status["completed"] == status["planned"] == 15
 
 
 def test_added_budget_trains_only_its_own_runs(folder, capsys):
     assert main(["train", *TINY]) == 0
     first = results(folder).keys()
     assert main(["train", *TINY, "budgets=[1e7,3e7,6e7]"]) == 0
-    assert "+3 new, 6 done already" in capsys.readouterr().err
+    assert "+3 new, 6 completed already" in capsys.readouterr().err
     assert first < results(folder).keys()
 
 
@@ -270,7 +270,7 @@ def test_ctrl_c_or_a_polite_kill_and_then_the_same_command(folder, capsys, worke
     done = len(results(folder))
     assert 0 < done < 6
     assert main(words) == 0
-    assert f"+{6 - done} new, {done} done already" in capsys.readouterr().err
+    assert f"+{6 - done} new, {done} completed already" in capsys.readouterr().err
     assert len(results(folder)) == 6
 
 
@@ -285,7 +285,7 @@ def test_kill_9_loses_at_most_the_runs_in_flight(folder, capsys, workers):
     done = results(folder)
     assert 0 < len(done) < 6
     assert main(words) == 0
-    assert f"+{6 - len(done)} new, {len(done)} done already" in capsys.readouterr().err
+    assert f"+{6 - len(done)} new, {len(done)} completed already" in capsys.readouterr().err
     assert done.items() <= results(folder).items()
 
 
@@ -295,4 +295,4 @@ def test_two_processes_on_one_study_share_its_runs(folder):
     both = [start(folder, words) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert [run["status"] for run in results(folder).values()] == ["done"] * 6
+    assert [run["status"] for run in results(folder).values()] == ["completed"] * 6

@@ -13,7 +13,7 @@ import pytest
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
-EXPECTED = ["Plan(14 experiments, 2 budgets", "Prediction(", "interrupted\n6 runs, 6 done"]
+EXPECTED = ["Plan(14 experiments, 2 budgets", "Prediction(", "interrupted\n6 runs, 6 completed"]
 
 
 def test_there_are_three_examples():

@@ -143,7 +143,9 @@ def test_plan_table_shows_epochs_only_where_data_repeats():
 def test_line_of_a_failed_run_says_why():
     experiment = Experiment(1e9, Size("width", 8), 100, 120, 50, 4, 4, 600.0, None, 600.0, None, 0)
     assert "failed: out of luck" in run_line(ended_run(experiment, "failed", "out of luck"))
-    run = Run("id", "done", 100, 200, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.0)
+    run = Run(
+        "id", "completed", 100, 200, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.0
+    )
     assert "loss 0.2500" in run_line(run)
 
 

@@ -89,7 +89,7 @@ def ingredients(settings: SweepSettings, origins: Origins) -> Ingredients:
         metrics={name: part.build() for name, part in metrics.items()},
         rules=rules(settings, origins),
         sources=sources(parts.values()),
-        hint=hint(parts),
+        hints={part.group: hint(part) for part in (*parts.values(), *metrics.values())},
     )
 
 
@@ -139,15 +139,11 @@ def size_spec(model: Part) -> SizeSpec:
         ) from error
 
 
-def hint(parts: Mapping[str, Part]) -> str:
-    """Where the numbers that must agree are configured."""
-    lines = []
-    for group in ("model", "dataset"):
-        part = parts[group]
-        numbers = {k: v for k, v in part.arguments.items() if isinstance(v, int)}
-        keys = ", ".join(f"{group}.{name}={value}" for name, value in numbers.items())
-        lines.append(f"{part.origin}{f' sets {keys}' if keys else ''}")
-    return "\n  " + "\n  ".join(lines)
+def hint(part: Part) -> str:
+    """Where the part is configured, and its plain values."""
+    values = {k: v for k, v in part.arguments.items() if v is not None and not isinstance(v, dict)}
+    keys = ", ".join(f"{part.group}.{name}={value}" for name, value in values.items())
+    return f"{part.origin}{f' sets {keys}' if keys else ''}"
 
 
 def build_command_spec(settings: SweepSettings, node: Node, origins: Origins) -> CommandSpec:

@@ -26,8 +26,8 @@ class Ingredients:
     """The objects that a study is made of, from a config or from Python.
 
     `identity` says, as plain values, what ids know of each: model, dataset (its name alone), loss,
-    optimizer, schedule and metrics. `sources` maps names to hashes of code, `hint` says where the
-    numbers that must agree are configured.
+    optimizer, schedule and metrics. `sources` maps names to hashes of code, `hints` say where each
+    is configured, for error messages.
     """
 
     factory: ModelFactory
@@ -40,7 +40,7 @@ class Ingredients:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     sources: Mapping[str, str] = field(default_factory=dict)
-    hint: str = ""
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 def study_spec(
@@ -77,7 +77,7 @@ def study_spec(
         checkpoint_seconds=settings.checkpoint_seconds,
         compile_above=settings.compile_above,
         kernels=kernels(settings.kernels),
-        hint=brought.hint,
+        hints=brought.hints,
         settings=settings,
         sources=brought.sources,
         remade=remade,

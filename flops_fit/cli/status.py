@@ -13,7 +13,7 @@ from flops_fit.study.status import study_status
 
 
 def status(settings: StatusSettings, origins: Origins) -> int:
-    """What of the plan in force is done, failed and missing."""
+    """What of the plan in force is completed, failed and missing."""
     folder = found_study(settings.study, settings.output_root)
     say(f"study: {folder.path}")
     found = study_status(folder)

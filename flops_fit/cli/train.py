@@ -7,6 +7,7 @@ from flops_fit.building.node import Origins, Part
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
+from flops_fit.plan.run import Status
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import say
@@ -23,13 +24,13 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     study = train_study(spec, study_folder(settings), settings, how)
     keep_variant(study)
     show(study, as_json=settings.json)
-    return SOME_FAILED if any(run.status == "failed" for run in study.runs) else OK
+    return SOME_FAILED if any(run.status == Status.FAILED for run in study.runs) else OK
 
 
 def show(study: FittedStudy, *, as_json: bool) -> None:
     """The answer of a sweep that was trained: law, figures, files."""
     for run in study.runs:
-        if run.status != "done":
+        if run.status != Status.COMPLETED:
             say(f"warning: {run.id} {run.status}: {run.error}")
     if study.law is None:
         say(str(study.refusal))

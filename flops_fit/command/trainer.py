@@ -25,7 +25,7 @@ from flops_fit.command.templates import (
 )
 from flops_fit.errors import ConfigError
 from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.settings.declaration import Kind, chooses, decides, machine, names_of
 from flops_fit.store.protocols import Watcher
 
@@ -98,10 +98,10 @@ class CommandTrainer:
         try:
             code, loss_file = self._run(experiment, folder, watcher)
             if code != 0:
-                return ended_run(experiment, "failed", _reason(code, log))
+                return ended_run(experiment, Status.FAILED, _reason(code, log))
             run = self._measured(experiment, Report.read(loss_file))
         except (TookTooLong, NotReported) as error:
-            return ended_run(experiment, "failed", f"{error}; see {log}")
+            return ended_run(experiment, Status.FAILED, f"{error}; see {log}")
         seconds = time.perf_counter() - started
         return replace(run, wall_time_seconds=seconds, tokens_per_second=run.num_tokens / seconds)
 
@@ -139,7 +139,7 @@ class CommandTrainer:
         num_tokens = self._num_tokens(e, report)
         counted = e.flops_per_token_counted
         run = replace(
-            ended_run(e, "done", None, num_steps=round(num_tokens / e.batch_tokens)),
+            ended_run(e, Status.COMPLETED, None, num_steps=round(num_tokens / e.batch_tokens)),
             num_tokens=num_tokens,
             flops=num_tokens * e.flops_per_token,
             flops_formula=num_tokens * e.flops_per_token_formula,
@@ -148,7 +148,9 @@ class CommandTrainer:
             versions={"flops_fit": __version__, "python": platform.python_version()},
         )
         if not math.isfinite(loss):
-            return replace(run, status="diverged", error=f"{report.path} says the loss is {loss}")
+            return replace(
+                run, status=Status.DIVERGED, error=f"{report.path} says the loss is {loss}"
+            )
         metrics = {name: report.number(key) for name, key in (self.metrics or {}).items()}
         return replace(
             run, loss=loss, metrics={k: v for k, v in metrics.items() if math.isfinite(v)}

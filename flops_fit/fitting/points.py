@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 
 INCONSISTENT_FLOPS = 5.0
 """A C that differs from the FLOP rule by this factor is of the wrong column or unit."""
@@ -141,9 +141,9 @@ def usable_points(runs: Sequence[Run], flop_rule: FlopRule) -> tuple[Points, tup
 
 
 def _reason_to_leave_out(run: Run) -> str | None:
-    if run.status == "diverged":
+    if run.status == Status.DIVERGED:
         return "diverged"
-    if run.status != "done":
+    if run.status != Status.COMPLETED:
         return f"status is {run.status}"
     if run.loss is None:
         return "has no loss"

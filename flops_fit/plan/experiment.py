@@ -9,6 +9,7 @@ from typing import Any
 
 from flops_fit.errors import StudyError
 from flops_fit.laws import FlopRule
+from flops_fit.plan.names import AlsoCalled
 from flops_fit.settings import SweepSettings, plain, stored
 from flops_fit.settings.sweep import SizeValue as SizeValue
 
@@ -62,6 +63,10 @@ class Experiment:
     cooldown_steps: int | None = None
     id: str = ""
     trunk: str = ""  # the same for runs that differ only from their cooldown on
+
+    experiment_id = AlsoCalled("id")
+    compute_budget = AlsoCalled("budget")
+    size_param_value = AlsoCalled("size.value")
 
     @property
     def num_tokens(self) -> int:
@@ -125,11 +130,15 @@ class Plan:
         return tuple(sorted({e.budget for e in self.experiments}))
 
     @property
+    def num_experiments(self) -> int:
+        return len(self.experiments)
+
+    @property
     def total_flops(self) -> float:
         return math.fsum(e.flops for e in self.experiments)
 
     def __len__(self) -> int:
-        return len(self.experiments)
+        return self.num_experiments
 
     def __repr__(self) -> str:
         return (

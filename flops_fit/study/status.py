@@ -1,4 +1,4 @@
-"""What of a study is done, failed and missing."""
+"""What of a study is completed, failed and missing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.plan.experiment import Plan
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.store.folder import StudyFolder
-
-STATUSES = ("done", "failed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class StudyStatus:
     @property
     def counts(self) -> dict[str, int]:
         """Status -> runs, `missing` included."""
-        found = {name: sum(r.status == name for r in self.runs.values()) for name in STATUSES}
+        runs = self.runs.values()
+        found = {str(status): sum(r.status == status for r in runs) for status in Status}
         return {**found, "missing": len(self.plan) - len(self.runs)}
 
     @property

@@ -199,14 +199,14 @@ def tell_what_is_there(plan: Plan, folder: StudyFolder, num_todo: int, tell: Tel
         tell(f"note: {note}")
     for problem in folder.runs_of(plan)[1]:
         tell(f"warning: {problem}: this run is trained again")
-    tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} done already")
+    tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
 
 
 def tell_of_other_lengths(runs: Sequence[Run], tell: Callable[[str], None]) -> None:
     """Runs that trained more or fewer tokens than planned, by more than a step."""
     for run in runs:
         planned, step = run.planned_tokens, run.batch_tokens
-        if run.is_done and planned and step and abs(run.num_tokens - planned) > step:
+        if run.is_completed and planned and step and abs(run.num_tokens - planned) > step:
             tell(
                 f"warning: {run.id} trained {run.num_tokens:,.0f} tokens, {planned:,.0f} were "
                 "planned: the law is fitted to what was trained"

@@ -16,7 +16,7 @@ from flops_fit.learning.schedules import Phases, Schedule, progress_of
 from flops_fit.plan.experiment import Experiment
 from flops_fit.settings import MachineSettings
 from flops_fit.training.family import LossFunction, ModelFamily
-from flops_fit.training.kernels import KernelPlan, in_force
+from flops_fit.training.kernels import DEFAULT, KernelPlan, in_force
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -67,13 +67,21 @@ class Recipe:
         return compiled
 
     def kernels_in_force(self) -> AbstractContextManager[None]:
-        return in_force(self.kernels or KernelPlan())
+        return in_force(self.kernels or DEFAULT)
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.precision)
         if dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
+
+
+@runtime_checkable
+class ChoosesAttention(Protocol):
+    """A model with several ways of attention on a CPU, which compute the same in different time."""
+
+    def use_attention_kernel(self, name: str) -> None:
+        """From now on the one of `flops_fit.training.kernels.ATTENTION`."""
 
 
 @runtime_checkable
@@ -91,6 +99,11 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     if isinstance(model, GroupsParams):
         return model.param_groups()
     return [{"params": list(model.parameters())}]
+
+
+def configured_rate(optimizer: Optimizer, rate: float | None) -> float:
+    """The peak rate as people say it, before any `lr_scale`: `rate`, else the optimizer's own."""
+    return float(optimizer.param_groups[0]["lr"]) if rate is None else rate
 
 
 def peak_learning_rates(optimizer: Optimizer, rate: float | None) -> list[float]:

@@ -40,10 +40,10 @@ from flops_fit.training.trainer import TorchTrainer
 class StudySpec:
     """Everything a study is made of, as objects.
 
-    `identity` names, as plain values, what of them decides a run's result; `hint` says where they
-    are configured, for error messages; `settings` are kept with the plan;
-    `sources` maps names of classes and functions to hashes of their code. `remade`
-    makes it anew in a worker process; None: it is sent there as it is.
+    `identity` names, as plain values, what of them decides a run's result; `hints` say where each
+    config group is set, for error messages; `settings` are kept with the plan; `sources` maps names
+    of classes and functions to hashes of their code. `remade` makes it anew in a worker process;
+    None: it is sent there as it is.
     """
 
     factory: ModelFactory
@@ -64,7 +64,7 @@ class StudySpec:
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | None = None  # FLOPs
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
-    hint: str = ""
+    hints: Mapping[str, str] = field(default_factory=dict)
     settings: SweepSettings | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     remade: Callable[[], Spec] | None = None
@@ -133,7 +133,7 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     if precision == "auto":
         precision = pinned.get("precision", "auto")
     recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
-    check_fit(recipe, spec.sweep.batch_size, spec.hint)
+    check_fit(recipe, spec.sweep.batch_size, spec.hints)
     plan = plan_sweep(
         spec.sweep,
         recipe.family,

@@ -8,9 +8,10 @@ from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import fit_runs
+from flops_fit.fitting.points import usable_points
 from flops_fit.laws import FlopRule
 from flops_fit.plan.experiment import Size
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.tables import BITS, bits_per_byte, read_table, table_flop_rule, write_runs
 from flops_fit.tables.budgets import snapped_budgets
 
@@ -56,7 +57,7 @@ def test_one_run_in_many_dresses(tmp_path, text, columns):
     run = only(tmp_path, text, columns)
     assert (run.num_params, run.num_tokens, run.loss) == pytest.approx((1e8, 2e9, 3.5))
     assert run.flops == pytest.approx(1.2e18)
-    assert run.status == "done"
+    assert run.status == "completed"
 
 
 def test_utf16_as_spreadsheets_export_it(tmp_path):
@@ -75,11 +76,27 @@ def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path)
     text = "id,N,D,loss\nfine,1e8,2e9,3\nempty,1e8,2e9,\nnan,1e8,2e9,nan\ninf,1e8,2e9,inf\n"
     runs = read_table(file(tmp_path, text)).runs
     assert [(r.id, r.status, r.loss) for r in runs] == [
-        ("fine", "done", 3.0),
-        ("empty", "done", None),
+        ("fine", "completed", 3.0),
+        ("empty", "completed", None),
         ("nan", "diverged", None),
         ("inf", "diverged", None),
     ]
+
+
+@pytest.mark.parametrize("word", ["completed", "done", "finished", "Finished", " DONE ", ""])
+def test_other_words_for_completed_are_understood(tmp_path, word):
+    assert only(tmp_path, f"N,D,loss,status\n1e8,2e9,3,{word}\n").status is Status.COMPLETED
+
+
+def test_runs_of_another_status_are_left_out_with_its_word(tmp_path):
+    rows = [f"{word},1e8,{d},3,{word}" for d, word in enumerate(("crashed", "FAILED", "done"), 10)]
+    runs = read_table(file(tmp_path, "\n".join(["id,N,D,loss,status", *rows]))).runs
+    points, dropped = usable_points(runs, FlopRule.constant())
+    assert points.ids == ("done",)
+    assert {row.id: row.reason for row in dropped} == {
+        "crashed": "status is crashed",
+        "FAILED": "status is failed",
+    }
 
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):
@@ -218,7 +235,7 @@ def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
 
 
 def counted(num_params, num_tokens, flops):
-    return Run("r", "done", num_params, num_tokens, flops, 3.0, 1e18)
+    return Run("r", "completed", num_params, num_tokens, flops, 3.0, 1e18)
 
 
 def test_flop_rule_of_a_table_is_told_from_its_columns():
