@@ -62,4 +62,5 @@ def keyword_types(name: str, about: str, classes: Iterable[Any]) -> str:
     """Source of a TypedDict: the arguments of the Python face, which its type checkers know."""
     head = [f"class {name}(TypedDict, total=False):", f'    """{about}"""', ""]
     settings = (s for cls in classes for s in declared(cls) if s.python)
-    return "\n".join((*head, *(f"    {s.name}: {s.python}" for s in settings)))
+    lines = (f"    {s.name}: {s.python}".replace("'", '"') for s in settings)
+    return "\n".join((*head, *lines))
