@@ -12,7 +12,7 @@ import pytest
 from flops_fit import Study, UserError
 from flops_fit.cli import main
 from flops_fit.settings import Kind, Setting, SweepSettings, declared, plain, stored
-from flops_fit.settings.plain import alternatives
+from flops_fit.settings.plain import alternatives, is_tuple
 from flops_fit.study.agreement import differences
 
 STUDIES = Path(__file__).parent / "assets" / "studies"
@@ -74,6 +74,8 @@ def test_the_same_recipe_is_trained_whatever_the_machine(folder, capsys):
 def another(setting: Setting) -> Any:
     """A value of the setting's type that is not its default."""
     kinds = alternatives(setting.type)
+    if is_tuple(setting.type):
+        return [7.0]
     for kind, value in ((bool, True), (str, "other"), (int, 7), (float, 7.0)):
         if kind in kinds:
             return value
