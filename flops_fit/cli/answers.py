@@ -11,7 +11,7 @@ from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.cli.dispatch import OK
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.fitting import ScalingLaw
-from flops_fit.fitting.scaling_law import LAW_FILE
+from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, PowerLaw

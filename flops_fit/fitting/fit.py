@@ -11,18 +11,18 @@ import scipy
 
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
+from flops_fit.fitting.contract import FitSettings, Method
 from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeOfCurves
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.examination import examine
-from flops_fit.fitting.fits import Fits, fit_all
-from flops_fit.fitting.isoflop import IsoflopFit
-from flops_fit.fitting.methods import FitSettings, Method
+from flops_fit.fitting.examine.examination import examine
+from flops_fit.fitting.isoflop.fit import IsoflopFit
+from flops_fit.fitting.methods import Fits, fit_all
 from flops_fit.fitting.metrics import LOSS, measured_by
 from flops_fit.fitting.own import OwnFit
 from flops_fit.fitting.points import Dropped, Points, usable_points
-from flops_fit.fitting.scaling_law import ScalingLaw
+from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
-from flops_fit.fitting.surface import SurfaceFit
+from flops_fit.fitting.surface.fit import SurfaceFit
 from flops_fit.laws import FlopRule
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.run import Run

@@ -1,63 +1,89 @@
-"""What a method of fitting is to the rest: a name, and a law with its draws from points."""
+"""All methods on the same points, each with its law and draws, or with its refusal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+from flops_fit.fitting.contract import FittedLaw, LawDraws, Method
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.law import IsoflopLaw
 from flops_fit.fitting.points import Points
-from flops_fit.laws import Array, FlopRule, Law
-from flops_fit.plan.run import Run
-
-
-class FitSettings(Protocol):
-    """What `fit=` names: a frozen dataclass of settings, called with runs. Anyone's will do."""
-
-    def __call__(self, runs: Sequence[Run], flop_rule: FlopRule, /) -> Law: ...
-
-
-class FittedLaw(Law, Protocol):
-    """A law with its exponent, that can be written down."""
-
-    @property
-    def a(self) -> float:
-        """Exponent of N_opt in C."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-class LawDraws(Law, Protocol):
-    """Many laws at once: every answer has one number per draw."""
-
-    def quantities(self) -> dict[str, Array]:
-        """The fitted numbers that law.json gives intervals for, (draws,) each."""
-
-    def columns(self) -> dict[str, Array]:
-        """Everything needed to read the draws back."""
+from flops_fit.fitting.surface.draws import SurfaceDraws
+from flops_fit.fitting.surface.law import SurfaceLaw
+from flops_fit.laws import Law
+from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A law and its draws, None where nothing tells how sure it is."""
+class Fits:
+    """Laws and draws by method; a method that gave no law has its reason in `refusals`."""
 
-    law: FittedLaw
-    draws: LawDraws | None
+    laws: Mapping[str, FittedLaw]
+    draws: Mapping[str, LawDraws]
+    refusals: Mapping[str, str]
 
+    def law_and_draws(self, method: str) -> tuple[Law, Law | None]:
+        """The law of a method. Raises `FitError` where it refused."""
+        if method in self.laws:
+            return self.laws[method], self.draws.get(method)
+        known = ", ".join((*self.laws, *self.refusals))
+        raise FitError(
+            f"there is no law by {method!r}", self.refusals.get(method, f"use one of {known}")
+        )
 
-class Method(Protocol):
-    """A way to fit, ready to be tried on any points."""
+    def predict(self, method: str, budget: float, largest_budget: float) -> Prediction:
+        law, draws = self.law_and_draws(method)
+        return predict_at_budget(
+            law, budget, method=method, largest_budget=largest_budget, draws=draws
+        )
 
     @property
-    def method(self) -> str:
-        """The name that predictions carry."""
+    def isoflop(self) -> IsoflopLaw | None:
+        law = self.laws.get("isoflop")
+        return law if isinstance(law, IsoflopLaw) else None
 
-    def law(self, points: Points) -> FittedLaw:
-        """Raises `FitError` where no law can be told."""
+    @property
+    def surface(self) -> SurfaceLaw | None:
+        law = self.laws.get("surface")
+        return law if isinstance(law, SurfaceLaw) else None
 
-    def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
-        """The law with `draws` draws; none where it is 0. Raises as `law` does."""
+    @property
+    def isoflop_draws(self) -> IsoflopDraws | None:
+        draws = self.draws.get("isoflop")
+        return draws if isinstance(draws, IsoflopDraws) else None
+
+    @property
+    def surface_draws(self) -> SurfaceDraws | None:
+        draws = self.draws.get("surface")
+        return draws if isinstance(draws, SurfaceDraws) else None
+
+    @property
+    def intervals(self) -> dict[str, Intervals]:
+        """Of every fitted number, under keys such as "isoflop.a" and "surface.alpha"."""
+        return {
+            f"{method}.{name}": central_intervals(values)
+            for method, draws in self.draws.items()
+            for name, values in draws.quantities().items()
+        }
 
 
-Laws = Mapping[str, FittedLaw]
-"""Method -> its law."""
+def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) -> Fits:
+    """Raises `FitError` where every method refuses."""
+    laws: dict[str, FittedLaw] = {}
+    all_draws: dict[str, LawDraws] = {}
+    refusals: dict[str, FitError] = {}
+    for method in methods:
+        try:
+            fitted = method.fitted(points, draws, seed)
+        except FitError as error:
+            refusals[method.method] = error
+            continue
+        laws[method.method] = fitted.law
+        if fitted.draws is not None:
+            all_draws[method.method] = fitted.draws
+    if not laws:
+        reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
+        raise FitError("no law fits", reasons)
+    return Fits(laws, all_draws, {name: str(error) for name, error in refusals.items()})

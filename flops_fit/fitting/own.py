@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import UserError
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import FitSettings, Fitted
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import FitSettings, Fitted
 from flops_fit.fitting.points import Points
 from flops_fit.fitting.tabulated import TabulatedLaw
 

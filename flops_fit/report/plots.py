@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flops_fit.answers.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.isoflop.optima import BudgetOptimum
 from flops_fit.fitting.metrics import label, measured_by
-from flops_fit.fitting.optima import BudgetOptimum
 from flops_fit.laws import Array, Law
 from flops_fit.laws.prediction import central_intervals
 from flops_fit.plan.experiment import short_number

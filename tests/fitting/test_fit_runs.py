@@ -18,7 +18,7 @@ from flops_fit.fitting import (
     SurfaceFit,
     fit_runs,
 )
-from flops_fit.fitting.findings import verdict
+from flops_fit.fitting.examine.words import verdict
 from flops_fit.laws import FlopRule
 
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))

@@ -7,7 +7,7 @@ import pytest
 from sweeps import BUDGETS, CHINCHILLA, points, sweep
 
 from flops_fit.fitting import FitError, ScalingLaw, fit_runs
-from flops_fit.fitting.parameter_counts import with_total_params
+from flops_fit.fitting.examine.parameter_counts import with_total_params
 
 
 def counted(total, **changes):

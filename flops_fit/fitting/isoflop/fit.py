@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from flops_fit.fitting.curves import CurveFamily, Parabola
+from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
-from flops_fit.fitting.loss_trend import fit_loss_trend
-from flops_fit.fitting.methods import Fitted
-from flops_fit.fitting.noise import FreshNoise, seed_noise
-from flops_fit.fitting.optima import (
+from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
+from flops_fit.fitting.isoflop.optima import (
     FEW,
     NEGATIVE,
     OK,
@@ -23,6 +23,7 @@ from flops_fit.fitting.optima import (
     num_sizes,
     verdict_on,
 )
+from flops_fit.fitting.noise import FreshNoise, seed_noise
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
 from flops_fit.plan.run import Run

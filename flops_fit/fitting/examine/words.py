@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flops_fit.fitting.diagnostics import (
+from flops_fit.fitting.envelope import EnvelopeLaw
+from flops_fit.fitting.examine.diagnostics import (
     BackTest,
     CountedBy,
     DeltaFit,
@@ -14,9 +15,8 @@ from flops_fit.fitting.diagnostics import (
     NextRuns,
     Without,
 )
-from flops_fit.fitting.envelope import EnvelopeLaw
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.optima import BudgetOptimum
+from flops_fit.fitting.isoflop.optima import BudgetOptimum
+from flops_fit.fitting.methods import Fits
 
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""

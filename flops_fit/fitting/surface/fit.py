@@ -9,12 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.noise import FreshNoise, SeedNoise, seed_noise
-from flops_fit.fitting.objectives import Huber, Objective
 from flops_fit.fitting.points import Points, blocks, places, usable_points
-from flops_fit.fitting.solver import (
+from flops_fit.fitting.surface.draws import SurfaceDraws
+from flops_fit.fitting.surface.law import SurfaceLaw
+from flops_fit.fitting.surface.objectives import Huber, Objective
+from flops_fit.fitting.surface.solver import (
     Design,
     Ending,
     Solutions,
@@ -23,7 +25,6 @@ from flops_fit.fitting.solver import (
     objective_values,
     solve,
 )
-from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Array, FlopRule, LossSurface
 from flops_fit.plan.run import Run
 

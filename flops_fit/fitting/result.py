@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from flops_fit.files import read_json, write_json
-from flops_fit.fitting.diagnostics import Diagnostics
+from flops_fit.fitting.contract import FittedLaw, LawDraws
 from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
-from flops_fit.fitting.methods import FittedLaw, LawDraws
-from flops_fit.fitting.optima import BudgetOptimum
+from flops_fit.fitting.examine.diagnostics import Diagnostics
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop.optima import BudgetOptimum
+from flops_fit.fitting.methods import Fits
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
+from flops_fit.fitting.surface.draws import SurfaceDraws
+from flops_fit.fitting.surface.law import SurfaceLaw
 from flops_fit.fitting.tabulated import TabulatedLaw
 from flops_fit.laws import Array, FlopRule, Law
 from flops_fit.laws.prediction import (

@@ -7,14 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.fitting.bootstrap import standard_error
-from flops_fit.fitting.diagnostics import Diagnostics
-from flops_fit.fitting.findings import REACH_FACTOR, WIDEST_EXPONENT, findings, verdict
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop import IsoflopFit
-from flops_fit.fitting.noise import residual_noise, seed_noise
-from flops_fit.fitting.parameter_counts import by_parameter_counts, trained_exponent
-from flops_fit.fitting.points import Points
-from flops_fit.fitting.sensitivity import (
+from flops_fit.fitting.examine.diagnostics import Diagnostics
+from flops_fit.fitting.examine.parameter_counts import by_parameter_counts, trained_exponent
+from flops_fit.fitting.examine.sensitivity import (
     back_tests,
     influential_runs,
     isoflop_bias,
@@ -22,7 +17,12 @@ from flops_fit.fitting.sensitivity import (
     other_deltas,
     without_parts,
 )
-from flops_fit.fitting.surface import SurfaceFit
+from flops_fit.fitting.examine.words import REACH_FACTOR, WIDEST_EXPONENT, findings, verdict
+from flops_fit.fitting.isoflop.fit import IsoflopFit
+from flops_fit.fitting.methods import Fits
+from flops_fit.fitting.noise import residual_noise, seed_noise
+from flops_fit.fitting.points import Points
+from flops_fit.fitting.surface.fit import SurfaceFit
 from flops_fit.laws import Array, Law
 from flops_fit.laws.prediction import EXTRAPOLATION_WARNING, central_intervals
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fitting.objectives import Objective
+from flops_fit.fitting.surface.objectives import Objective
 from flops_fit.laws import Array, LossSurface
 
 Mask = NDArray[np.bool_]

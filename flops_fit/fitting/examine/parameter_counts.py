@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.diagnostics import CountedBy
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop import IsoflopFit
+from flops_fit.fitting.examine.diagnostics import CountedBy
+from flops_fit.fitting.isoflop.fit import IsoflopFit
+from flops_fit.fitting.methods import Fits
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface import SurfaceFit
+from flops_fit.fitting.surface.fit import SurfaceFit
 from flops_fit.laws import Array, FlopRule, Law
 
 SAME_COUNT = 1e-3

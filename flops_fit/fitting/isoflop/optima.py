@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.fitting.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
+from flops_fit.fitting.isoflop.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
 from flops_fit.fitting.points import Points
 
 OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
