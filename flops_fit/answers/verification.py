@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.errors import UserError
+from flops_fit.files import plain
 from flops_fit.laws.prediction import CONFIDENCE_LEVELS, Prediction
 from flops_fit.plan.run import Run
 
@@ -43,5 +44,4 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         inside = {str(level): self.is_inside(str(level)) for level in CONFIDENCE_LEVELS}
-        values = {**self.__dict__, "prediction": self.prediction.to_json()}
-        return {**values, "error": self.error, "inside": inside}
+        return plain({**vars(self), "error": self.error, "inside": inside})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flops_fit.fitting.points import Points
-from flops_fit.laws import Array, FlopRule, Law
+from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.plan.run import Run
 
 
@@ -27,8 +27,8 @@ class FittedLaw(Law, Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-class LawDraws(Law, Protocol):
-    """Many laws at once: every answer has one number per draw."""
+class FittedDraws(LawDraws, Protocol):
+    """Draws whose fitted numbers are known, and that can be written down."""
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
@@ -42,7 +42,7 @@ class Fitted:
     """A law and its draws, None where nothing tells how sure it is."""
 
     law: FittedLaw
-    draws: LawDraws | None
+    draws: FittedDraws | None
 
 
 class Method(Protocol):

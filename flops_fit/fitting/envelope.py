@@ -13,7 +13,7 @@ from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Points, usable_points
-from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 from flops_fit.laws import Array, FlopRule, PowerLaw
 from flops_fit.plan.run import Run
 
@@ -161,7 +161,7 @@ class EnvelopeOfCurves:
                 laws.append(TabulatedLaw.of(resampled, self.method, budgets, points.flop_rule))
             except FitError:
                 continue
-        return Fitted(law, TabulatedLaw.stacked(laws) if laws else None)
+        return Fitted(law, TabulatedDraws.stacked(laws) if laws else None)
 
     def _law_of(self, ids: Iterable[str]) -> EnvelopeLaw:
         if not len(self.curves):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flops_fit.fitting.contract import FittedLaw, LawDraws, Method
+from flops_fit.fitting.contract import FittedDraws, FittedLaw, Method
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.isoflop.draws import IsoflopDraws
 from flops_fit.fitting.isoflop.law import IsoflopLaw
 from flops_fit.fitting.points import Points
 from flops_fit.fitting.surface.draws import SurfaceDraws
 from flops_fit.fitting.surface.law import SurfaceLaw
-from flops_fit.laws import Law
+from flops_fit.laws import Law, LawDraws
 from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
 
 
@@ -21,10 +21,10 @@ class Fits:
     """Laws and draws by method; a method that gave no law has its reason in `refusals`."""
 
     laws: Mapping[str, FittedLaw]
-    draws: Mapping[str, LawDraws]
+    draws: Mapping[str, FittedDraws]
     refusals: Mapping[str, str]
 
-    def law_and_draws(self, method: str) -> tuple[Law, Law | None]:
+    def law_and_draws(self, method: str) -> tuple[Law, LawDraws | None]:
         """The law of a method. Raises `FitError` where it refused."""
         if method in self.laws:
             return self.laws[method], self.draws.get(method)
@@ -72,7 +72,7 @@ class Fits:
 def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) -> Fits:
     """Raises `FitError` where every method refuses."""
     laws: dict[str, FittedLaw] = {}
-    all_draws: dict[str, LawDraws] = {}
+    all_draws: dict[str, FittedDraws] = {}
     refusals: dict[str, FitError] = {}
     for method in methods:
         try:

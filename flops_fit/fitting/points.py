@@ -62,6 +62,11 @@ class Points:
         return self.flop_rule(self.num_params) * self.num_tokens
 
     @property
+    def flops_range(self) -> tuple[float, float]:
+        """FLOPs of the cheapest row and of the dearest."""
+        return float(self.flops.min()), float(self.flops.max())
+
+    @property
     def budgets(self) -> tuple[float, ...]:
         """The budgets that at least two rows share, from small to large."""
         values, counts = np.unique(self.budget, return_counts=True)

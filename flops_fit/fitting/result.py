@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flops_fit.files import read_json, write_json
-from flops_fit.fitting.contract import FittedLaw, LawDraws
+from flops_fit.files import plain, read_json, write_json
+from flops_fit.fitting.contract import FittedDraws, FittedLaw
 from flops_fit.fitting.envelope import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examine.diagnostics import Diagnostics
@@ -22,8 +21,8 @@ from flops_fit.fitting.methods import Fits
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.surface.draws import SurfaceDraws
 from flops_fit.fitting.surface.law import SurfaceLaw
-from flops_fit.fitting.tabulated import TabulatedLaw
-from flops_fit.laws import Array, FlopRule, Law
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
+from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.laws.prediction import (
     FlatBand,
     Intervals,
@@ -33,6 +32,7 @@ from flops_fit.laws.prediction import (
     budget_for_num_tokens,
     cost_of_size,
     flat_band,
+    intervals_from_json,
 )
 from flops_fit.plan.experiment import SCHEMA_VERSION, check_schema_version
 
@@ -91,7 +91,7 @@ class ScalingLaw:
         return self.fits.law_and_draws(self.answer)[0]
 
     @property
-    def draws(self) -> Law | None:
+    def draws(self) -> LawDraws | None:
         """The bootstrap laws of the law that answers: one number per draw."""
         return self.fits.law_and_draws(self.answer)[1]
 
@@ -144,13 +144,13 @@ class ScalingLaw:
                 "refusal": self.refusals.get("surface"),
             },
             **self._other_sections(),
-            "intervals": _plain(self.intervals),
-            "predictions": [_plain(p.to_json()) for p in self.predictions],
-            "diagnostics": _plain(self.diagnostics.to_json()),
-            "flop_rule": _plain(asdict(self.flop_rule)),
+            "intervals": plain(self.intervals),
+            "predictions": [p.to_json() for p in self.predictions],
+            "diagnostics": self.diagnostics.to_json(),
+            "flop_rule": plain(vars(self.flop_rule)),
             "rows_used": list(self.rows_used),
-            "rows_dropped": [asdict(d) for d in self.dropped],
-            "provenance": _plain(self.provenance),
+            "rows_dropped": [plain(vars(d)) for d in self.dropped],
+            "provenance": plain(self.provenance),
         }
 
     def _other_sections(self) -> dict[str, Any]:
@@ -212,10 +212,7 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
         flop_rule=rule,
         largest_budget=data["largest_budget"],
         budgets=budgets,
-        intervals={
-            name: {level: (low, high) for level, (low, high) in levels.items()}
-            for name, levels in data["intervals"].items()
-        },
+        intervals=intervals_from_json(data["intervals"]),
         predictions=tuple(Prediction.from_json(entry) for entry in data["predictions"]),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
         rows_used=tuple(data["rows_used"]),
@@ -246,21 +243,10 @@ def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
     return replace(law, fits=replace(law.fits, draws=draws))
 
 
-def _draws_from(method: str, columns: Mapping[str, Array], rule: FlopRule) -> LawDraws:
+def _draws_from(method: str, columns: Mapping[str, Array], rule: FlopRule) -> FittedDraws:
     match method:
         case "isoflop":
             return IsoflopDraws.from_columns(columns, rule)
         case "surface":
             return SurfaceDraws.from_columns(columns, rule)
-    return TabulatedLaw.from_columns(columns, rule)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples and arrays, None for what is not a finite number."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
+    return TabulatedDraws.from_columns(columns, rule)

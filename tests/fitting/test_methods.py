@@ -10,7 +10,7 @@ import pytest
 from sweeps import BUDGETS, CHINCHILLA, sweep
 
 from flops_fit.fitting import EnvelopeFit, FitError, ScalingLaw, SurfaceFit, fit_runs, is_fit_of
-from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 from flops_fit.laws import FlopRule, PowerLaw
 from flops_fit.plan.run import Run
 
@@ -186,7 +186,7 @@ def test_a_table_follows_a_law_of_any_shape_and_goes_on_straight_beyond():
         assert table.N_opt(flops) == pytest.approx(surface.N_opt(flops), rel=1e-9)
     assert table.N_opt(1e30) == pytest.approx(surface.N_opt(1e30), rel=1e-9)
     assert table.a == pytest.approx(CHINCHILLA.a, rel=1e-6)
-    many = TabulatedLaw.stacked([table, dataclasses.replace(table, log_loss=table.log_loss + 1)])
+    many = TabulatedDraws.stacked([table, dataclasses.replace(table, log_loss=table.log_loss + 1)])
     np.testing.assert_allclose(many.loss_opt(3e19), [1, math.e] * table.loss_opt(3e19))
     each_its_own = many.loss_opt(np.array([1e18, 1e20]))
     np.testing.assert_allclose(each_its_own, [1, math.e] * table.loss_opt(np.array([1e18, 1e20])))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from flops_fit.files import plain
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Diagnostics:
     next_runs: tuple[NextRuns, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return plain(vars(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Diagnostics:

@@ -27,6 +27,10 @@ class IsoflopDraws:
     flop_rule: FlopRule
     scatter: float
 
+    @property
+    def num_draws(self) -> int:
+        return len(self.a)
+
     def N_opt(self, flops: ArrayLike) -> Array:
         log_c = np.log(np.asarray(flops, dtype=float))
         return finite_exp(self.log_coefficient + self.a * log_c)

@@ -43,6 +43,10 @@ class SurfaceDraws:
     def b(self) -> Array:
         return self.alpha / (self.alpha + self.beta)
 
+    @property
+    def num_draws(self) -> int:
+        return len(self.alpha)
+
     def N_opt(self, flops: ArrayLike) -> Array:
         return optimal_num_params(
             self.log_A, self.log_B, self.alpha, self.beta, flops, self.flop_rule

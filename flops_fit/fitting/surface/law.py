@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.fitting.surface.objectives import Objective, objective_named
@@ -31,10 +30,9 @@ class SurfaceLaw:
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         return self.surface(num_params, num_tokens)
 
-    def tokens_to_reach(self, loss: float, num_params: float) -> float:
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
-        num_tokens = self.surface.tokens_to_reach(loss, num_params)
-        return np.inf if num_tokens is None else num_tokens
+        return self.surface.tokens_to_reach(loss, num_params)
 
     @property
     def a(self) -> float:
