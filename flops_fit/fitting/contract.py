@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +38,26 @@ class FittedDraws(LawDraws, Protocol):
 
 
 @dataclass(frozen=True)
+class MethodKind:
+    """What people and law.json call a kind of method, and how its laws are read back.
+
+    `name` is the key of its section in law.json and, but for a user's own, the name of the method.
+    `numbers` are the keys of that section that hold null where the method refused.
+    """
+
+    name: str
+    read_law: Callable[[Mapping[str, Any], FlopRule], FittedLaw]
+    read_draws: Callable[[Mapping[str, Array], FlopRule], FittedDraws]
+    approach: int | None = None
+    words: str = ""
+    numbers: tuple[str, ...] = ()
+
+    def section_of(self, law: FittedLaw | None) -> dict[str, Any]:
+        """A law as law.json has it, or the nulls in its place."""
+        return dict.fromkeys(self.numbers) if law is None else law.to_json()
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A law and its draws, None where nothing tells how sure it is."""
 
@@ -58,6 +78,5 @@ class Method(Protocol):
     def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
         """The law with `draws` draws; none where it is 0. Raises as `law` does."""
 
-
-Laws = Mapping[str, FittedLaw]
-"""Method -> its law."""
+    def recorded(self) -> dict[str, Any]:
+        """All settings that decide the law, as law.json keeps them."""

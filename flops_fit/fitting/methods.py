@@ -1,19 +1,77 @@
-"""All methods on the same points, each with its law and draws, or with its refusal."""
+"""Which methods there are, which of them a fit tries, and what came of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from flops_fit.fitting.contract import FittedDraws, FittedLaw, Method
+from flops_fit.fitting.contract import FitSettings, FittedDraws, FittedLaw, Method, MethodKind
+from flops_fit.fitting.envelope import ENVELOPE, EnvelopeFit, EnvelopeLaw, EnvelopeOfCurves
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop.draws import IsoflopDraws
-from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop import ISOFLOP, IsoflopDraws, IsoflopFit, IsoflopLaw
+from flops_fit.fitting.own import OWN, OwnFit
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface.draws import SurfaceDraws
-from flops_fit.fitting.surface.law import SurfaceLaw
+from flops_fit.fitting.surface import SURFACE, SurfaceDraws, SurfaceFit, SurfaceLaw
 from flops_fit.laws import Law, LawDraws
 from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
+
+ALWAYS_TRIED, ASKED_FOR = (ISOFLOP, SURFACE), (ENVELOPE, OWN)
+"""Approaches 2 and 3 check each other in every fit; the others are tried where one is asked."""
+
+T = TypeVar("T")
+
+
+def kind_of(method: str) -> MethodKind:
+    """The kind of a method by its name; any other name is the class of a user's own."""
+    known = {kind.name: kind for kind in (ISOFLOP, SURFACE, ENVELOPE)}
+    return known.get(method, OWN)
+
+
+def short_name(method: str) -> str:
+    """A method in a sentence: ours by its number, a user's own by its class."""
+    kind = kind_of(method)
+    return f"approach {kind.approach} ({method})" if kind.approach else method
+
+
+def in_words(method: str) -> str:
+    """A method as the head of a line: ours by number and words, a user's own by its class."""
+    kind = kind_of(method)
+    return f"approach {kind.approach}, {kind.words}" if kind.approach else method
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods to try: always approaches 2 and 3, and a third where another is asked."""
+
+    isoflop: IsoflopFit
+    surface: SurfaceFit
+    other: EnvelopeOfCurves | OwnFit | None
+    asked: Method
+
+    @classmethod
+    def answering(cls, answer: FitSettings, curves: Points) -> Methods:
+        """`answer` with its settings, the others with their defaults."""
+        match answer:
+            case IsoflopFit():
+                return cls(answer, SurfaceFit(), None, answer)
+            case SurfaceFit():
+                return cls(IsoflopFit(), answer, None, answer)
+            case EnvelopeFit():
+                envelope = EnvelopeOfCurves(answer, curves)
+                return cls(IsoflopFit(), SurfaceFit(), envelope, envelope)
+        own = OwnFit(answer)
+        return cls(IsoflopFit(), SurfaceFit(), own, own)
+
+    def __iter__(self) -> Iterator[Method]:
+        yield from (self.isoflop, self.surface)
+        if self.other is not None:
+            yield self.other
+
+    @property
+    def by_preference(self) -> tuple[Method, ...]:
+        """Who answers: the method that was asked, else approach 3, else 2."""
+        return (self.asked, self.surface, self.isoflop)
 
 
 @dataclass(frozen=True)
@@ -41,27 +99,33 @@ class Fits:
 
     @property
     def isoflop(self) -> IsoflopLaw | None:
-        law = self.laws.get("isoflop")
-        return law if isinstance(law, IsoflopLaw) else None
+        return _the(IsoflopLaw, self.laws)
 
     @property
     def surface(self) -> SurfaceLaw | None:
-        law = self.laws.get("surface")
-        return law if isinstance(law, SurfaceLaw) else None
+        return _the(SurfaceLaw, self.laws)
+
+    @property
+    def envelope(self) -> EnvelopeLaw | None:
+        return _the(EnvelopeLaw, self.laws)
 
     @property
     def isoflop_draws(self) -> IsoflopDraws | None:
-        draws = self.draws.get("isoflop")
-        return draws if isinstance(draws, IsoflopDraws) else None
+        return _the(IsoflopDraws, self.draws)
 
     @property
     def surface_draws(self) -> SurfaceDraws | None:
-        draws = self.draws.get("surface")
-        return draws if isinstance(draws, SurfaceDraws) else None
+        return _the(SurfaceDraws, self.draws)
+
+    @property
+    def third(self) -> str | None:
+        """The method that was tried beside approaches 2 and 3."""
+        always = {kind.name for kind in ALWAYS_TRIED}
+        return next((m for m in (*self.laws, *self.refusals) if m not in always), None)
 
     @property
     def intervals(self) -> dict[str, Intervals]:
-        """Of every fitted number, under keys such as "isoflop.a" and "surface.alpha"."""
+        """The intervals of every fitted number, by keys such as "isoflop.a" and "surface.alpha"."""
         return {
             f"{method}.{name}": central_intervals(values)
             for method, draws in self.draws.items()
@@ -69,8 +133,13 @@ class Fits:
         }
 
 
+def _the(kind: type[T], found: Mapping[str, object]) -> T | None:
+    """The one of this type, None where there is none."""
+    return next((value for value in found.values() if isinstance(value, kind)), None)
+
+
 def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) -> Fits:
-    """Raises `FitError` where every method refuses."""
+    """Every method on the same points. Raises `FitError` where all of them refuse."""
     laws: dict[str, FittedLaw] = {}
     all_draws: dict[str, FittedDraws] = {}
     refusals: dict[str, FitError] = {}

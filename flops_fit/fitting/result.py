@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from flops_fit.files import plain, read_json, write_json
-from flops_fit.fitting.contract import FittedDraws, FittedLaw
-from flops_fit.fitting.envelope import EnvelopeLaw
+from flops_fit.fitting.contract import FittedLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examine.diagnostics import Diagnostics
-from flops_fit.fitting.isoflop.draws import IsoflopDraws
-from flops_fit.fitting.isoflop.law import IsoflopLaw
-from flops_fit.fitting.isoflop.optima import BudgetOptimum
-from flops_fit.fitting.methods import Fits
+from flops_fit.fitting.isoflop import ISOFLOP, BudgetOptimum, IsoflopLaw
+from flops_fit.fitting.isoflop.optima import budgets_from_json
+from flops_fit.fitting.methods import ALWAYS_TRIED, ASKED_FOR, Fits, kind_of
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface.draws import SurfaceDraws
-from flops_fit.fitting.surface.law import SurfaceLaw
-from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
+from flops_fit.fitting.surface import SURFACE, SurfaceLaw
 from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.laws.prediction import (
     FlatBand,
@@ -37,15 +33,6 @@ from flops_fit.laws.prediction import (
 from flops_fit.plan.experiment import SCHEMA_VERSION, check_schema_version
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
-
-ALWAYS_TRIED, OTHERS = ("isoflop", "surface"), ("envelope", "own")
-"""Sections of law.json, each a method's law or its refusal."""
-
-NO_ISOFLOP: Mapping[str, None] = dict.fromkeys(("a", "b", "N_coefficient", "trend", "noise"))
-NO_SURFACE: Mapping[str, None] = dict.fromkeys(
-    ("objective", "delta", "value", "E", "A", "B", "alpha", "beta", "a", "b", "G")
-)
-"""What stands in law.json in place of a law that was refused."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ class ScalingLaw:
     def _surface(self) -> SurfaceLaw:
         if self.surface is None:
             raise FitError(
-                f"there is no loss surface ({self.refusals['surface']})",
+                f"there is no loss surface ({self.refusals[SURFACE.name]})",
                 "what other sizes cost can't be said from the optima alone",
             )
         return self.surface
@@ -134,16 +121,16 @@ class ScalingLaw:
             "answer": self.answer,
             "metric": self.metric,
             "largest_budget": self.largest_budget,
-            "isoflop": {
-                **(self.isoflop.to_json() if self.isoflop else NO_ISOFLOP),
+            ISOFLOP.name: {
+                **ISOFLOP.section_of(self.isoflop),
                 "budgets": [optimum.to_json() for optimum in self.budgets],
-                "refusal": self.refusals.get("isoflop"),
+                "refusal": self.refusals.get(ISOFLOP.name),
             },
-            "surface": {
-                **(self.surface.to_json() if self.surface else NO_SURFACE),
-                "refusal": self.refusals.get("surface"),
+            SURFACE.name: {
+                **SURFACE.section_of(self.surface),
+                "refusal": self.refusals.get(SURFACE.name),
             },
-            **self._other_sections(),
+            **self._third_section(),
             "intervals": plain(self.intervals),
             "predictions": [p.to_json() for p in self.predictions],
             "diagnostics": self.diagnostics.to_json(),
@@ -153,14 +140,18 @@ class ScalingLaw:
             "provenance": plain(self.provenance),
         }
 
-    def _other_sections(self) -> dict[str, Any]:
-        """Of a third method, where one was asked: "envelope", or "own" for a user's."""
-        sections = {}
-        for method in {*self.fits.laws, *self.refusals}.difference(ALWAYS_TRIED):
-            law, refusal = self.fits.laws.get(method), self.refusals.get(method)
-            section = {**(law.to_json() if law else {}), "method": method, "refusal": refusal}
-            sections["envelope" if method == "envelope" else "own"] = section
-        return sections
+    def _third_section(self) -> dict[str, Any]:
+        """The section of a third method, where one was asked."""
+        method = self.fits.third
+        if method is None:
+            return {}
+        kind = kind_of(method)
+        section = {
+            **kind.section_of(self.fits.laws.get(method)),
+            "method": method,
+            "refusal": self.refusals.get(method),
+        }
+        return {kind.name: section}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
@@ -195,23 +186,22 @@ class ScalingLaw:
 
 def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     rule = FlopRule(**{name: tuple(values) for name, values in data["flop_rule"].items()})
-    budgets = tuple(BudgetOptimum.from_json(entry) for entry in data["isoflop"]["budgets"])
     laws: dict[str, FittedLaw] = {}
     refusals = {}
-    for name in (*ALWAYS_TRIED, *(other for other in OTHERS if other in data)):
-        section = data[name]
-        method = section.get("method", name)
+    for kind in (*ALWAYS_TRIED, *(other for other in ASKED_FOR if other.name in data)):
+        section = data[kind.name]
+        method = section.get("method", kind.name)
         if section["refusal"]:
             refusals[method] = section["refusal"]
         else:
-            laws[method] = _law_from(name, section, budgets, rule)
+            laws[method] = kind.read_law(section, rule)
     return ScalingLaw(
         answer=data["answer"],
         metric=data["metric"],
         fits=Fits(laws, {}, refusals),
         flop_rule=rule,
         largest_budget=data["largest_budget"],
-        budgets=budgets,
+        budgets=budgets_from_json(data[ISOFLOP.name]),
         intervals=intervals_from_json(data["intervals"]),
         predictions=tuple(Prediction.from_json(entry) for entry in data["predictions"]),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
@@ -221,32 +211,13 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     )
 
 
-def _law_from(
-    section: str, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
-) -> FittedLaw:
-    match section:
-        case "isoflop":
-            return IsoflopLaw.from_json(data, budgets, rule)
-        case "surface":
-            return SurfaceLaw.from_json(data, rule)
-        case "envelope":
-            return EnvelopeLaw.from_json(data, rule)
-    return TabulatedLaw.from_json(data, rule)
-
-
 def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
     by_method: dict[str, dict[str, Array]] = {}
     for key, column in columns.items():
         method, _, name = key.rpartition(".")
         by_method.setdefault(method, {})[name] = column
-    draws = {method: _draws_from(method, mine, law.flop_rule) for method, mine in by_method.items()}
+    draws = {
+        method: kind_of(method).read_draws(mine, law.flop_rule)
+        for method, mine in by_method.items()
+    }
     return replace(law, fits=replace(law.fits, draws=draws))
-
-
-def _draws_from(method: str, columns: Mapping[str, Array], rule: FlopRule) -> FittedDraws:
-    match method:
-        case "isoflop":
-            return IsoflopDraws.from_columns(columns, rule)
-        case "surface":
-            return SurfaceDraws.from_columns(columns, rule)
-    return TabulatedDraws.from_columns(columns, rule)

@@ -110,7 +110,7 @@ def test_repeated_seeds_give_intervals_where_sizes_are_too_few_to_draw_from():
     few = sweep(CHINCHILLA, budgets=(1e18, 1e19), sizes=(0.2, 1.0, 5.0))
     assert fit_runs(few, draws=200).draws is None
     law = fit_runs(repeated(few, 3), draws=500)
-    assert law.diagnostics.seed_noise == pytest.approx(0.004, rel=0.5)
+    assert law.diagnostics.numbers.seed_noise == pytest.approx(0.004, rel=0.5)
     low, high = law.intervals["surface.a"]["95"]
     assert low < CHINCHILLA.a < high
     assert high - low > 0.01

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.fitting.bootstrap import standard_error
-from flops_fit.fitting.examine.diagnostics import Diagnostics
+from flops_fit.fitting.examine.diagnostics import Diagnostics, Numbers
 from flops_fit.fitting.examine.parameter_counts import by_parameter_counts
 from flops_fit.fitting.examine.sensitivity import (
     back_tests,
@@ -18,11 +18,10 @@ from flops_fit.fitting.examine.sensitivity import (
     without_parts,
 )
 from flops_fit.fitting.examine.words import REACH_FACTOR, WIDEST_EXPONENT, findings, verdict
-from flops_fit.fitting.isoflop.fit import IsoflopFit
-from flops_fit.fitting.methods import Fits
+from flops_fit.fitting.methods import Fits, Methods
 from flops_fit.fitting.noise import residual_noise, seed_noise
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface.fit import SurfaceFit
+from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import Law, LawDraws, exponent_between
 from flops_fit.laws.prediction import EXTRAPOLATION_WARNING, central_intervals
 
@@ -33,24 +32,21 @@ BIAS_TARGET = 10.0
 """Multiple of the largest budget at which the bias of approach 2 is stated."""
 
 
-def examine(
-    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, fits: Fits, answer: str, draws: int
-) -> Diagnostics:
+def examine(points: Points, methods: Methods, fits: Fits, answer: str, draws: int) -> Diagnostics:
     """All diagnostics of `fits`, whose `answer` method predicts; `draws` were asked for."""
-    numbers = _numbers(points, isoflop, surface, fits, answer)
-    optima = isoflop.optima(points, isoflop.noise(points))
+    numbers = measured(points, methods, fits, answer)
+    optima = methods.isoflop.optima(points, methods.isoflop.noise(points))
     spent = float(points.flops.sum())
-    return replace(
-        numbers,
+    return Diagnostics(
         verdict=verdict(numbers, optima, points.largest_budget, answer),
         findings=findings(numbers, optima, fits, draws, spent),
+        numbers=numbers,
     )
 
 
-def _numbers(
-    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, fits: Fits, answer: str
-) -> Diagnostics:
-    """All numbers, and no words yet."""
+def measured(points: Points, methods: Methods, fits: Fits, answer: str) -> Numbers:
+    """All numbers of `fits`, whose `answer` method predicts."""
+    isoflop, surface = methods.isoflop, methods.surface
     law, draws = fits.law_and_draws(answer)
     bias = None
     if fits.surface is not None and fits.isoflop is not None:
@@ -58,9 +54,7 @@ def _numbers(
         bias = isoflop_bias(points, isoflop, fits.surface.surface, target)
     seeds = seed_noise(points)
     without_budget, without_edges = without_parts(points, isoflop, surface, fits.surface)
-    numbers = Diagnostics(
-        verdict="",
-        findings=(),
+    numbers = Numbers(
         has_intervals=draws is not None,
         reach=None if draws is None else _reach(draws, points.largest_budget),
         exponents={
@@ -81,8 +75,8 @@ def _numbers(
     return numbers if fits.surface is None else _with_surface(numbers, points, surface, fits)
 
 
-def _with_surface(numbers: Diagnostics, points: Points, fit: SurfaceFit, fits: Fits) -> Diagnostics:
-    """The numbers that only a surface has."""
+def _with_surface(numbers: Numbers, points: Points, fit: SurfaceFit, fits: Fits) -> Numbers:
+    """The numbers, and those that only a surface has."""
     law, draws = fits.surface, fits.surface_draws
     assert law is not None
     numbers = replace(

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from flops_fit.fitting.isoflop.loss_trend import LossTrend
-from flops_fit.fitting.isoflop.optima import BudgetOptimum
+from flops_fit.fitting.isoflop.optima import BudgetOptimum, budgets_from_json
 from flops_fit.laws import Array, FlopRule, PowerLaw
 
 
@@ -46,7 +46,7 @@ class IsoflopLaw:
         return self.trend(flops)
 
     def to_json(self) -> dict[str, Any]:
-        """All but budgets and FLOP rule, which stand for themselves in law.json."""
+        """All but the budgets and the FLOP rule, which stand for themselves in law.json."""
         return {
             "a": self.a,
             "b": self.b,
@@ -56,14 +56,13 @@ class IsoflopLaw:
         }
 
     @classmethod
-    def from_json(
-        cls, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
-    ) -> IsoflopLaw:
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> IsoflopLaw:
+        """The law of a section of law.json, which has the budgets too."""
         return cls(
             line=PowerLaw(data["N_coefficient"], data["a"]),
             b=data["b"],
             trend=LossTrend.from_json(data["trend"]),
-            budgets=budgets,
+            budgets=budgets_from_json(data),
             flop_rule=rule,
             noise=data["noise"],
         )

@@ -51,6 +51,11 @@ class BudgetOptimum:
         return cls(**{**data, "curve": curve})
 
 
+def budgets_from_json(section: Mapping[str, Any]) -> tuple[BudgetOptimum, ...]:
+    """The optima of the section of approach 2, which are there even where it has no law."""
+    return tuple(BudgetOptimum.from_json(entry) for entry in section["budgets"])
+
+
 def num_sizes(points: Points) -> int:
     """Different sizes among the points."""
     return int(size_groups(np.log(points.num_params)).max()) + 1
