@@ -58,7 +58,7 @@ class Contender:
         return cls(name, law.answer, law.law, law.draws, budgets, law.metric)
 
     def loss_intervals(self, budget: float) -> Intervals:
-        """Of the best loss at `budget`; empty without draws."""
+        """The intervals of the best loss at `budget`; empty without draws."""
         return {} if self.draws is None else central_intervals(self.draws.loss_opt(budget))
 
     def has_trained(self, budget: float) -> bool:
@@ -185,7 +185,7 @@ def _at_budget(a: Contender, b: Contender, pairs: Pairs | None, budget: float) -
 
 
 def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
-    """Of the inverse, where a draw of B that never gets there is a plain 0; then turned over."""
+    """Those of the inverse, turned over: there a draw of B that never gets there is a plain 0."""
     if pairs is None:
         return {}
     return turned_over(central_intervals(budget / flops_to_reach(pairs.b, pairs.loss_a(budget))))

@@ -27,7 +27,7 @@ class Verification:
 
     @classmethod
     def of(cls, prediction: Prediction, run: Run) -> Verification:
-        """Of a run that is done."""
+        """The test of `prediction` by `run`. Raises `UserError` where that has no loss."""
         if run.loss is None:
             raise UserError(f"{run.id} has no loss to verify with: it is {run.status}")
         return cls(prediction, run.id, run.num_params, run.num_tokens, run.loss, run.loss_stderr)

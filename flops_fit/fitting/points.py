@@ -114,7 +114,7 @@ class Points:
 
     @property
     def sha256(self) -> str:
-        """Of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
+        """Digest of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update("\n".join(trunk or "" for trunk in self.trunks).encode())
         for column in (self.num_params, self.num_tokens, self.loss, self.budget):

@@ -21,7 +21,7 @@ backward (4), once for the gradient of the input and once for the gradient of th
 (Kaplan et al. 2020, section 2.1)."""
 
 FORWARD_SHARE = 1 / 3
-"""Of the FLOPs to train on a token, those of its forward pass: 2 of 6."""
+"""The forward pass's share of the FLOPs to train on a token: 2 of 6."""
 
 LARGEST_LOG = 300.0
 """ln of what is as good as infinite (1e130): an exponent of nearly 0 sends an optimum there, and

@@ -30,7 +30,7 @@ FARTHEST_LOG_SIZE = 100.0
 """ln N / N_opt at which the search for the edge of a flat band ends: such a band has no edge."""
 
 HALVINGS = 50
-"""Of the range in which a number is sought: e^100 to a relative 1e-13."""
+"""How often the range in which a number is sought is halved: e^100 to a relative 1e-13."""
 
 Mask = NDArray[np.bool_]
 

@@ -184,7 +184,7 @@ def verification_line(v: Verification) -> str:
 
 
 def exponent(law: ScalingLaw, method: str) -> str:
-    """Of N_opt in C by `method`, with its interval."""
+    """The exponent of N_opt in C by `method`, with its interval."""
     bounds = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
     shown = f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
     return f"{law.fits.laws[method].a:.3f}{shown}"

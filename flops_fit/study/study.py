@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from flops_fit.errors import StudyError, UserError
 from flops_fit.fitting import FitError, IsoflopFit, ScalingLaw, SurfaceFit, fit_runs, is_fit_of
+from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.laws import FlopRule
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
@@ -73,7 +74,7 @@ def fit_study(
     runs: Sequence[Run],
     folder: StudyFolder,
     answer: IsoflopFit | SurfaceFit | None = None,
-    draws: int = 4000,
+    draws: int = DEFAULT_DRAWS,
     seed: int = 0,
 ) -> Study:
     """Fit the plan's runs and keep law.json beside plan.json; a law that is there is kept."""

@@ -44,7 +44,7 @@ NEXT_TARGET = 100.0
 """The target whose interval they are to narrow, as a multiple of the largest trained budget."""
 
 DIFFERENCE_STEP = 1e-5
-"""Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
+"""Step in ln A, ln B, alpha and beta: central differences are then good to ten digits."""
 
 
 def without_parts(

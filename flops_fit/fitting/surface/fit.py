@@ -36,10 +36,10 @@ STARTS_PER_SIDE = 4
 """The grid is cut into 4 x 4 blocks; the best point of each is polished as a start of its own."""
 
 TO_THE_END = Ending(tolerance=1e-13, max_steps=400)
-"""Of the fit itself: as deep as double precision goes (objective 1e-8 below it is resolved)."""
+"""How the fit itself ends, as deep as double precision goes (objective 1e-8 below is resolved)."""
 
 RESAMPLE_ENDING = Ending(tolerance=1e-8, max_steps=80)
-"""Of a bootstrap refit: an objective within 1e-8 moves alpha by less than 1e-3 standard errors."""
+"""How a bootstrap refit ends: an objective within 1e-8 moves alpha by < 1e-3 standard errors."""
 
 SAME_OPTIMUM = 1e-6
 """Relative difference of objectives below which two starts ended in the same place."""
