@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from sweeps import CHINCHILLA, sweep
 
@@ -291,10 +292,17 @@ def test_contradictions_of_the_two_methods_say_nothing_of_a_third(law, answer):
     assert words.startswith("usable up to 10 times")
 
 
-def test_verdict_and_findings_of_a_fit_are_those_of_its_numbers(law):
-    """Nothing is said from other numbers than those that law.json has."""
+def test_what_a_proposal_may_cost_is_what_all_runs_of_the_sweep_cost():
+    """Twelve runs at each budget: 17.5 times the largest in all, and five runs at 3 times it 15."""
+    runs = sweep(CHINCHILLA, sizes=tuple(np.geomspace(1 / 8, 8, 12)), noise=0.01, seed=1)
+    (sentence,) = (f for f in fit_runs(runs, draws=50).diagnostics.findings if "more runs" in f)
+    assert sum(run.flops for run in runs) == pytest.approx(1.75e21, rel=0.01)
+    assert sentence.startswith("5 more runs at 3e+20 FLOPs")
+    assert "(1.5e+21 FLOPs in all)" in sentence
+
+
+def test_law_json_has_the_words_that_are_shown(law):
     stored = law.to_json()["diagnostics"]
-    spent = sum(run.flops for run in sweep(CHINCHILLA))
-    numbers = law.diagnostics.numbers
-    assert stored["verdict"] == verdict(numbers, law.budgets, law.largest_budget, law.answer)
-    assert tuple(stored["findings"]) == findings(numbers, law.budgets, law.fits, 50, spent)
+    assert list(stored)[:2] == ["verdict", "findings"]
+    assert stored["verdict"] == law.diagnostics.verdict
+    assert stored["findings"] == list(law.diagnostics.findings)
