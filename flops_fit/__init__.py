@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from flops_fit.api import fit_table as fit_table
     from flops_fit.api import load_law as load_law
     from flops_fit.errors import UserError as UserError
-    from flops_fit.fitting.scaling_law import ScalingLaw as ScalingLaw
+    from flops_fit.fitting.result import ScalingLaw as ScalingLaw
     from flops_fit.laws.prediction import Prediction as Prediction
     from flops_fit.learning.schedules import WSD as WSD
     from flops_fit.learning.schedules import Constant as Constant
@@ -30,7 +30,7 @@ _WHERE = {
     "Study": "study.study",
     "Plan": "plan.experiment",
     "Run": "plan.run",
-    "ScalingLaw": "fitting.scaling_law",
+    "ScalingLaw": "fitting.result",
     "Prediction": "laws.prediction",
     "Verification": "answers.verification",
     "Constant": "learning.schedules",

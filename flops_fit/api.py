@@ -13,7 +13,7 @@ from flops_fit.building.node import chosen
 from flops_fit.errors import ConfigError, PlanError, StudyError
 from flops_fit.files import read_json
 from flops_fit.fitting import ScalingLaw
-from flops_fit.fitting.scaling_law import LAW_FILE
+from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.flops import FormulaFlops
 from flops_fit.plan.rules import Rules

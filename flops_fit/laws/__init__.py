@@ -5,8 +5,10 @@ from flops_fit.laws.law import (
     Array,
     FlopRule,
     Law,
+    LawDraws,
     LossSurface,
     PowerLaw,
+    exponent_between,
     finite_exp,
     optimal_num_params,
 )
@@ -18,8 +20,10 @@ __all__ = [
     "Array",
     "FlopRule",
     "Law",
+    "LawDraws",
     "LossSurface",
     "PowerLaw",
+    "exponent_between",
     "finite_exp",
     "optimal_num_params",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flops_fit.errors import StudyError
 from flops_fit.fitting import ScalingLaw
-from flops_fit.fitting.scaling_law import LAW_FILE
+from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.store.folder import StudyFolder, latest_study
 from flops_fit.tables import read_table

@@ -72,6 +72,48 @@ def test_units_of_loss(tmp_path):
     assert per_byte.loss == pytest.approx(4.5 * math.log(2))
 
 
+@pytest.mark.parametrize("unit", [1.0, BITS, bits_per_byte(4.5)])
+def test_a_loss_and_its_standard_error_are_read_in_one_unit(tmp_path, unit):
+    text = "N,D,loss,loss_stderr,metrics.error_rate\n1e8,2e9,2.0,0.02,0.4\n"
+    run = only(tmp_path, text, nats_per_unit=unit)
+    assert run.loss == pytest.approx(2.0 * unit)
+    assert run.loss_stderr == pytest.approx(0.02 * unit)
+    assert run.metrics == {"error_rate": 0.4}
+
+
+def test_every_column_we_know_reaches_the_run(tmp_path):
+    text = (
+        "id,N,D,C,loss,budget,status,seed,loss_stderr,num_params_total,num_steps,trunk\n"
+        "net,1e8,2e9,1.3e18,3.5,1.2e18,failed,7,0.01,1.5e8,500,t1\n"
+    )
+    run = only(tmp_path, text)
+    assert run == Run(
+        "net", "failed", 1e8, 2e9, 1.3e18, 3.5, 1.2e18, num_params_total=1.5e8, seed=7,
+        loss_stderr=0.01, num_steps=500, trunk="t1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["N,D,loss\n1e8,2e9,3\n", "N,C,loss\n1e8,1.6e18,3\n"])
+def test_what_is_not_given_follows_from_the_flop_rule_that_is_said(tmp_path, text):
+    run = only(tmp_path, text, flops_per_param_per_token=8.0)
+    assert (run.num_tokens, run.flops) == pytest.approx((2e9, 1.6e18))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("125M", 1.25e8), ("1.3B", 1.3e9), ("1.3G", 1.3e9), ("70k", 7e4), ("2T", 2e12)],
+)
+def test_counts_are_read_as_people_write_them(tmp_path, cell, value):
+    assert only(tmp_path, f"N,D,loss\n{cell},2e9,3\n").num_params == pytest.approx(value)
+
+
+def test_a_training_curve_ends_at_its_last_step_whatever_the_order_of_the_rows(tmp_path):
+    text = "id,N,D,num_steps,loss\na,1e8,4e9,40,3.0\na,1e8,1e9,10,3.6\nb,2e8,2e9,20,3.1\n"
+    table = read_table(file(tmp_path, text), {"num_steps": "num_steps"})
+    assert [(r.id, r.num_steps, r.loss) for r in table.runs] == [("a", 40, 3.0), ("b", 20, 3.1)]
+    assert [r.loss for r in table.checkpoints] == [3.0, 3.6, 3.1]
+
+
 def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path):
     text = "id,N,D,loss\nfine,1e8,2e9,3\nempty,1e8,2e9,\nnan,1e8,2e9,nan\ninf,1e8,2e9,inf\n"
     runs = read_table(file(tmp_path, text)).runs
@@ -155,6 +197,10 @@ SWEEPS = "N,D,loss,sweep,step\n1e8,2e9,3,base,7\n2e8,2e9,2.9,wide base,7\n4e8,2e
         ("step = 7.0", [1e8, 2e8]),
         ("step > 0", [1e8, 2e8]),
         ("step =", [4e8]),
+        ("N >= 2e8", [2e8, 4e8]),
+        ("N > 2e8", [4e8]),
+        ("N <= 2e8", [1e8, 2e8]),
+        ("N < 2e8", [1e8]),
         ("N >= 2e8 and loss<2.85", [4e8]),
         ("N <= 200M  and  sweep = base", [1e8]),
     ],
@@ -214,6 +260,12 @@ def test_budgets_are_told_from_noisy_flops():
     noisy = planted * np.exp(0.03 * np.random.default_rng(0).standard_normal(21))
     np.testing.assert_allclose(snapped_budgets(noisy), planted, rtol=0.05)
     assert len(set(snapped_budgets(noisy))) == 3
+
+
+def test_a_budget_told_from_flops_is_their_mean_in_logs_and_others_keep_their_own():
+    crowd = 1e18 * np.array([0.96, 1.0, 1 / 0.96])
+    lone = np.array([5e18, 2e19])
+    np.testing.assert_allclose(snapped_budgets(np.concatenate([crowd, lone])), [*[1e18] * 3, *lone])
 
 
 def test_flops_spread_evenly_have_no_budgets():

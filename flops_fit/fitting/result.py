@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flops_fit.files import read_json, write_json
-from flops_fit.fitting.diagnostics import Diagnostics
-from flops_fit.fitting.envelope import EnvelopeLaw
+from flops_fit.files import plain, read_json, write_json
+from flops_fit.fitting.contract import FittedLaw
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
-from flops_fit.fitting.methods import FittedLaw, LawDraws
-from flops_fit.fitting.optima import BudgetOptimum
+from flops_fit.fitting.examine.diagnostics import Diagnostics
+from flops_fit.fitting.isoflop import ISOFLOP, BudgetOptimum, IsoflopLaw
+from flops_fit.fitting.isoflop.optima import budgets_from_json
+from flops_fit.fitting.methods import ALWAYS_TRIED, ASKED_FOR, Fits, kind_of
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
-from flops_fit.fitting.tabulated import TabulatedLaw
-from flops_fit.laws import Array, FlopRule, Law
+from flops_fit.fitting.surface import SURFACE, SurfaceLaw
+from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.laws.prediction import (
     FlatBand,
     Intervals,
@@ -31,19 +28,11 @@ from flops_fit.laws.prediction import (
     budget_for_num_tokens,
     cost_of_size,
     flat_band,
+    intervals_from_json,
 )
 from flops_fit.plan.experiment import SCHEMA_VERSION, check_schema_version
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
-
-ALWAYS_TRIED, OTHERS = ("isoflop", "surface"), ("envelope", "own")
-"""Sections of law.json, each a method's law or its refusal."""
-
-NO_ISOFLOP: Mapping[str, None] = dict.fromkeys(("a", "b", "N_coefficient", "trend", "noise"))
-NO_SURFACE: Mapping[str, None] = dict.fromkeys(
-    ("objective", "delta", "value", "E", "A", "B", "alpha", "beta", "a", "b", "G")
-)
-"""What stands in law.json in place of a law that was refused."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ class ScalingLaw:
         return self.fits.law_and_draws(self.answer)[0]
 
     @property
-    def draws(self) -> Law | None:
+    def draws(self) -> LawDraws | None:
         """The bootstrap laws of the law that answers: one number per draw."""
         return self.fits.law_and_draws(self.answer)[1]
 
@@ -120,7 +109,7 @@ class ScalingLaw:
     def _surface(self) -> SurfaceLaw:
         if self.surface is None:
             raise FitError(
-                f"there is no loss surface ({self.refusals['surface']})",
+                f"there is no loss surface ({self.refusals[SURFACE.name]})",
                 "what other sizes cost can't be said from the optima alone",
             )
         return self.surface
@@ -132,33 +121,37 @@ class ScalingLaw:
             "answer": self.answer,
             "metric": self.metric,
             "largest_budget": self.largest_budget,
-            "isoflop": {
-                **(self.isoflop.to_json() if self.isoflop else NO_ISOFLOP),
+            ISOFLOP.name: {
+                **ISOFLOP.section_of(self.isoflop),
                 "budgets": [optimum.to_json() for optimum in self.budgets],
-                "refusal": self.refusals.get("isoflop"),
+                "refusal": self.refusals.get(ISOFLOP.name),
             },
-            "surface": {
-                **(self.surface.to_json() if self.surface else NO_SURFACE),
-                "refusal": self.refusals.get("surface"),
+            SURFACE.name: {
+                **SURFACE.section_of(self.surface),
+                "refusal": self.refusals.get(SURFACE.name),
             },
-            **self._other_sections(),
-            "intervals": _plain(self.intervals),
-            "predictions": [_plain(p.to_json()) for p in self.predictions],
-            "diagnostics": _plain(self.diagnostics.to_json()),
-            "flop_rule": _plain(asdict(self.flop_rule)),
+            **self._third_section(),
+            "intervals": plain(self.intervals),
+            "predictions": [p.to_json() for p in self.predictions],
+            "diagnostics": self.diagnostics.to_json(),
+            "flop_rule": plain(vars(self.flop_rule)),
             "rows_used": list(self.rows_used),
-            "rows_dropped": [asdict(d) for d in self.dropped],
-            "provenance": _plain(self.provenance),
+            "rows_dropped": [plain(vars(d)) for d in self.dropped],
+            "provenance": plain(self.provenance),
         }
 
-    def _other_sections(self) -> dict[str, Any]:
-        """Of a third method, where one was asked: "envelope", or "own" for a user's."""
-        sections = {}
-        for method in {*self.fits.laws, *self.refusals}.difference(ALWAYS_TRIED):
-            law, refusal = self.fits.laws.get(method), self.refusals.get(method)
-            section = {**(law.to_json() if law else {}), "method": method, "refusal": refusal}
-            sections["envelope" if method == "envelope" else "own"] = section
-        return sections
+    def _third_section(self) -> dict[str, Any]:
+        """The section of a third method, where one was asked."""
+        method = self.fits.third
+        if method is None:
+            return {}
+        kind = kind_of(method)
+        section = {
+            **kind.section_of(self.fits.laws.get(method)),
+            "method": method,
+            "refusal": self.refusals.get(method),
+        }
+        return {kind.name: section}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
@@ -193,27 +186,23 @@ class ScalingLaw:
 
 def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     rule = FlopRule(**{name: tuple(values) for name, values in data["flop_rule"].items()})
-    budgets = tuple(BudgetOptimum.from_json(entry) for entry in data["isoflop"]["budgets"])
     laws: dict[str, FittedLaw] = {}
     refusals = {}
-    for name in (*ALWAYS_TRIED, *(other for other in OTHERS if other in data)):
-        section = data[name]
-        method = section.get("method", name)
+    for kind in (*ALWAYS_TRIED, *(other for other in ASKED_FOR if other.name in data)):
+        section = data[kind.name]
+        method = section.get("method", kind.name)
         if section["refusal"]:
             refusals[method] = section["refusal"]
         else:
-            laws[method] = _law_from(name, section, budgets, rule)
+            laws[method] = kind.read_law(section, rule)
     return ScalingLaw(
         answer=data["answer"],
         metric=data["metric"],
         fits=Fits(laws, {}, refusals),
         flop_rule=rule,
         largest_budget=data["largest_budget"],
-        budgets=budgets,
-        intervals={
-            name: {level: (low, high) for level, (low, high) in levels.items()}
-            for name, levels in data["intervals"].items()
-        },
+        budgets=budgets_from_json(data[ISOFLOP.name]),
+        intervals=intervals_from_json(data["intervals"]),
         predictions=tuple(Prediction.from_json(entry) for entry in data["predictions"]),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
         rows_used=tuple(data["rows_used"]),
@@ -222,43 +211,13 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     )
 
 
-def _law_from(
-    section: str, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
-) -> FittedLaw:
-    match section:
-        case "isoflop":
-            return IsoflopLaw.from_json(data, budgets, rule)
-        case "surface":
-            return SurfaceLaw.from_json(data, rule)
-        case "envelope":
-            return EnvelopeLaw.from_json(data, rule)
-    return TabulatedLaw.from_json(data, rule)
-
-
 def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
     by_method: dict[str, dict[str, Array]] = {}
     for key, column in columns.items():
         method, _, name = key.rpartition(".")
         by_method.setdefault(method, {})[name] = column
-    draws = {method: _draws_from(method, mine, law.flop_rule) for method, mine in by_method.items()}
+    draws = {
+        method: kind_of(method).read_draws(mine, law.flop_rule)
+        for method, mine in by_method.items()
+    }
     return replace(law, fits=replace(law.fits, draws=draws))
-
-
-def _draws_from(method: str, columns: Mapping[str, Array], rule: FlopRule) -> LawDraws:
-    match method:
-        case "isoflop":
-            return IsoflopDraws.from_columns(columns, rule)
-        case "surface":
-            return SurfaceDraws.from_columns(columns, rule)
-    return TabulatedLaw.from_columns(columns, rule)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples and arrays, None for what is not a finite number."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import Fitted, MethodKind
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.noise import FreshNoise, SeedNoise, seed_noise
-from flops_fit.fitting.objectives import Huber, Objective
 from flops_fit.fitting.points import Points, blocks, places, usable_points
-from flops_fit.fitting.solver import (
+from flops_fit.fitting.provenance import recorded_settings
+from flops_fit.fitting.surface.draws import SurfaceDraws
+from flops_fit.fitting.surface.law import SurfaceLaw
+from flops_fit.fitting.surface.objectives import Huber, Objective
+from flops_fit.fitting.surface.solver import (
     Design,
     Ending,
     Solutions,
@@ -23,7 +26,6 @@ from flops_fit.fitting.solver import (
     objective_values,
     solve,
 )
-from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
 from flops_fit.laws import Array, FlopRule, LossSurface
 from flops_fit.plan.run import Run
 
@@ -34,10 +36,10 @@ STARTS_PER_SIDE = 4
 """The grid is cut into 4 x 4 blocks; the best point of each is polished as a start of its own."""
 
 TO_THE_END = Ending(tolerance=1e-13, max_steps=400)
-"""Of the fit itself: as deep as double precision goes (objective 1e-8 below it is resolved)."""
+"""How the fit itself ends, as deep as double precision goes (objective 1e-8 below is resolved)."""
 
 RESAMPLE_ENDING = Ending(tolerance=1e-8, max_steps=80)
-"""Of a bootstrap refit: an objective within 1e-8 moves alpha by less than 1e-3 standard errors."""
+"""How a bootstrap refit ends: an objective within 1e-8 moves alpha by < 1e-3 standard errors."""
 
 SAME_OPTIMUM = 1e-6
 """Relative difference of objectives below which two starts ended in the same place."""
@@ -62,6 +64,16 @@ COLLINEAR = 0.02
 three sizes within a factor of 2 at two budgets a factor of 2 apart has 0.3."""
 
 
+SURFACE = MethodKind(
+    name="surface",
+    read_law=SurfaceLaw.from_json,
+    read_draws=SurfaceDraws.from_columns,
+    approach=3,
+    words="loss surface",
+    numbers=("objective", "delta", "value", "E", "A", "B", "alpha", "beta", "a", "b", "G"),
+)
+
+
 @dataclass(frozen=True)
 class SurfaceFit:
     """Approach 3: minimise the summed objective over (E, A, B, alpha, beta), E, A, B >= 0.
@@ -73,7 +85,7 @@ class SurfaceFit:
     tied_exponents: bool = False
     asymptote: float | None = None
 
-    method: ClassVar[str] = "surface"
+    method: ClassVar[str] = SURFACE.name
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> SurfaceLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
@@ -103,6 +115,9 @@ class SurfaceFit:
         """The law and its bootstrap; without draws where nothing tells how sure it is."""
         law = self.law(points)
         return Fitted(law, self.draws(points, law, draws, seed) if draws else None)
+
+    def recorded(self) -> dict[str, Any]:
+        return recorded_settings(self)
 
     def draws(self, points: Points, law: SurfaceLaw, count: int, seed: int) -> SurfaceDraws | None:
         """Refits to resampled runs, or, where they are too few for that, to seed noise.

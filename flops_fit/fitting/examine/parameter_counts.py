@@ -10,22 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.diagnostics import CountedBy
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.isoflop import IsoflopFit
+from flops_fit.fitting.examine.diagnostics import CountedBy
+from flops_fit.fitting.isoflop.fit import IsoflopFit
+from flops_fit.fitting.methods import Fits
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface import SurfaceFit
-from flops_fit.laws import Array, FlopRule, Law
+from flops_fit.fitting.surface.fit import SurfaceFit
+from flops_fit.laws import FlopRule, Law, exponent_between
 
 SAME_COUNT = 1e-3
 """Relative difference of two counts below which they are one."""
-
-
-def trained_exponent(law: Law, flops: Array) -> Array:
-    """d ln N_opt / d ln C between the smallest and the largest of `flops`."""
-    low, high = float(flops.min()), float(flops.max())
-    return np.asarray(np.log(law.N_opt(high) / law.N_opt(low)) / np.log(high / low))
 
 
 def by_parameter_counts(
@@ -61,5 +55,5 @@ def with_total_params(points: Points) -> Points | None:
 
 def _counted(counted: str, method: str, law: Law, points: Points) -> CountedBy:
     budget = points.largest_budget
-    a = float(trained_exponent(law, points.flops))
+    a = float(exponent_between(law, *points.flops_range))
     return CountedBy(counted, method, a, budget, float(law.N_opt(budget)))

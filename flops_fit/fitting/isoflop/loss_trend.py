@@ -21,8 +21,9 @@ FEWEST_BUDGETS_FOR_ASYMPTOTE = 4
 """Below it three numbers would run exactly through the optima: L0 is then unknown."""
 
 UNKNOWN_SHARE = 0.5
-"""Of the lowest loss, where L0 is unknown: the middle of what it may be. (0, the usual choice, is
-the one value that no published surface has, and puts the loss too low everywhere beyond.)"""
+"""Share of the lowest loss that is taken for L0 where it is unknown: the middle of what it may be.
+(0, the usual choice, is the one value that no published surface has, and puts the loss too low
+everywhere beyond.)"""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from flops_fit.files import plain
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class NextRuns:
 
 
 @dataclass(frozen=True)
-class Diagnostics:
-    """Verdict first, then findings as sentences, then the numbers they rest on.
+class Numbers:
+    """All that was measured of a fit.
 
     `reach` is the extrapolation (target / largest trained budget) up to which the 80% interval of
     N_opt stays within a factor of 2 either way, at most 30; None where there are no intervals.
@@ -105,8 +107,6 @@ class Diagnostics:
     `seed_noise` that of repeated seeds; None where there are too few.
     """
 
-    verdict: str
-    findings: tuple[str, ...]
     has_intervals: bool
     reach: float | None
     exponents: Mapping[str, float]  # method -> d ln N_opt / d ln C over the trained budgets
@@ -129,11 +129,8 @@ class Diagnostics:
     influential_runs: tuple[Influence, ...] = ()
     next_runs: tuple[NextRuns, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Diagnostics:
+    def from_json(cls, data: Mapping[str, Any]) -> Numbers:
         lists: dict[str, Any] = {
             "without_budget": Without,
             "influential_runs": Influence,
@@ -148,9 +145,26 @@ class Diagnostics:
         values["without_edges"] = Without(**data["without_edges"])
         bias = data["isoflop_bias"]
         values["isoflop_bias"] = None if bias is None else IsoflopBias(**bias)
-        for name in ("findings", "at_bounds"):
-            values[name] = tuple(data[name])
+        values["at_bounds"] = tuple(data["at_bounds"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """A verdict in one line, findings as sentences, and the numbers that both rest on."""
+
+    verdict: str
+    findings: tuple[str, ...]
+    numbers: Numbers
+
+    def to_json(self) -> dict[str, Any]:
+        """All on one level, the words first."""
+        return plain({"verdict": self.verdict, "findings": self.findings, **vars(self.numbers)})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Diagnostics:
+        numbers = {name: v for name, v in data.items() if name not in ("verdict", "findings")}
+        return cls(data["verdict"], tuple(data["findings"]), Numbers.from_json(numbers))
 
 
 def _next_runs(

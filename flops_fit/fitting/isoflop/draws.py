@@ -1,73 +1,15 @@
-"""A line through the budgets' minima as a law, and the lines of its bootstrap."""
+"""The lines and loss trends of many noise draws: one answer per draw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.fitting.loss_trend import LossTrend
-from flops_fit.fitting.optima import BudgetOptimum
-from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
-
-
-@dataclass(frozen=True)
-class IsoflopLaw:
-    """N_opt = N_coefficient * C^a through the bracketed optima; D_opt by the FLOP rule.
-
-    `b` is the exponent of those D_opt, 1 - a under a constant rule. `noise` is the relative
-    standard deviation of one loss, None where nothing tells it.
-    """
-
-    line: PowerLaw
-    b: float
-    trend: LossTrend
-    budgets: tuple[BudgetOptimum, ...]
-    flop_rule: FlopRule
-    noise: float | None
-
-    @property
-    def a(self) -> float:
-        return self.line.exponent
-
-    @property
-    def N_coefficient(self) -> float:
-        return self.line.coefficient
-
-    def N_opt(self, flops: ArrayLike) -> Array:
-        return self.line(flops)
-
-    def D_opt(self, flops: ArrayLike) -> Array:
-        return self.flop_rule.tokens(flops, self.N_opt(flops))
-
-    def loss_opt(self, flops: ArrayLike) -> Array:
-        return self.trend(flops)
-
-    def to_json(self) -> dict[str, Any]:
-        """All but budgets and FLOP rule, which stand for themselves in law.json."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "N_coefficient": self.N_coefficient,
-            "trend": self.trend.to_json(),
-            "noise": self.noise,
-        }
-
-    @classmethod
-    def from_json(
-        cls, data: Mapping[str, Any], budgets: tuple[BudgetOptimum, ...], rule: FlopRule
-    ) -> IsoflopLaw:
-        return cls(
-            line=PowerLaw(data["N_coefficient"], data["a"]),
-            b=data["b"],
-            trend=LossTrend.from_json(data["trend"]),
-            budgets=budgets,
-            flop_rule=rule,
-            noise=data["noise"],
-        )
+from flops_fit.fitting.isoflop.loss_trend import LossTrend
+from flops_fit.laws import Array, FlopRule, finite_exp
 
 
 @dataclass(frozen=True)
@@ -84,6 +26,10 @@ class IsoflopDraws:
     trend: LossTrend
     flop_rule: FlopRule
     scatter: float
+
+    @property
+    def num_draws(self) -> int:
+        return len(self.a)
 
     def N_opt(self, flops: ArrayLike) -> Array:
         log_c = np.log(np.asarray(flops, dtype=float))

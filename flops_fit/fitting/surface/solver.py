@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.fitting.objectives import Objective
+from flops_fit.fitting.surface.objectives import Objective
 from flops_fit.laws import Array, LossSurface
 
 Mask = NDArray[np.bool_]
@@ -29,7 +29,7 @@ RIDGE = 1e-13
 """Added to the scaled system: a direction that no row informs must not make it singular."""
 
 NO_SCALE = 1e-150
-"""Of a fit whose rows all weigh nothing: its square is still no zero to divide by."""
+"""Scale of a fit whose rows all weigh nothing: its square is still no zero to divide by."""
 
 CHUNK_VALUES = 20_000
 """Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
@@ -153,7 +153,7 @@ class Space:
 
 
 class Solutions(NamedTuple):
-    """Of B fits: numbers (B, 5), summed objectives (B,), gradients (B,) and steps taken (B,).
+    """B fits: their numbers (B, 5), summed objectives (B,), gradients (B,), steps taken (B,).
 
     A gradient is the decrease that a full Newton step still promises, as a share of the objective.
     """
@@ -265,7 +265,8 @@ def _next_damping(damping: Array, better: Mask, gain: Array) -> Array:
 
 
 class _Model(NamedTuple):
-    """Of the k free numbers: value (B,), gradient (B, k), Hessian and majorant (B, k, k)."""
+    """An objective near B fits: value (B,), and by the k free numbers gradient (B, k), Hessian and
+    majorant (B, k, k)."""
 
     value: Array
     gradient: Array

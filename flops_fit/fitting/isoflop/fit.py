@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from flops_fit.fitting.curves import CurveFamily, Parabola
+from flops_fit.fitting.contract import Fitted, MethodKind
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop_law import IsoflopDraws, IsoflopLaw
-from flops_fit.fitting.loss_trend import fit_loss_trend
-from flops_fit.fitting.methods import Fitted
-from flops_fit.fitting.noise import FreshNoise, seed_noise
-from flops_fit.fitting.optima import (
+from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
+from flops_fit.fitting.isoflop.optima import (
     FEW,
     NEGATIVE,
     OK,
@@ -23,7 +23,9 @@ from flops_fit.fitting.optima import (
     num_sizes,
     verdict_on,
 )
+from flops_fit.fitting.noise import FreshNoise, seed_noise
 from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.provenance import recorded_settings
 from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
 from flops_fit.plan.run import Run
 
@@ -43,6 +45,16 @@ FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
 
 
+ISOFLOP = MethodKind(
+    name="isoflop",
+    read_law=IsoflopLaw.from_json,
+    read_draws=IsoflopDraws.from_columns,
+    approach=2,
+    words="IsoFLOP curves",
+    numbers=("a", "b", "N_coefficient", "trend", "noise"),
+)
+
+
 @dataclass(frozen=True)
 class IsoflopFit:
     """Approach 2: a curve per budget, its minimum, a power law through the minima.
@@ -60,7 +72,7 @@ class IsoflopFit:
     fewest_in_window: int = 5
     asymptote: float | None = None
 
-    method: ClassVar[str] = "isoflop"
+    method: ClassVar[str] = ISOFLOP.name
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> IsoflopLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
@@ -96,6 +108,9 @@ class IsoflopFit:
         """The law and its draws; without draws where nothing tells the noise."""
         law = self.law(points)
         return Fitted(law, self.draws(points, law, draws, seed) if draws else None)
+
+    def recorded(self) -> dict[str, Any]:
+        return recorded_settings(self)
 
     def noise(self, points: Points) -> float | None:
         """Relative noise of a loss: of repeated seeds, else about the curves, else None."""

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.diagnostics import (
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.examine.diagnostics import (
     BackTest,
     DeltaFit,
     Influence,
@@ -15,13 +16,13 @@ from flops_fit.fitting.diagnostics import (
     NextRuns,
     Without,
 )
-from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop import IsoflopFit
-from flops_fit.fitting.objectives import Huber
+from flops_fit.fitting.isoflop.fit import IsoflopFit
 from flops_fit.fitting.points import Points, places
-from flops_fit.fitting.solver import Mask
-from flops_fit.fitting.surface import SurfaceFit, log_loss_jacobian
-from flops_fit.fitting.surface_law import SurfaceDraws, SurfaceLaw
+from flops_fit.fitting.surface.draws import SurfaceDraws
+from flops_fit.fitting.surface.fit import SurfaceFit, log_loss_jacobian
+from flops_fit.fitting.surface.law import SurfaceLaw
+from flops_fit.fitting.surface.objectives import Huber
+from flops_fit.fitting.surface.solver import Mask
 from flops_fit.laws import Array, Law, LossSurface, optimal_num_params
 
 DELTAS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -43,7 +44,7 @@ NEXT_TARGET = 100.0
 """The target whose interval they are to narrow, as a multiple of the largest trained budget."""
 
 DIFFERENCE_STEP = 1e-5
-"""Of ln A, ln B, alpha and beta: central differences are then good to ten digits."""
+"""Step in ln A, ln B, alpha and beta: central differences are then good to ten digits."""
 
 
 def without_parts(

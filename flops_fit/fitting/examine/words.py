@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flops_fit.fitting.diagnostics import (
+from flops_fit.fitting.envelope import ENVELOPE
+from flops_fit.fitting.examine.diagnostics import (
     BackTest,
     CountedBy,
     DeltaFit,
-    Diagnostics,
     Influence,
     IsoflopBias,
     NextRuns,
+    Numbers,
     Without,
 )
-from flops_fit.fitting.envelope import EnvelopeLaw
-from flops_fit.fitting.fits import Fits
-from flops_fit.fitting.optima import BudgetOptimum
+from flops_fit.fitting.isoflop import ISOFLOP, BudgetOptimum
+from flops_fit.fitting.methods import ALWAYS_TRIED, Fits, kind_of, short_name
+from flops_fit.fitting.surface import SURFACE
 
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""
@@ -46,34 +47,23 @@ compute."""
 MISFIT = 2.0
 """Scatter about the surface over that of repeated seeds from which the surface does not fit."""
 
-METHODS_COMPARED = ("isoflop", "surface")
-"""Whose agreement is part of the verdict on either."""
 
-METHOD_NAMES: Mapping[str, str] = {
-    "isoflop": "approach 2 (isoflop)",
-    "surface": "approach 3 (surface)",
-    "envelope": "approach 1 (envelope)",
-}
-"""Ours by their number; a user's own method goes by its class."""
-
-
-def verdict(
-    d: Diagnostics, optima: Sequence[BudgetOptimum], largest_budget: float, answer: str
-) -> str:
+def verdict(d: Numbers, optima: Sequence[BudgetOptimum], largest_budget: float, answer: str) -> str:
     """One line: what may be relied on, and how far, if the method `answer` predicts."""
-    if answer not in METHODS_COMPARED:
+    if kind_of(answer) not in ALWAYS_TRIED:  # whose agreement says nothing of it
         return _reach_verdict(d, largest_budget)
     bracketed = sum(optimum.is_bracketed for optimum in optima)
     if d.identifiable is False:
         return "alpha and beta are not determined by these runs: " + (
-            "trust approach 2 (isoflop) and the back-test, and extrapolate no further than it did"
-            if "isoflop" in d.exponents and bracketed >= ENOUGH_BUDGETS
+            f"trust {short_name(ISOFLOP.name)} and the back-test, and extrapolate no further than "
+            "it did"
+            if ISOFLOP.name in d.exponents and bracketed >= ENOUGH_BUDGETS
             else "train more sizes and budgets before relying on a prediction"
         )
     if d.exponents_agree is False and d.bias_explains:
         return (
-            "the methods differ by the bias that approach 2 has on this grid: trust approach 3 "
-            "(surface)"
+            "the methods differ by the bias that approach 2 has on this grid: trust "
+            f"{short_name(SURFACE.name)}"
         )
     if d.exponents_agree is False:
         return (
@@ -83,7 +73,7 @@ def verdict(
     return _reach_verdict(d, largest_budget)
 
 
-def _reach_verdict(d: Diagnostics, largest_budget: float) -> str:
+def _reach_verdict(d: Numbers, largest_budget: float) -> str:
     if not d.has_intervals:
         return (
             "there are no intervals to rely on: draws were not asked for, or there are too few "
@@ -102,14 +92,14 @@ def _reach_verdict(d: Diagnostics, largest_budget: float) -> str:
 
 
 def findings(
-    d: Diagnostics, optima: Sequence[BudgetOptimum], fits: Fits, draws: int, spent: float
+    d: Numbers, optima: Sequence[BudgetOptimum], fits: Fits, draws: int, spent: float
 ) -> tuple[str, ...]:
     """What is weak, what was tested, what to run next.
 
     `draws` were asked for; `spent` in FLOPs, of all runs.
     """
     return (
-        *(f"{name_of(method)} refused: {why}" for method, why in fits.refusals.items()),
+        *(f"{short_name(method)} refused: {why}" for method, why in fits.refusals.items()),
         *_budget_findings(optima),
         *_identification_findings(d.identifiable),
         *_agreement_findings(d),
@@ -125,10 +115,6 @@ def findings(
         *_influence_findings(d.influential_runs),
         *_next_findings(d.next_runs, spent),
     )
-
-
-def name_of(method: str) -> str:
-    return METHOD_NAMES.get(method, method)
 
 
 def _budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
@@ -149,33 +135,33 @@ def _identification_findings(identifiable: bool | None) -> list[str]:
     ]
 
 
-def _agreement_findings(d: Diagnostics) -> list[str]:
+def _agreement_findings(d: Numbers) -> list[str]:
     if d.exponents_agree is None:
         return []
     words = "agree" if d.exponents_agree else "contradict each other"
-    a, other = d.exponents["isoflop"], d.exponents["surface"]
-    return [f"the methods {words}: a = {a:.3f} (isoflop), {other:.3f} (surface)"]
+    both = ", ".join(f"{d.exponents[k.name]:.3f} ({k.name})" for k in ALWAYS_TRIED)
+    return [f"the methods {words}: a = {both}"]
 
 
 def _envelope_findings(fits: Fits) -> list[str]:
-    law = fits.laws.get("envelope")
-    if not isinstance(law, EnvelopeLaw):
+    law = fits.envelope
+    if law is None:
         return []
     return [
-        f"approach 1 (envelope): a = {law.a:.3f} through {len(law.points)} checkpoints, of which "
-        f"{law.num_final} end their run; at the others the learning rate had not come down"
+        f"{short_name(ENVELOPE.name)}: a = {law.a:.3f} through {len(law.points)} checkpoints, of "
+        f"which {law.num_final} end their run; at the others the learning rate had not come down"
     ]
 
 
 def _draws_findings(num_draws: Mapping[str, int], asked: int) -> list[str]:
     return [
-        f"the intervals of {name_of(method)} rest on {count:,} of the {asked:,} draws asked for"
+        f"the intervals of {short_name(method)} rest on {count:,} of the {asked:,} draws asked for"
         for method, count in num_draws.items()
         if count < asked
     ]
 
 
-def _misfit_findings(d: Diagnostics) -> list[str]:
+def _misfit_findings(d: Numbers) -> list[str]:
     if d.noise is None or d.seed_noise is None or d.noise < MISFIT * d.seed_noise:
         return []
     return [
@@ -184,7 +170,7 @@ def _misfit_findings(d: Diagnostics) -> list[str]:
     ]
 
 
-def _without_findings(d: Diagnostics) -> list[str]:
+def _without_findings(d: Numbers) -> list[str]:
     """How the exponents move without single budgets, and without the edge sizes of all of them."""
     ranges, edges = [], []
     for method in d.exponents:
@@ -203,7 +189,7 @@ def _without_findings(d: Diagnostics) -> list[str]:
 
 
 def _exponent_of(part: Without, method: str) -> float | None:
-    return {"isoflop": part.isoflop_a, "surface": part.surface_a}.get(method)
+    return {ISOFLOP: part.isoflop_a, SURFACE: part.surface_a}.get(kind_of(method))
 
 
 def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:
@@ -230,7 +216,7 @@ def _count_findings(counts: Sequence[CountedBy]) -> list[str]:
     ]
 
 
-def _ending_findings(d: Diagnostics) -> list[str]:
+def _ending_findings(d: Numbers) -> list[str]:
     found = []
     if d.at_bounds:
         found.append(

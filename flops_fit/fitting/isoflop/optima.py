@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.fitting.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
+from flops_fit.fitting.isoflop.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
 from flops_fit.fitting.points import Points
 
 OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
@@ -49,6 +49,11 @@ class BudgetOptimum:
     def from_json(cls, data: Mapping[str, Any]) -> BudgetOptimum:
         curve = None if data["curve"] is None else IsoflopCurve.from_json(data["curve"])
         return cls(**{**data, "curve": curve})
+
+
+def budgets_from_json(section: Mapping[str, Any]) -> tuple[BudgetOptimum, ...]:
+    """The optima of the section of approach 2, which are there even where it has no law."""
+    return tuple(BudgetOptimum.from_json(entry) for entry in section["budgets"])
 
 
 def num_sizes(points: Points) -> int:
