@@ -1,6 +1,6 @@
 """Writes docs/compare-fits.md: our fits beside other tools on the same rows.
 
-    OMP_NUM_THREADS=1 FLOPS_FIT_SHARED_DATA=folder/of/public/tables python scripts/compare_fits.py
+    OMP_NUM_THREADS=1 python scripts/compare_fits.py
 
 The `chinchilla` package takes part where it can be imported; it is no dependency of ours:
 `pip install chinchilla` into an environment of its own that also has flops-fit. Minutes.
@@ -33,7 +33,7 @@ from flops_fit.fitting.surface.objectives import HOFFMANN_DELTA
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC_TABLE = "kyo_takano_llm_df.csv"
+PUBLIC_TABLE = ROOT / "examples" / "kyo_takano_llm_df.csv"
 PLANTED = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 
 HOFFMANN_STARTS = list(
@@ -141,8 +141,7 @@ def numpy_parabola(points: Points) -> Found:
 
 
 def public_points() -> Points:
-    folder = Path(os.environ.get("FLOPS_FIT_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    with (folder / PUBLIC_TABLE).open(encoding="utf-8", newline="") as file:
+    with PUBLIC_TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     n, d, loss = (np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss"))
     rule = FlopRule.constant()

@@ -1,7 +1,8 @@
 """Writes docs/fitting.md: how the fits work, and their figures against published ones.
 
-    FLOPS_FIT_SHARED_DATA=folder/of/public/tables python scripts/fit_numbers.py
+    FLOPS_FIT_PUBLIC_TABLES=FOLDER python scripts/fit_numbers.py
 
+FOLDER has the public tables that may not be shipped in examples/.
 Takes some minutes, most of them for the simulated sweeps.
 """
 
@@ -44,7 +45,8 @@ Row = dict[str, str]
 
 
 def table(name: str) -> list[Row]:
-    folder = Path(os.environ["FLOPS_FIT_SHARED_DATA"])
+    shipped = ROOT / "examples"
+    folder = shipped if (shipped / name).exists() else Path(os.environ["FLOPS_FIT_PUBLIC_TABLES"])
     with (folder / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

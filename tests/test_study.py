@@ -359,7 +359,6 @@ class TestIds:
             {"dataset": (X, Y.where(torch.arange(400)[:, None] != 77, 9.0))},
             {"dataset": Toy(dim=IN_FEATURES, num_waves=16)},
         ],
-        ids=str,
     )
     def test_change_with_all_that_decides_the_loss(self, tmp_path, changes):
         assert not set(ids_of(tmp_path, **changes)) & set(ids_of(tmp_path))
@@ -373,7 +372,6 @@ class TestIds:
             {"compute_budgets": [100_000_000]},
             {"dataset": (X.clone(), Y.clone())},
         ],
-        ids=str,
     )
     def test_stay_whatever_the_path_the_device_and_the_spelling(self, changes, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
