@@ -21,8 +21,8 @@ from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law, LawDraws
 from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
-from flops_fit.plan.experiment import SCHEMA_VERSION
 from flops_fit.plan.run import Run
+from flops_fit.plan.versions import SCHEMA_VERSION
 
 COMPARABLE = (
     "losses can be compared only where both were measured on the same held-out data in the same "

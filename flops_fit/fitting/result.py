@@ -30,7 +30,7 @@ from flops_fit.laws.prediction import (
     flat_band,
     intervals_from_json,
 )
-from flops_fit.plan.experiment import SCHEMA_VERSION, check_schema_version
+from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
 
@@ -156,7 +156,7 @@ class ScalingLaw:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
         """Without draws. Raises `FitError` for missing keys, `StudyError` for another schema."""
-        check_schema_version(data, LAW_FILE)
+        data = upgraded(data, LAW_FILE)
         try:
             return _from_json(data)
         except (KeyError, TypeError) as error:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from flops_fit.errors import StudyError
 from flops_fit.laws import FlopRule
 from flops_fit.plan.names import AlsoCalled
+from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
 from flops_fit.settings import SweepSettings, plain, stored
 from flops_fit.settings.sweep import SizeValue as SizeValue
-
-SCHEMA_VERSION = 1
-"""Of plan.json and result.json. A file of another version is refused, never guessed at."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +150,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        check_schema_version(data, "plan.json")
+        data = upgraded(data, "plan.json")
         rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
         return cls(
             experiments=tuple(
-                Experiment(**{**e, "size": Size(**e["size"])}) for e in data["experiments"]
+                Experiment(**{**known(Experiment, e), "size": Size(**e["size"])})
+                for e in data["experiments"]
             ),
             flop_rule=FlopRule(**rule),
             notes=tuple(data["notes"]),
@@ -166,13 +164,10 @@ class Plan:
         )
 
 
-def check_schema_version(data: Mapping[str, Any], name: str) -> None:
-    found = data.get("schema_version")
-    if found != SCHEMA_VERSION:
-        raise StudyError(
-            f"{name} has schema version {found}, this flops-fit reads {SCHEMA_VERSION}: "
-            "use the flops-fit that wrote it, or name another study"
-        )
+def known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are fields of the class: a later version may have written more."""
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def short_number(value: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from flops_fit.plan.experiment import SCHEMA_VERSION, Experiment, Size, check_schema_version
+from flops_fit.plan.experiment import Experiment, Size, known
 from flops_fit.plan.names import AlsoCalled, value_called
+from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
 
 
 class Status(StrEnum):
@@ -110,9 +111,7 @@ class Run:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Run:
-        check_schema_version(data, "result.json")
-        known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in data.items() if key in known}
+        values = known(cls, upgraded(data, "result.json"))
         if values.get("size") is not None:
             values["size"] = Size(**values["size"])
         return cls(**values)
