@@ -54,8 +54,10 @@ def written() -> dict[Path, str]:
     """Path -> what it should hold."""
     kinds = "\n".join(f"- {kind.name.lower()}: {kind.value}" for kind in Kind)
     sections = settings_page((verb.name, verb.settings) for verb in VERBS.values())
-    sweep = keyword_types("SweepKeywords", "Of `find_optimal`.", (FaceSettings, SweepSettings))
-    fit = keyword_types("FitKeywords", "Of `fit_table`.", (TableFitSettings,))
+    sweep = keyword_types(
+        "SweepKeywords", "Settings of `find_optimal`.", (FaceSettings, SweepSettings)
+    )
+    fit = keyword_types("FitKeywords", "Settings of `fit_table`.", (TableFitSettings,))
     return {
         ROOT / "docs/settings.md": PAGE.format(kinds=kinds, sections=sections),
         ROOT / "flops_fit/settings/keywords.py": KEYWORDS.format(sweep=sweep, fit=fit),

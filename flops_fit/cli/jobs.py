@@ -50,5 +50,5 @@ def keep_exit_code(code: int) -> None:
 
 
 def exit_codes(folder: Path) -> list[int]:
-    """Of all jobs that came to an end."""
+    """The exit codes of all jobs that came to an end."""
     return [read_json(path) for path in sorted(folder.glob(EXIT_CODES))]

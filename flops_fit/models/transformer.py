@@ -24,7 +24,7 @@ ROTARY_BASE = 1000.0
 take 10,000; contexts here are of hundreds of tokens."""
 
 EMBEDDING_LR_SCALE = 0.5
-"""Of the learning rate, for the embedding at every width."""
+"""Factor on the learning rate for the embedding, at every width."""
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -152,7 +152,7 @@ class Block(nn.Module):
 
 
 def rotation_by(angles: Tensor) -> Rotation:
-    """Of positions with the given angles (T, head_dim / 2)."""
+    """The rotation of positions with the given angles (T, head_dim / 2)."""
     angles = angles[:, None, None]  # (T, 1, 1, head_dim / 2)
     return angles.cos(), angles.sin()
 

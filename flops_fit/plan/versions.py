@@ -8,7 +8,7 @@ from typing import Any
 from flops_fit.errors import StudyError
 
 SCHEMA_VERSION = 1
-"""Of plan.json, result.json and law.json as they are written today."""
+"""The version in which plan.json, result.json and law.json are written today."""
 
 ID_VERSION = 1
 """Part of every run's id. Another one would orphan all runs there are: files change, this stays."""

@@ -10,7 +10,7 @@ from inspect import get_annotations
 from typing import Any, get_type_hints
 
 KEY = "setting"
-"""Of a dataclass field's metadata."""
+"""Under which a dataclass field's metadata has what is said of a setting."""
 
 
 class Kind(Enum):

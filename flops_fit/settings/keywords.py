@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SweepKeywords(TypedDict, total=False):
-    """Of `find_optimal`."""
+    """Settings of `find_optimal`."""
 
     model_kwargs: Mapping[str, Any] | None
     optimizer_cls: Callable[..., Optimizer] | None
@@ -64,7 +64,7 @@ class SweepKeywords(TypedDict, total=False):
 
 
 class FitKeywords(TypedDict, total=False):
-    """Of `fit_table`."""
+    """Settings of `fit_table`."""
 
     fit: str | Fit | None
     draws: int

@@ -16,7 +16,7 @@ Node = Mapping[str, Any]
 """A config node as plain values."""
 
 SizeValue = int | float | Mapping[str, int | float]
-"""Of a model's size argument: a number, or a whole shape."""
+"""The value of a model's size argument: a number, or a whole shape."""
 
 FLOPS_PER_PARAM_PER_TOKEN = 6.0
 """FLOPs to train one weight on one token: a multiply and an add forward (2), and twice that

@@ -18,7 +18,7 @@ from flops_fit.training.family import materialized
 from flops_fit.training.recipe import Recipe, configured_rate, param_groups
 
 PROGRESS_TRIED = (0.01, 0.5, 1.0)
-"""Of a run, for which a schedule must know the factor on the learning rate."""
+"""Steps of a run, for which a schedule must know the factor on the learning rate."""
 
 Hints = Mapping[str, str]
 """Config group -> where it is configured, and with which values."""

@@ -29,7 +29,7 @@ TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
 
 FEWEST_STEPS = 5
-"""Of a size with each plan, the first not timed. Where layers start at zero every weight moves
+"""Steps of a size with each plan, the first not timed. Where layers start at zero every weight moves
 from the third step on, so that the last of these losses depends on all kernels."""
 
 TRIAL_SECONDS = 2.0
@@ -47,7 +47,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """Of one size. `start` makes a model, always the same one, and returns what trains it."""
+    """The steps of one size to be tried. `start` makes a model, always the same one, and returns what trains it."""
 
     start: Callable[[KernelPlan], Step]
     num_steps: float  # planned, of this size and those like it
@@ -151,7 +151,7 @@ def _race(plans: Sequence[KernelPlan], trial: Trial) -> dict[KernelPlan, _Lap]:
 
 
 def _key(sizes: Sequence[tuple[Experiment, int]], recipe: Recipe) -> str:
-    """Of everything that decides which plan is fastest."""
+    """A key that changes with everything that decides which plan is fastest."""
     shapes = [
         [e.num_params, e.flops_per_token, e.batch_size, e.batch_tokens, num_steps]
         for e, num_steps in sizes

@@ -44,7 +44,7 @@ nothing is rounded, rounding the factors costs 2e-4 (tf32) to 2e-3 (bf16)."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES = 2**30
-"""Of freed memory, and of one piece of it, that stays with the process."""
+"""Freed memory that stays with the process, in all and as one piece."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def plans_for(device: torch.device, precision: str) -> tuple[KernelPlan, ...]:
 
 
 def product_error(plan: KernelPlan, device: torch.device | str = "cpu") -> float:
-    """Of one fp32 product of normal matrices: norm of the error over norm of the product."""
+    """Relative error of one fp32 product of normal matrices: norm of it over norm of the product."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, generator=generator)
     exact = a.double() @ b.double()

@@ -107,7 +107,7 @@ def configured_rate(optimizer: Optimizer, rate: float | None) -> float:
 
 
 def peak_learning_rates(optimizer: Optimizer, rate: float | None) -> list[float]:
-    """Of each group: its own or the optimizer's rate times the group's `lr_scale`.
+    """The peak rate of each group: its own or the optimizer's rate times the group's `lr_scale`.
 
     `rate` stands in the place of the first group's rate; the others keep their ratio to it.
     """
