@@ -29,8 +29,8 @@ TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
 
 FEWEST_STEPS = 5
-"""Steps of a size with each plan, the first not timed. Where layers start at zero every weight moves
-from the third step on, so that the last of these losses depends on all kernels."""
+"""Steps of a size with each plan, the first not timed. Where layers start at zero every weight
+moves from the third step on, so that the last of these losses depends on all kernels."""
 
 TRIAL_SECONDS = 2.0
 TRIAL_SHARE = 0.01
@@ -47,7 +47,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """The steps of one size to be tried. `start` makes a model, always the same one, and returns what trains it."""
+    """One size to be tried. `start` makes a model, always the same one, and returns what trains it."""
 
     start: Callable[[KernelPlan], Step]
     num_steps: float  # planned, of this size and those like it

@@ -115,7 +115,7 @@ def plans_for(device: torch.device, precision: str) -> tuple[KernelPlan, ...]:
 
 
 def product_error(plan: KernelPlan, device: torch.device | str = "cpu") -> float:
-    """Relative error of one fp32 product of normal matrices: norm of it over norm of the product."""
+    """The error of one fp32 product of normal matrices: its norm over that of the product."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, generator=generator)
     exact = a.double() @ b.double()
