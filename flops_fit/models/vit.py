@@ -121,8 +121,8 @@ def patches(images: Tensor, patch_size: int) -> Tensor:
 
 def grid_rotation(side: int, head_dim: int) -> Rotation:
     """Angles of side x side patches: half of the pairs, or one more, turn with a patch's row, the
-    others
-    with its column (Heo et al. 2024, section 3.2)."""
+    others with its column (Heo et al. 2024, section 3.2).
+    """
     column_pairs = head_dim // 4
     row_pairs = head_dim // 2 - column_pairs
     device = torch.get_default_device()

@@ -47,7 +47,7 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """One size to be tried. `start` makes a model, always the same one, and returns what trains it."""
+    """A size to be tried. `start` makes a model, always the same, and returns what trains it."""
 
     start: Callable[[KernelPlan], Step]
     num_steps: float  # planned, of this size and those like it
