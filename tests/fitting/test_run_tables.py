@@ -284,7 +284,9 @@ def test_flop_rule_of_a_table_is_told_from_its_columns():
     np.testing.assert_allclose(rule([1e7, 1e8]), [9e7, 7e8])
     rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
                ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
-    assert table_flop_rule(rounded).is_constant
+    rule = table_flop_rule(rounded)
+    assert rule.is_constant
+    assert rule.flops_per_param_per_token == pytest.approx(6.0 * 0.95)  # the median of the four
 
 
 @pytest.mark.parametrize("factor", [10, 0.1])
