@@ -298,6 +298,27 @@ def test_the_crossing_is_said_with_its_interval_reach_and_share_of_draws():
         "the losses cross at 1.3e+20 FLOPs (95%: 1.1e+20 - no limit), 1.34 times the smaller top "
         "budget; 83% of the draws cross"
     )
+    below = replace(crossing, intervals={"95": (0.0, 1.5e20)}, share_of_draws=None)
+    assert "(95%: below - 1.5e+20), 1.34 times" in tables.crossing_line(below)
+
+
+def test_flops_counted_in_two_ways_are_warned_about():
+    a, b = side("near", SURFACE), side("other", SURFACE)
+    table = FlopRule((1e8, 1e9), (8e8, 6.5e9))
+    by_table = replace(b, law=replace(b.law, flop_rule=table))
+    warned = "their FLOPs may not mean the same"
+    assert any(warned in text for text in compare_laws(a, by_table).warnings)
+    assert not any(warned in text for text in compare_laws(a, b).warnings)
+
+
+def test_a_loss_that_b_reaches_at_some_budgets_only_is_said_to_need_at_least_so_much():
+    losses = [float(SURFACE.loss_opt(budget, FlopRule.constant())) for budget in BUDGETS[-2:]]
+    floor = replace(SURFACE, E=sum(losses) / 2)  # between what A has at the last two budgets
+    comparison = compare_laws(side("good", SURFACE), side("floor", floor))
+    values = [row.multiplier.value for row in comparison.rows[: len(BUDGETS)]]
+    assert values[-1] is None
+    least, most = (f"{v:.2g}" for v in (values[0], values[-2]))
+    assert f"floor needs at least {least} to {most} times the compute" in comparison.verdict
 
 
 def test_json_of_a_comparison_is_what_was_found(noisy):

@@ -154,6 +154,18 @@ def test_plan_table_shows_epochs_only_where_data_repeats():
     assert "0.90" in text
 
 
+def test_a_row_of_the_plan_is_what_will_be_trained_and_its_share_of_all_flops():
+    small = Experiment(1e9, Size("width", 8), 1000, 1200, 50, 4, 400, 6e3, None, 6e3, None, 0)
+    large = replace(
+        small, budget=3e9, size=Size("width", 16), num_params=4000, flops_per_token=18e3
+    )
+    assert cells(tables.plan_table(Plan((small, large), FlopRule.constant()))) == [
+        ("budget", "width", "N", "D", "steps", "D/N", "FLOPs"),
+        ("1e+09", "8", "1k", "20k", "50", "20", "25.0%"),
+        ("3e+09", "16", "4k", "20k", "50", "5", "75.0%"),
+    ]
+
+
 def test_line_of_a_failed_run_says_why():
     experiment = Experiment(1e9, Size("width", 8), 100, 120, 50, 4, 4, 600.0, None, 600.0, None, 0)
     assert "failed: out of luck" in run_line(ended_run(experiment, "failed", "out of luck"))
@@ -223,11 +235,12 @@ def test_beyond_the_budgets_the_other_method_stands_beside_the_one_that_answers(
 
 def test_the_methods_are_named_in_words_with_their_exponents_and_refusals():
     low, high = LAW.intervals["surface.a"]["95"]
-    first, second = tables.law_lines(LAW)
-    assert first.startswith(f"approach 2, IsoFLOP curves: N_opt ~ C^{LAW.isoflop.a:.3f}")
-    assert second == (
-        f"approach 3, loss surface: N_opt ~ C^{LAW.surface.a:.3f} (95%: {low:.3f} to {high:.3f})"
-    )
+    left, right = LAW.intervals["isoflop.a"]["95"]
+    assert tables.law_lines(LAW) == [
+        f"approach 2, IsoFLOP curves: N_opt ~ C^{LAW.isoflop.a:.3f} (95%: {left:.3f} to "
+        f"{right:.3f})",
+        f"approach 3, loss surface: N_opt ~ C^{LAW.surface.a:.3f} (95%: {low:.3f} to {high:.3f})",
+    ]
     refused = replace(LAW.fits, laws={}, refusals={"envelope": "no curves", "MyFit": "no luck"})
     assert tables.law_lines(replace(LAW, fits=refused)) == [
         "approach 1, envelope of training curves: no curves",

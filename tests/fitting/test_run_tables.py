@@ -241,15 +241,17 @@ def test_missing_and_undecodable_files_say_so(tmp_path):
 
 def test_written_runs_are_read_back(tmp_path):
     runs = [
-        dataclasses.replace(run, size=Size("width", 64 * (i + 1)), seed=i, loss_stderr=0.01 / 3)
+        dataclasses.replace(run, size=Size("width", 64 * (i + 1)), seed=i, loss_stderr=0.01 / 3,
+                            num_params_total=run.num_params + i, num_steps=10 + i,
+                            trunk=f"trunk {i % 3}", metrics={"error_rate": 1 / (i + 2)})
         for i, run in enumerate(sweep(CHINCHILLA, noise=0.01))
-    ]
+    ]  # fmt: skip
     runs[0] = dataclasses.replace(runs[0], status="diverged", loss=None, id='with, "quotes"')
     write_runs(tmp_path / "new" / "runs.csv", runs)
     table = read_table(tmp_path / "new" / "runs.csv")
     read, notes = table.runs, table.notes
     kept = ("id", "status", "num_params", "num_tokens", "flops", "loss", "budget", "seed",
-            "loss_stderr")  # fmt: skip
+            "loss_stderr", "num_params_total", "num_steps", "trunk", "metrics")  # fmt: skip
     for run, same in zip(runs, read, strict=True):
         assert [getattr(same, name) for name in kept] == [getattr(run, name) for name in kept]
     assert notes == ()
@@ -266,6 +268,21 @@ def test_a_budget_told_from_flops_is_their_mean_in_logs_and_others_keep_their_ow
     crowd = 1e18 * np.array([0.96, 1.0, 1 / 0.96])
     lone = np.array([5e18, 2e19])
     np.testing.assert_allclose(snapped_budgets(np.concatenate([crowd, lone])), [*[1e18] * 3, *lone])
+
+
+def test_runs_that_lie_on_no_budget_are_counted_in_a_note(tmp_path):
+    rows = [f"{n},{c / 6 / n},3" for c in (1e18, 1e19) for n in (1e8, 2e8, 4e8)]
+    rows += ["1e8,1e10,3", "1e8,7e10,3"]
+    (note,) = (
+        note for note in read_table(file(tmp_path, "\n".join(["N,D,loss", *rows]))).notes
+        if note.startswith("no budget column")
+    )  # fmt: skip
+    assert note.endswith("told from FLOPs are 1e+18, 1e+19; 2 of the runs lie on none")
+
+
+def test_a_column_of_our_very_name_goes_before_one_that_is_like_it(tmp_path):
+    assert only(tmp_path, "n,N,D,loss\n7,1e8,2e9,3\n").num_params == 1e8
+    assert only(tmp_path, "val_loss,loss,N,D\n9,3,1e8,2e9\n").loss == 3
 
 
 def test_flops_spread_evenly_have_no_budgets():
@@ -301,7 +318,9 @@ def test_flop_rule_of_a_table_is_told_from_its_columns():
     np.testing.assert_allclose(rule([1e7, 1e8]), [9e7, 7e8])
     rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
                ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
-    assert table_flop_rule(rounded).is_constant
+    rule = table_flop_rule(rounded)
+    assert rule.is_constant
+    assert rule.flops_per_param_per_token == pytest.approx(6.0 * 0.95)  # the median of the four
 
 
 @pytest.mark.parametrize("factor", [10, 0.1])

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import ScalingLaw, fit_runs
+from flops_fit.store.folder import StudyFolder
+from flops_fit.tables import read_table
 
 STUDIES = Path(__file__).resolve().parents[1] / "assets" / "studies"
 FOLDERS = sorted(path.parent for path in STUDIES.glob("*/plans/*/law.json"))
@@ -51,3 +53,29 @@ def test_a_law_without_its_draws_predicts_without_intervals(folder, tmp_path):
     prediction = law.predict(10 * law.largest_budget)
     assert prediction.intervals == {}
     assert prediction.num_params == whole.predict(10 * law.largest_budget).num_params
+
+
+def stored_runs(folder):
+    """The runs of a study's plan, or of the table that was fitted."""
+    if not (folder / "plan.json").exists():
+        return read_table(folder / "runs.csv").runs
+    study = StudyFolder(folder.parents[1])
+    return study.runs_of(study.read_plan())[0]
+
+
+def test_the_runs_of_a_stored_law_give_it_again(folder):
+    stored = ScalingLaw.load(folder)
+    runs = stored_runs(folder)
+    draws, seed = stored.provenance["draws"], stored.provenance["seed"]
+    again = fit_runs(runs, flop_rule=stored.flop_rule, draws=draws, seed=seed)
+    for name in ("asked", "settings", "select", "metric", "input_sha256"):
+        assert again.provenance[name] == stored.provenance[name], name
+    assert again.answer == stored.answer
+    assert again.diagnostics.verdict == stored.diagnostics.verdict
+    assert [o.verdict for o in again.budgets] == [o.verdict for o in stored.budgets]
+    for new, old in zip(again.predictions, stored.predictions, strict=True):
+        assert (new.method, new.budget) == (old.method, old.budget)
+        assert new.num_params == pytest.approx(old.num_params, rel=1e-3)
+        assert new.loss == pytest.approx(old.loss, rel=1e-3)
+    ended = stored.surface.start_agreement
+    assert again.surface.start_agreement == pytest.approx(ended, abs=0.13)  # 2 of 16 starts
