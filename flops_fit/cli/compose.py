@@ -13,10 +13,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from flops_fit.cli.exit_codes import OK
+from flops_fit.cli.exit_codes import OK, USAGE
 from flops_fit.cli.failures import report_composition, report_failure
 from flops_fit.cli.groups import Folders, groups_of
-from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code
+from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code, leave_in
 from flops_fit.cli.schema import register_schemas
 from flops_fit.cli.verbs import Verb
 from flops_fit.files import shipped_configs
@@ -41,7 +41,9 @@ def run_verb(verb: Verb, words: Sequence[str]) -> int:
     )
     with job_folder() as folder:
         try:
-            decorate(Job(verb))()
+            decorate(Job(verb, folder))()
+        except SystemExit as end:  # after --hydra-help, or for flags that argparse refuses
+            return USAGE if end.code else OK
         except Exception as error:  # of Hydra itself, before a verb is called
             return report_composition(error)
         if any(folder.glob(VARIANTS)):
@@ -54,11 +56,13 @@ def run_verb(verb: Verb, words: Sequence[str]) -> int:
 class Job:
     """What Hydra calls with the composed config; can be sent to another process."""
 
-    def __init__(self, verb: Verb) -> None:
+    def __init__(self, verb: Verb, folder: Path) -> None:
         self.verb = verb
+        self.folder = folder
         self.__name__ = verb.name
 
     def __call__(self, config: Any) -> None:
+        leave_in(self.folder)
         try:
             check_choices(self.verb)
             values = plain_values(config)

@@ -39,18 +39,27 @@ def report_failure(error: Exception) -> int:
 
 
 def report_composition(error: Exception) -> int:
-    """Say why Hydra could put no config together; returns the exit code.
+    """Say why Hydra called no verb, or not to its end; returns the exit code.
 
     Whatever it raises, its own assertions included, comes of what was asked for.
     """
     told = UserError | HydraException | OmegaConfBaseException | YAMLError | OSError
     if isinstance(error, told):
         return report_failure(error)
-    say(
-        f"error: the configs can't be put together: {type(error).__name__}: {error} (a `defaults` "
-        "list takes names of configs: quote one that YAML reads as a value, such as on, no or 1e3)"
-    )
+    say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
+
+
+def _hint(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return " (a config is no UTF-8 text)"
+        case ValueError() | TypeError() | AssertionError() | AttributeError():
+            return (
+                " (a `defaults` list takes names of configs, [group: name, ..]: quote one that "
+                "YAML reads as a value, such as on, no or 1e3)"
+            )
+    return ""
 
 
 def explained(error: BaseException) -> str:
