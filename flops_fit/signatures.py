@@ -34,8 +34,13 @@ def check_argument_names(
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name nearest to this one as a question; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
+    close = nearest(name, known)
+    return f"did you mean {close!r}? " if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one may stand for."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 MOVED = {

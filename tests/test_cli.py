@@ -79,10 +79,11 @@ def test_a_budget_to_predict_or_verify_is_no_group_of_configs():
     assert for_hydra(VERBS["train"], ["budget=smoke"]) == ["budget=smoke"]
 
 
-def test_lists_may_go_without_brackets_but_not_in_a_multirun():
+def test_lists_may_go_without_brackets_and_in_a_multirun_each_is_a_list():
     assert for_hydra(VERBS["plan"], ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
     assert for_hydra(VERBS["plan"], ["budgets=1e15"]) == ["budgets=[1e15]"]
-    assert for_hydra(VERBS["plan"], ["-m", "budgets=1e15,1e16"]) == ["-m", "budgets=1e15,1e16"]
+    assert for_hydra(VERBS["plan"], ["-m", "budgets=1e15,1e16"])[-1] == "budgets=[1e15],[1e16]"
+    assert for_hydra(VERBS["plan"], ["-m", "budgets=[1,2],3"])[-1] == "budgets=[1,2],[3]"
 
 
 def test_users_own_conf_folder_is_found(folder):

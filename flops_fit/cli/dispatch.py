@@ -9,10 +9,12 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from flops_fit.cli.exit_codes import INTERRUPTED, OK, USAGE
+from flops_fit.cli.exit_codes import ERROR, INTERRUPTED, OK, USAGE
 from flops_fit.cli.help import completed_verbs, help_text, verb_help, without_verb
+from flops_fit.cli.mistakes import UsageError, check_words, unread_configs
 from flops_fit.cli.verbs import VERBS
 from flops_fit.cli.words import for_hydra
+from flops_fit.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(words):
         print(verb_help(verb), end="")
         return OK
+    try:
+        check_words(verb, words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else ERROR
+    for text in unread_configs(verb, words):
+        print(f"warning: {text}", file=sys.stderr)
     from flops_fit.cli.compose import run_verb
 
     try:
@@ -52,8 +61,10 @@ def verb_in(words: Sequence[str]) -> str:
 
 
 def unknown_verb(verb: str) -> int:
-    close = difflib.get_close_matches(verb, VERBS, n=1)
+    close = difflib.get_close_matches(verb.casefold(), VERBS, n=1)
     guess = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(VERBS)}"
+    if "=" in verb:
+        guess = f"begin with what to do, as in flops-fit train {verb}: one of {', '.join(VERBS)}"
     message = f"error: no command {verb!r}: {guess} (flops-fit --help lists them)"
     print(message, file=sys.stderr)
     return USAGE

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
-from pathlib import Path
 from string import Template
 
+from flops_fit.cli.groups import USER_CONFIGS, Folders, groups_of
 from flops_fit.cli.verbs import VERBS, Verb
-from flops_fit.cli.words import USER_CONFIGS
 from flops_fit.files import shipped_configs
 from flops_fit.settings.declaration import Setting, sections
 from flops_fit.settings.listing import default_text
@@ -41,11 +39,9 @@ def verb_help(verb: Verb) -> str:
     from omegaconf import OmegaConf
 
     template = OmegaConf.load(shipped_configs() / f"{verb.name}.yaml").hydra.help.template
-    defaults = OmegaConf.load(shipped_configs() / "base.yaml").defaults
-    chosen = [name for entry in defaults if isinstance(entry, Mapping) for name in entry]
-    groups = [name.removeprefix("optional ") for name in chosen if "override" not in name]
     return Template(template).substitute(
-        APP_CONFIG_GROUPS="\n".join(map(options_line, groups)), SETTINGS=settings_text(verb)
+        APP_CONFIG_GROUPS="\n".join(map(options_line, groups_of(verb.name))),
+        SETTINGS=settings_text(verb),
     )
 
 
@@ -69,9 +65,8 @@ def setting_line(setting: Setting) -> str:
 
 def options_line(group: str) -> str:
     """The group's options, shipped and the user's own."""
-    folders = (shipped_configs(), Path(USER_CONFIGS))
-    paths = [path for folder in folders for path in folder.glob(f"{group}/*.yaml")]
-    return f"  {group}: {', '.join(sorted({path.stem for path in paths})) or 'yours'}"
+    options = Folders.of_user(USER_CONFIGS).options(group)
+    return f"  {group}: {', '.join(options) or 'yours'}"
 
 
 def completed_verbs(action: str) -> str | None:

@@ -27,11 +27,16 @@ VARIANTS, EXIT_CODES = "variant-*.json", "exit-code-*.json"
 def job_folder() -> Iterator[Path]:
     """The folder, while a command runs."""
     with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
-        os.environ[FOLDER] = folder
         try:
             yield Path(folder)
         finally:
-            del os.environ[FOLDER]
+            os.environ.pop(FOLDER, None)
+
+
+def leave_in(folder: Path) -> None:
+    """What comes of this job goes into the folder. The job brings it along: the process that it
+    runs in may be older than the command."""
+    os.environ[FOLDER] = str(folder)
 
 
 def is_multirun() -> bool:

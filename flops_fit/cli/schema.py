@@ -16,8 +16,9 @@ from omegaconf import MISSING
 from flops_fit.cli.verbs import VERBS
 from flops_fit.settings import Setting, declared
 
-PLAIN = (int, float, bool, str)
-"""Types that OmegaConf checks and converts by itself."""
+PLAIN = (bool, str)
+"""Types that OmegaConf checks and converts by itself. Numbers are left to the settings, which take
+1e3 for a whole one and say more of what is none."""
 
 
 def register_schemas() -> None:

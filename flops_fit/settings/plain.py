@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from numbers import Real
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from flops_fit.errors import ConfigError
 from flops_fit.settings.declaration import Setting, declared, names_of
+from flops_fit.signatures import did_you_mean
 
 S = TypeVar("S")
 
@@ -75,7 +76,21 @@ def typed(setting: Setting, value: Any) -> Any:
             return _tuple(setting, get_args(kind)[0], value)
         if is_dataclass(kind) and isinstance(value, Mapping):
             return _nested(kind, value)
+    check_choice(setting, kinds, value)
     return scalar(setting, kinds, value)
+
+
+def check_choice(setting: Setting, kinds: Iterable[Any], value: Any) -> None:
+    """Raises `ConfigError` where it is none of the words that there are to choose from."""
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    if not all(get_origin(kind) is Literal for kind in kinds):
+        return
+    words = [word for kind in kinds for word in get_args(kind)]
+    if value not in words:
+        raise ConfigError(
+            f"{setting.name} is {value!r}: {did_you_mean(str(value), words)}give "
+            f"{' or '.join(words)} ({setting.about})"
+        )
 
 
 def _tuple(setting: Setting, item: Any, value: Any) -> tuple[Any, ...]:
@@ -116,9 +131,12 @@ def scalar(setting: Setting, kinds: Iterable[Any], value: Any) -> Any:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     unit = f" of {setting.unit}" if setting.unit else ""
     raise ConfigError(
-        f"{setting.name} is {value!r}, a {type(value).__name__}: give {words[kind]}{unit} "
-        f"({setting.about})"
+        f"{setting.name} is {_got(value)}: give {words[kind]}{unit} ({setting.about})"
     )
+
+
+def _got(value: Any) -> str:
+    return "null" if value is None else f"{value!r}, a {type(value).__name__}"
 
 
 def _nested(kind: Any, values: Mapping[str, Any]) -> Any:
