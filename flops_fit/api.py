@@ -1,182 +1,278 @@
-"""The Python face: the same study as on the command line, from Python objects, without Hydra."""
+"""The Python face: the same studies as on the command line, from Python objects, without Hydra."""
 
 from __future__ import annotations
 
-import functools
-import math
+import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-import torch
-from torch import nn
-
-from flops_fit.datasets.adapters import as_source
-from flops_fit.learning.schedules import Cosine, Schedule
-from flops_fit.plan.experiment import Plan, SizeValue
+from flops_fit.building.node import chosen
+from flops_fit.errors import ConfigError, PlanError, StudyError
+from flops_fit.files import read_json
+from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.result import LAW_FILE
+from flops_fit.plan.experiment import Plan
 from flops_fit.plan.flops import FormulaFlops
-from flops_fit.plan.sweep import DataShape, Sweep, plan_sweep
-from flops_fit.report.screen import SweepProgress
-from flops_fit.signatures import check_argument_names, first_name, qualified_name, source_hashes
-from flops_fit.store.execution import Inline, train_plan
+from flops_fit.plan.rules import Rules
+from flops_fit.plan.sweep import DataShape, plan_sweep
+from flops_fit.report.screen import say
+from flops_fit.settings import FaceSettings, PlaceSettings, SweepSettings, declared, from_keywords
+from flops_fit.settings.answers import TableFitSettings
+from flops_fit.settings.keywords import FitKeywords, SweepKeywords
+from flops_fit.settings.plain import check_names
+from flops_fit.signatures import qualified_name
 from flops_fit.store.folder import StudyFolder
-from flops_fit.study.study import SOURCE_WARNING, Study, fit_study, pin_sources
-from flops_fit.training.devices import threads_in_use
-from flops_fit.training.family import (
-    LARGEST_SIZE,
-    LossFunction,
-    ModelFactory,
-    SizeSpec,
-    family_without_data,
-)
-from flops_fit.training.recipe import Metric
-from flops_fit.training.spec import StudySpec, step_identity, sweep_for
+from flops_fit.study.fits import Fitting, fit_again, table_to_fit
+from flops_fit.study.study import Study
+from flops_fit.study.sweeps import train_study
 
-__all__ = ["Study", "find_optimal"]
+if TYPE_CHECKING:
+    from flops_fit.training.family import LossFunction, ModelFactory, SizeSpec
+
+DEFAULT_FIT, DEFAULT_SELECT = "surface", "every"
+"""Options of configs/fit and configs/select that are meant where none is named."""
 
 
+@overload
 def find_optimal(
     *,
     model_cls: ModelFactory,
     model_size_param: str,
     compute_budgets: Sequence[float],
+    dataset: None = None,
+    loss_fn: LossFunction | None = None,
+    train: bool = True,
+    **settings: Unpack[SweepKeywords],
+) -> Plan: ...
+
+
+@overload
+def find_optimal(
+    *,
+    model_cls: ModelFactory,
+    model_size_param: str,
+    compute_budgets: Sequence[float],
+    dataset: Any,
+    loss_fn: None = None,
+    train: bool = True,
+    **settings: Unpack[SweepKeywords],
+) -> Plan: ...
+
+
+@overload
+def find_optimal(
+    *,
+    model_cls: ModelFactory,
+    model_size_param: str,
+    compute_budgets: Sequence[float],
+    dataset: Any,
+    loss_fn: LossFunction,
+    train: Literal[False],
+    **settings: Unpack[SweepKeywords],
+) -> Plan: ...
+
+
+@overload
+def find_optimal(
+    *,
+    model_cls: ModelFactory,
+    model_size_param: str,
+    compute_budgets: Sequence[float],
+    dataset: Any,
+    loss_fn: LossFunction,
+    train: Literal[True] = True,
+    **settings: Unpack[SweepKeywords],
+) -> Study: ...
+
+
+def find_optimal(
+    model_cls: ModelFactory,
+    model_size_param: str,
     model_kwargs: Mapping[str, Any] | None = None,
     dataset: Any = None,
     loss_fn: LossFunction | None = None,
+    compute_budgets: Sequence[float] = (),
     train: bool = True,
-    resume: bool = True,
-    output_dir: str | Path | None = None,
-    optimizer_cls: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-    learning_rate: float = 3e-3,
-    schedule: Schedule | None = None,
-    batch_size: int = 64,
-    epochs: float | None = None,
-    held_out: Any = 0.1,
-    tokens_per_sample: int | None = None,
-    sizes: Sequence[SizeValue] | None = None,
-    min_size: int = 1,
-    max_size: int = LARGEST_SIZE,
-    num_sizes: int = 7,
-    span: float = 16.0,
-    center: float | None = None,
-    min_steps: int = 100,
-    seed: int = 0,
-    seeds: int = 1,
-    clip_grad_norm: float | None = None,
-    micro_batch_size: int | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    **settings: Any,
 ) -> Study | Plan:
     """The scaling law of a model family on a dataset: plan, train what is missing, fit.
 
     `model_cls(**model_kwargs, **{model_size_param: value})` builds one size; `loss_fn(output,
     target)` is a mean over the batch. `dataset` is a map-style Dataset, an IterableDataset, a
-    DataLoader (whose own batch size then counts), a tensor or a pair of tensors; `held_out` the
-    fraction of it kept for the final loss, a dataset of its own, or None for a stream, whose first
-    batches are then kept. `compute_budgets` are FLOPs; `epochs` is how often data may repeat
-    (default 4); `center` the tokens per parameter at the centre of each budget's sizes; `seeds` how
-    often each experiment is repeated; `metrics` maps names to further functions (output, target)
-    whose means over the held-out samples stand in `Run.metrics`; `micro_batch_size` bounds the
-    samples in memory at once and changes no result.
+    DataLoader (whose own batch size then counts), a tensor or a pair of tensors. `compute_budgets`
+    are FLOPs. All other settings are those of the command line (docs/settings.md): `metrics` maps
+    names to further functions (output, target), `fit` is a name such as "isoflop" or a frozen
+    dataclass of your own, rules are functions of (num_params, num_tokens). One run trains after
+    the other unless `workers` says how many at once.
 
-    With `train=False`, or without a dataset or loss, returns the `Plan`. Otherwise trains, one run
-    after the other, and returns the `Study`; what `output_dir` already holds of it is not trained
-    again, unless `resume=False`, which moves it aside.
+    With `train=False`, or without a dataset or loss, returns the `Plan`. Otherwise trains and
+    returns the `Study`; what `output_dir` already holds of it is not trained again, unless
+    `resume=False`, which moves it aside.
 
     Raises `PlanError` or `ConfigError` for what can't be planned or doesn't fit together.
     """
-    sweep = Sweep(
-        budgets=tuple(float(budget) for budget in compute_budgets),
-        batch_size=batch_size,
-        sizes=None if sizes is None else tuple(sizes),
-        num_sizes=num_sizes,
-        span=span,
-        center=center,
-        min_steps=min_steps,
-        max_epochs=Sweep.max_epochs if epochs is None else epochs,
-        seed=seed,
-        seeds=seeds,
-    )
-    size = SizeSpec(model_size_param, min=min_size, max=max_size)
-    model_kwargs = model_kwargs or {}
-    check_argument_names(model_cls, model_kwargs, qualified_name(model_cls))
-    factory = functools.partial(model_cls, **model_kwargs)
-    if dataset is None or loss_fn is None:
-        return plan_without_data(factory, size, sweep, tokens_per_sample or 1)
-    source = as_source(dataset, held_out, batch_size, seed, tokens_per_sample)
-    schedule = schedule or Cosine()
-    spec = StudySpec(
-        factory=factory,
-        size=size,
-        source=source,
-        loss=loss_fn,
-        optimizer=functools.partial(optimizer_cls, lr=learning_rate),
-        schedule=schedule,
-        sweep=sweep_for(sweep, source),
-        identity={
-            "model": {"_target_": described(model_cls), **described(model_kwargs)},
-            "dataset": {"_target_": qualified_name(dataset), "fingerprint": source.fingerprint},
-            "loss": described(loss_fn),
-            "optimizer": {"_target_": described(optimizer_cls), "lr": learning_rate},
-            "schedule": described(schedule),
-            **step_identity(clip_grad_norm, described(metrics or {})),
-        },
-        metrics=metrics or {},
-        clip_grad_norm=clip_grad_norm,
-        micro_batch_size=micro_batch_size,
-        device=device,
-        precision=precision,
-        sources=source_hashes({qualified_name(part): part for part in (model_cls, loss_fn)}),
-    )
+    check_names(settings, FaceSettings, SweepSettings)
+    face = from_keywords(FaceSettings, settings, {"model_kwargs": model_kwargs})
     name = "-".join(qualified_name(part).rpartition(".")[2] for part in (model_cls, dataset))
-    folder = StudyFolder(Path(output_dir) if output_dir else Path("outputs") / name)
-    prepared = spec.prepare(folder)
-    plan = prepared.plan
-    if not train:
-        return plan
-    if not resume:
+    folder = StudyFolder(Path(face.output_dir or Path(PlaceSettings.output_root) / name))
+    sweep = from_keywords(SweepSettings, settings, given(face, compute_budgets, folder))
+    size = size_argument(model_size_param, face)
+    if dataset is None or loss_fn is None:
+        return plan_without_data(model_cls, size, face, sweep)
+
+    from flops_fit.building.from_objects import ingredients  # torch, which a plan's file needs not
+    from flops_fit.building.ingredients import study_spec
+
+    brought = ingredients(
+        model_cls=model_cls,
+        arguments=face.model_kwargs or {},
+        size=size,
+        dataset=dataset,
+        loss=loss_fn,
+        optimizer_cls=face.optimizer_cls,
+        learning_rate=face.learning_rate,
+        schedule=settings.get("schedule"),
+        metrics=settings.get("metrics"),
+        rules=Rules(settings.get("learning_rate_rule"), settings.get("batch_rule")),
+    )
+    spec = replace(study_spec(brought, sweep), settings=recorded(sweep))
+    if not train or not face.resume:
+        plan = spec.prepare(folder).plan
+        if not train:
+            return plan
         folder.set_aside(plan)
-    for changed in pin_sources(spec, folder):
-        warnings.warn(SOURCE_WARNING.format(changed), stacklevel=2)
-    todo = folder.missing(plan)
-    trainer, threads = prepared.trainer, torch.get_num_threads()
-    if todo:
-        pinned = folder.pinned()
-        threads = pinned.get("threads") or trainer.threads(plan, threads)
-        trainer = trainer.tuned(plan, threads, pinned)
-        folder.pin({"threads": threads, **trainer.pins})
-    progress = SweepProgress(math.fsum(e.flops for e in todo), len(todo))
-    with progress, threads_in_use(threads):
-        runs = train_plan(plan, folder, Inline(trainer, folder), progress)
-    return fit_study(plan, runs, folder)
+    how = Fitting(method(settings.get("fit")), sweep.draws, sweep.seed)
+    return Study(train_study(spec, folder, recorded(sweep), how, warn=warned))
+
+
+def given(
+    face: FaceSettings, compute_budgets: Sequence[float], folder: StudyFolder
+) -> dict[str, Any]:
+    """Settings that this face takes under other names."""
+    if isinstance(compute_budgets, str) or not isinstance(compute_budgets, Iterable):
+        raise ConfigError(
+            f"compute_budgets is {compute_budgets!r}: give a list of FLOPs, such as "
+            "compute_budgets=[1e15, 1e16]"
+        )
+    if not len(compute_budgets):
+        raise PlanError("compute_budgets is empty: give some in FLOPs, such as [1e15, 1e16]")
+    epochs = {} if face.epochs is None else {"max_epochs": face.epochs}
+    return {"budgets": tuple(compute_budgets), "study": folder.path.name, **epochs}
+
+
+def recorded(sweep: SweepSettings) -> SweepSettings:
+    """The settings as plan.json keeps them: Python objects are known by what ids know of them."""
+    return replace(
+        sweep,
+        workers=sweep.workers or 1,
+        held_out=sweep.held_out if isinstance(sweep.held_out, float) else None,
+        learning_rate_rule=None,
+        batch_rule=None,
+        metrics={},
+        schedule={},
+        fit={},
+    )
+
+
+def size_argument(name: str, face: FaceSettings) -> SizeSpec:
+    """The argument that scales the model, with its range."""
+    from flops_fit.training.family import LARGEST_SIZE, SizeSpec
+
+    largest = LARGEST_SIZE if face.max_size is None else face.max_size
+    return SizeSpec(name, min=face.min_size, max=largest)
 
 
 def plan_without_data(
-    factory: ModelFactory, size: SizeSpec, sweep: Sweep, tokens_per_sample: int
+    model_cls: ModelFactory, size: SizeSpec, face: FaceSettings, settings: SweepSettings
 ) -> Plan:
     """The sweep for data that never ends; C = 6ND, since nothing can be counted."""
+    from flops_fit.building.from_objects import model_factory
+    from flops_fit.building.ingredients import sweep
+    from flops_fit.training.family import family_without_data
+
+    tokens_per_sample = settings.tokens_per_sample or 1
+    factory = model_factory(model_cls, face.model_kwargs or {})
     family = family_without_data(factory, size, tokens_per_sample)
-    return plan_sweep(sweep, family, DataShape(tokens_per_sample, None), FormulaFlops())
+    flops = FormulaFlops(settings.flops_per_param_per_token)
+    knobs = sweep(settings, Rules(), trunks=None)
+    return plan_sweep(knobs, family, DataShape(tokens_per_sample, None), flops)
 
 
-def described(value: Any) -> Any:
-    """A value as JSON that stays the same from one process to the next.
+def method(fit: Any) -> Any:
+    """The method that answers: an option of configs/fit by name, or an object."""
+    return chosen("fit", fit or DEFAULT_FIT) if fit is None or isinstance(fit, str) else fit
 
-    Numbers, text and collections as they are; functions and classes by name; modules and
-    dataclasses by what they print.
+
+def warned(text: str) -> None:
+    """As a warning of Python's, seen where `find_optimal` was called."""
+    warnings.warn(text, stacklevel=4)
+
+
+def fit_table(
+    path: str | Path, output_dir: str | Path | None = None, **settings: Unpack[FitKeywords]
+) -> Study:
+    """The law of anyone's table of runs, CSV or JSON lines, two of N, D and C and the loss in it.
+
+    `columns` maps our names to the table's, such as {"loss": "val_loss"}; the other settings are
+    those of `flops-fit fit` (docs/settings.md). law.json and runs.csv are kept under `output_dir`
+    (None: outputs/<name of the table>). Raises `FitError` where the table can't be read or no
+    method gives a law.
     """
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Mapping():
-            return {str(key): described(item) for key, item in value.items()}
-        case list() | tuple():
-            return [described(item) for item in value]
-        case functools.partial():
-            return [described(value.func), described(value.args), described(value.keywords)]
-        case nn.Module() | torch.dtype() | torch.device():
-            return f"{qualified_name(value)} {value}"
-    return repr(value) if is_dataclass(value) else first_name(qualified_name(value))
+    check_names(settings, TableFitSettings)
+    table = from_keywords(TableFitSettings, settings, {})
+    path = Path(path)
+    folder = Path(output_dir or Path(PlaceSettings.output_root) / path.stem)
+    select = settings.get("select") or DEFAULT_SELECT
+    how = Fitting(
+        answer=method(settings.get("fit")),
+        draws=table.draws,
+        seed=table.seed,
+        select=chosen("select", select) if isinstance(select, str) else select,
+        metric=table.metric,
+    )
+    to_fit = table_to_fit(path, table, folder.parent, folder.name, say)
+    return Study(fit_again(to_fit, how, say))
+
+
+def load_law(path: str | Path) -> ScalingLaw:
+    """The law of a law.json, of the folder it is in, or of a study's folder.
+
+    Raises `StudyError` where there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        folder = path.parent
+        return ScalingLaw.load(folder) if path.name == LAW_FILE else _law_of_file(path)
+    for folder in (path, path / "latest"):
+        if (folder / LAW_FILE).exists():
+            return ScalingLaw.load(folder)
+    if path.is_dir():
+        return ScalingLaw.load(StudyFolder(path).latest_plan_folder())
+    raise StudyError(f"{path} does not exist: give a law.json, or the folder of a study")
+
+
+def _law_of_file(path: Path) -> ScalingLaw:
+    return ScalingLaw.from_json(read_json(path))
+
+
+def _whole_signature() -> inspect.Signature:
+    """Every setting with its default, for help(find_optimal) and completion."""
+    explicit = inspect.signature(_implementation)
+    parameters = [p for p in explicit.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    names = {p.name for p in parameters}
+    further = [
+        inspect.Parameter(
+            s.name, inspect.Parameter.KEYWORD_ONLY, default=s.default, annotation=s.python
+        )
+        for cls in (FaceSettings, SweepSettings)
+        for s in declared(cls)
+        if s.python and s.name not in names
+    ]
+    return explicit.replace(parameters=[*parameters, *further])
+
+
+_implementation: Any = find_optimal
+_implementation.__signature__ = _whole_signature()

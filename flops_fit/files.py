@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,13 @@ from flops_fit.errors import StudyError
 def user_cache() -> Path:
     """In the user's cache folder, where the XDG base directory specification has it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flops-fit"
+
+
+def shipped_configs() -> Path:
+    """The configs that ship: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def read_json(path: Path) -> Any:
@@ -59,6 +68,22 @@ def point_to(pointer: Path, folder: Path) -> None:
     except OSError:
         temporary.write_text(target, encoding="utf-8")
     temporary.replace(pointer)
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON has them: lists for tuples, objects for mappings and dataclasses, and
+    None for what is no finite number."""
+    return {str(name): _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return plain(vars(value))
+    if isinstance(value, Mapping):
+        return plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return finite(float(value)) if isinstance(value, float) else value
 
 
 def finite(value: float) -> float | None:

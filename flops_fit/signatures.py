@@ -26,12 +26,21 @@ def check_argument_names(
         return
     for name in names:
         if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, n=1)
-            guess = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"{who} takes no argument {name!r}{purpose}: {guess}"
+                f"{who} takes no argument {name!r}{purpose}: {did_you_mean(name, parameters)}"
                 f"It takes {', '.join(parameters)}"
             )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to this one as a question; empty where none is near."""
+    close = nearest(name, known)
+    return f"did you mean {close!r}? " if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one may stand for."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 MOVED = {
@@ -56,6 +65,18 @@ def first_name(name: str) -> str:
     module, dot, rest = name.rpartition(".")
     first = {now: before for before, now in MOVED.items()}
     return f"{first.get(module, module)}{dot}{rest}"
+
+
+def with_targets(value: Any, renamed: Callable[[str], str]) -> Any:
+    """The config node with every `_target_` in it under another name."""
+    match value:
+        case Mapping():
+            node = {key: with_targets(item, renamed) for key, item in value.items()}
+            target = value.get("_target_")
+            return {**node, "_target_": renamed(target)} if target else node
+        case list() | tuple():
+            return [with_targets(item, renamed) for item in value]
+    return value
 
 
 def qualified_name(value: Any) -> str:

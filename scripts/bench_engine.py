@@ -197,7 +197,7 @@ def tried_plans(
     plans = plans_for(CPU, precision)
     start = partial(fresh_steps, *work.planned(precision))
     chosen = fastest(plans, [Trial(start, 1)], LOSS_TOLERANCE[precision])
-    steps = {plan: start() for plan in plans}
+    steps = {plan: start(plan) for plan in plans}
     seconds: dict[KernelPlan, list[float]] = {plan: [] for plan in plans}
     for _ in range(2 * rounds + 1):
         for plan, step in steps.items():

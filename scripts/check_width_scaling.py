@@ -24,10 +24,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from flops_fit.building.spec import build_study
-from flops_fit.cli.dispatch import config_folder
+from flops_fit.building.from_config import build_spec
 from flops_fit.cli.schema import register_schemas
+from flops_fit.files import shipped_configs
 from flops_fit.plan.experiment import Experiment
+from flops_fit.settings import SweepSettings, from_plain
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.spec import StudySpec
@@ -124,10 +125,11 @@ def shipped(scan: Scan) -> tuple[StudySpec, float]:
     """The pair as its recipe has it, and the recipe's learning rate."""
     register_schemas()
     words = [f"model={scan.model}", f"dataset={scan.dataset}", "study=width-scaling"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
         composed = compose("train", words)
     config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    return build_study(config, {}), config["optimizer"]["lr"]
+    settings = from_plain(SweepSettings, config)
+    return build_spec(settings, {}), settings.optimizer["lr"]
 
 
 def experiment(scan: Scan, width: int, rate: float, recipe: Recipe, batch_size: int) -> Experiment:

@@ -26,10 +26,10 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from flops_fit.fitting import Huber, IsoflopFit, SurfaceFit
-from flops_fit.fitting.objectives import HOFFMANN_DELTA
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.simulation import simulate_sweep
-from flops_fit.fitting.surface import STARTS_PER_SIDE
+from flops_fit.fitting.surface.fit import STARTS_PER_SIDE
+from flops_fit.fitting.surface.objectives import HOFFMANN_DELTA
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
 
 ROOT = Path(__file__).resolve().parents[1]

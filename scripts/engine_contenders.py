@@ -42,7 +42,7 @@ from flops_fit.store.protocols import Unwatched
 from flops_fit.training.family import SizeSpec
 from flops_fit.training.kernel_choice import kernels_of_study
 from flops_fit.training.kernels import KernelPlan, in_force
-from flops_fit.training.recipe import Recipe, param_groups
+from flops_fit.training.recipe import ChoosesAttention, Recipe, param_groups
 from flops_fit.training.spec import StudySpec, plan_study
 from flops_fit.training.state import seeded
 from flops_fit.training.trainer import train
@@ -259,9 +259,10 @@ def outcome(bench: Bench, seconds: list[float], loss: float) -> Outcome:
 def engine(work: Work, precision: str) -> Outcome:
     """`flops_fit.training.trainer.train`, from nothing to the record of the run."""
     experiment, recipe = planned(work, precision)
+    recipe = replace(recipe, kernels=kernels(work, precision))
     with (
         tempfile.TemporaryDirectory() as folder,
-        in_force(kernels(work, precision)),
+        recipe.kernels_in_force(),
         timed() as seconds,
     ):
         run = train(experiment, recipe, Path(folder), Unwatched())
@@ -272,8 +273,11 @@ def by_hand(work: Work, precision: str) -> Outcome:
     """The engine's inner loop written out: its model, its kernels, nothing of what it records."""
     bench = Bench.of(work, precision)
     batches, autocast = bench.batches, bench.recipe.autocast
-    with in_force(kernels(work, precision)), timed() as seconds:
+    plan = kernels(work, precision)
+    with in_force(plan), timed() as seconds:
         model = bench.model()
+        if isinstance(model, ChoosesAttention):
+            model.use_attention_kernel(plan.attention)
         optimizer = bench.recipe.optimizer(param_groups(model))
         peaks = [group["lr"] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
         for step, (x, y) in enumerate(batches):

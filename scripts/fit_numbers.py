@@ -26,8 +26,8 @@ from fit_coverage import (
 )
 
 from flops_fit.fitting import Akima, EnvelopeFit, Huber, IsoflopFit, SurfaceFit
+from flops_fit.fitting.examine.sensitivity import isoflop_bias
 from flops_fit.fitting.points import Points, usable_points
-from flops_fit.fitting.sensitivity import isoflop_bias
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
 

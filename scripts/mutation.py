@@ -33,24 +33,29 @@ GOAL = 0.85
 
 FITTING = tuple(
     f"tests/fitting/test_{name}.py"
-    for name in ("bootstrap", "examine", "fit_runs", "isoflop", "methods", "prediction", "surface")
+    for name in ("bootstrap", "examine", "fit_runs", "isoflop", "methods", "surface", "words")
 )
 TABLES = ("tests/fitting/test_run_tables.py", "tests/fitting/test_rows.py")
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "flops_fit/plan/ids.py": ("tests/test_planning.py", "tests/test_ids.py"),
+    "flops_fit/plan/ids.py": (
+        "tests/test_planning.py",
+        "tests/test_digest.py",
+        "tests/test_earlier_ids.py",
+    ),
     "flops_fit/plan/sweep.py": ("tests/test_planning.py", "tests/test_sweep.py"),
     "flops_fit/report/tables.py": ("tests/test_report.py", "tests/test_report_tables.py"),
     "flops_fit/tables/rows.py": TABLES,
     "flops_fit/tables/flop_rules.py": (*TABLES, "tests/fitting/test_flop_rules.py"),
-    "flops_fit/fitting/examination.py": FITTING,
-    "flops_fit/fitting/findings.py": FITTING,
-    "flops_fit/fitting/sensitivity.py": FITTING,
-    "flops_fit/fitting/diagnostics.py": FITTING,
+    "flops_fit/fitting/examine/examination.py": FITTING,
+    "flops_fit/fitting/examine/words.py": FITTING,
+    "flops_fit/fitting/examine/sensitivity.py": FITTING,
+    "flops_fit/fitting/examine/diagnostics.py": FITTING,
     "flops_fit/fitting/bootstrap.py": FITTING,
     "flops_fit/fitting/noise.py": FITTING,
+    "flops_fit/settings": ("tests/test_settings.py", "tests/test_planning.py"),
 }
-"""File or folder of flops_fit -> the tests that concern it, of which those that exist are run."""
+"""File or folder of flops_fit -> the tests that concern it."""
 
 SETTINGS = """
 
@@ -98,12 +103,14 @@ def copy_of_checkout() -> Iterator[Path]:
 
 def score(target: str, tests: tuple[str, ...]) -> Score:
     """Plants every fault in turn; prints the survivors."""
+    missing = [test for test in tests if not (ROOT / test).exists()]
+    if missing:
+        raise FileNotFoundError(f"TARGETS names {', '.join(missing)}: name the tests of {target}")
     start = time.perf_counter()
     with copy_of_checkout() as folder:
         only = [target if target.endswith(".py") else f"{target.rstrip('/')}/*.py"]
-        there = [test for test in tests if (folder / test).exists()]
         with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
-            file.write(SETTINGS.format(only=json.dumps(only), tests=json.dumps(there)))
+            file.write(SETTINGS.format(only=json.dumps(only), tests=json.dumps(tests)))
         mutmut(folder, "run", "--max-children", str(WORKERS))
         mutmut(folder, "export-cicd-stats")
         counts = json.loads((folder / "mutants" / "mutmut-cicd-stats.json").read_text())

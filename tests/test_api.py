@@ -94,7 +94,7 @@ def test_every_kind_of_data_is_trained_on_to_the_planned_tokens(sweep, dataset):
     assert [run.id for run in study] == [e.id for e in study.plan.experiments]
     assert len(study) == 6
     for run, experiment in zip(study, study.plan.experiments, strict=True):
-        assert run.status == "done"
+        assert run.status == "completed"
         assert run.num_tokens == experiment.num_tokens
         assert 0 < run.loss < 10
 
@@ -151,12 +151,12 @@ def test_says_why_there_is_no_law(sweep):
 
 
 def test_compute_budgets_are_required():
-    with pytest.raises(TypeError, match="compute_budgets"):
+    with pytest.raises(PlanError, match="compute_budgets"):
         find_optimal(model_cls=Net, model_size_param="width")
 
 
 def test_a_misspelt_argument_is_refused(sweep):
-    with pytest.raises(TypeError, match="learning_rat"):
+    with pytest.raises(ConfigError, match="no setting 'learning_rat': did you mean learning_rate="):
         find_optimal(**sweep, dataset=waves(100), learning_rat=1e-3)
 
 

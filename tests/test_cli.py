@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flops_fit.cli import main
-from flops_fit.cli.dispatch import VERBS, for_hydra
+from flops_fit.cli.verbs import VERBS
+from flops_fit.cli.words import for_hydra
 
 TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 TINY += ["center=10"]
@@ -67,26 +68,27 @@ def test_help_lists_options_shipped_and_the_users_own(folder, capsys):
 
 def test_flags_may_stand_anywhere():
     words = ["model=mlp", "-m", "seed=1,2", "--config-dir", "elsewhere", "budget=smoke"]
-    assert for_hydra("train", words) == [
+    assert for_hydra(VERBS["train"], words) == [
         "-m", "--config-dir", "elsewhere", "model=mlp", "seed=1,2", "budget=smoke",
     ]  # fmt: skip
 
 
 def test_a_budget_to_predict_or_verify_is_no_group_of_configs():
-    assert for_hydra("predict", ["budget=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
-    assert for_hydra("verify", ["budget=1e15"]) == ["target=1e15"]
-    assert for_hydra("train", ["budget=smoke"]) == ["budget=smoke"]
+    assert for_hydra(VERBS["predict"], ["budget=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra(VERBS["verify"], ["budget=1e15"]) == ["target=1e15"]
+    assert for_hydra(VERBS["train"], ["budget=smoke"]) == ["budget=smoke"]
 
 
-def test_lists_may_go_without_brackets_but_not_in_a_multirun():
-    assert for_hydra("plan", ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
-    assert for_hydra("plan", ["budgets=1e15"]) == ["budgets=[1e15]"]
-    assert for_hydra("plan", ["-m", "budgets=1e15,1e16"]) == ["-m", "budgets=1e15,1e16"]
+def test_lists_may_go_without_brackets_and_in_a_multirun_each_is_a_list():
+    assert for_hydra(VERBS["plan"], ["budgets=1e15,1e16"]) == ["budgets=[1e15,1e16]"]
+    assert for_hydra(VERBS["plan"], ["budgets=1e15"]) == ["budgets=[1e15]"]
+    assert for_hydra(VERBS["plan"], ["-m", "budgets=1e15,1e16"])[-1] == "budgets=[1e15],[1e16]"
+    assert for_hydra(VERBS["plan"], ["-m", "budgets=[1,2],3"])[-1] == "budgets=[1,2],[3]"
 
 
 def test_users_own_conf_folder_is_found(folder):
     (folder / "conf").mkdir()
-    assert for_hydra("plan", ["model=net"]) == ["--config-dir", "conf", "model=net"]
+    assert for_hydra(VERBS["plan"], ["model=net"]) == ["--config-dir", "conf", "model=net"]
 
 
 def test_completion_offers_verbs_then_options(capsys, monkeypatch):
@@ -129,9 +131,9 @@ def test_the_whole_chain(folder, capsys):
     assert main(["train", *words]) == 0
     said = capsys.readouterr()
     assert "x top budget" in said.out
-    assert "+15 new, 0 done already" in said.err
+    assert "+15 new, 0 completed already" in said.err
     for run in results(folder).values():
-        assert run["status"] == "done"
+        assert run["status"] == "completed"
         assert run["num_tokens"] == run["planned_tokens"] == run["num_steps"] * run["batch_tokens"]
         half_a_step = 0.5 * run["flops"] / run["num_steps"]
         assert abs(run["flops"] - run["budget"]) <= half_a_step * (1 + 1e-9)
@@ -145,14 +147,14 @@ def test_the_whole_chain(folder, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("outputs/*/runs/*/*.json")}
     assert main(["train", *words]) == 0
-    assert "+0 new, 15 done already" in capsys.readouterr().err
+    assert "+0 new, 15 completed already" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
     gone = next(iter(before))
     loss = json.loads(gone.read_text())["loss"]
     gone.unlink()
     assert main(["train", *words]) == 0
-    assert "+1 new, 14 done already" in capsys.readouterr().err
+    assert "+1 new, 14 completed already" in capsys.readouterr().err
     assert json.loads(gone.read_text())["loss"] == loss
 
     assert main(["predict", "budget=3e9", "json=true"]) == 0
@@ -167,7 +169,10 @@ def test_the_whole_chain(folder, capsys):
     assert verification["error"] == predicted["loss"] / verification["measured"] - 1
     assert verification["num_params"] == pytest.approx(predicted["num_params"], rel=0.1)
     assert main(["verify", *words, "budget=6e8", "optimizer.lr=0.5"]) == 1
-    assert "was trained with other settings for optimizer" in capsys.readouterr().err
+    assert (
+        "was trained with other settings: optimizer.lr is 0.01 there and 0.5 here"
+        in capsys.readouterr().err
+    )
     assert main(["verify", *words]) == 1
     assert "verify needs a budget" in capsys.readouterr().err
 
@@ -177,14 +182,14 @@ def test_the_whole_chain(folder, capsys):
     capsys.readouterr()
     assert main(["status", "json=true"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert status["done"] == status["planned"] == 15
+    assert status["completed"] == status["planned"] == 15
 
 
 def test_added_budget_trains_only_its_own_runs(folder, capsys):
     assert main(["train", *TINY]) == 0
     first = results(folder).keys()
     assert main(["train", *TINY, "budgets=[1e7,3e7,6e7]"]) == 0
-    assert "+3 new, 6 done already" in capsys.readouterr().err
+    assert "+3 new, 6 completed already" in capsys.readouterr().err
     assert first < results(folder).keys()
 
 
@@ -266,7 +271,7 @@ def test_ctrl_c_or_a_polite_kill_and_then_the_same_command(folder, capsys, worke
     done = len(results(folder))
     assert 0 < done < 6
     assert main(words) == 0
-    assert f"+{6 - done} new, {done} done already" in capsys.readouterr().err
+    assert f"+{6 - done} new, {done} completed already" in capsys.readouterr().err
     assert len(results(folder)) == 6
 
 
@@ -281,7 +286,7 @@ def test_kill_9_loses_at_most_the_runs_in_flight(folder, capsys, workers):
     done = results(folder)
     assert 0 < len(done) < 6
     assert main(words) == 0
-    assert f"+{6 - len(done)} new, {len(done)} done already" in capsys.readouterr().err
+    assert f"+{6 - len(done)} new, {len(done)} completed already" in capsys.readouterr().err
     assert done.items() <= results(folder).items()
 
 
@@ -291,4 +296,4 @@ def test_two_processes_on_one_study_share_its_runs(folder):
     both = [start(folder, words) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert [run["status"] for run in results(folder).values()] == ["done"] * 6
+    assert [run["status"] for run in results(folder).values()] == ["completed"] * 6

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from flops_fit.cli import main
-from flops_fit.cli.dispatch import for_hydra
+from flops_fit.cli.verbs import VERBS
+from flops_fit.cli.words import for_hydra
 from flops_fit.command import CommandTrainer
 from flops_fit.errors import ConfigError
 from flops_fit.models import MLP
@@ -145,13 +146,13 @@ def trained(folder: Path, command: str, experiment: Experiment | None = None, **
 
 def test_a_run_holds_what_was_planned_and_the_loss_that_was_written(folder):
     run = trained(folder, writing('{"loss": 2.5}'))
-    assert (run.status, run.loss, run.id, run.error) == ("done", 2.5, "C1e06-N100-0", None)
+    assert (run.status, run.loss, run.id, run.error) == ("completed", 2.5, "C1e06-N100-0", None)
     assert run.num_tokens == run.planned_tokens == 26 * 64
     assert run.num_steps == 26
     assert run.flops == run.flops_formula == 26 * 64 * 600
     assert run.flops_counted == 26 * 64 * 700
     assert 0 < run.wall_time_seconds < 60
-    assert run.is_done
+    assert run.is_completed
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_tokens_that_were_really_trained_count(folder):
 
 
 def test_an_earlier_result_does_not_pass_for_this_one(folder):
-    assert trained(folder, writing('{"loss": 2}')).status == "done"
+    assert trained(folder, writing('{"loss": 2}')).status == "completed"
     run = trained(folder, python("pass"))
     assert run.status == "failed"
     assert "ended well but wrote no" in run.error
@@ -241,7 +242,7 @@ def told(folder: Path, *templates: str, **changes) -> list[str]:
     """What a command gets to see of the templates."""
     code = "import json, sys; json.dump(dict(loss=1, words=sys.argv[2:]), open(sys.argv[1], 'w'))"
     command = python(code, "{run_dir}/result.json", *templates)
-    assert trained(folder, command, an_experiment(**changes)).status == "done"
+    assert trained(folder, command, an_experiment(**changes)).status == "completed"
     return json.loads((folder / "a run/output/result.json").read_text())["words"]
 
 
@@ -330,7 +331,7 @@ def test_the_whole_chain(folder, capsys):
     assert f"{diverges['id']} diverged" in said
     statuses = {run_id: run["status"] for run_id, run in results(folder).items()}
     assert statuses == {
-        **{e["id"]: "done" for e in experiments},
+        **{e["id"]: "completed" for e in experiments},
         exits["id"]: "failed",
         sleeps["id"]: "failed",
         diverges["id"]: "diverged",
@@ -339,10 +340,10 @@ def test_the_whole_chain(folder, capsys):
     for trouble in troubles:
         trouble.unlink()
     assert main(["train", *limited, "draws=100"]) == 0
-    assert f"+2 new, {len(experiments) - 2} done already" in capsys.readouterr().err
+    assert f"+2 new, {len(experiments) - 2} completed already" in capsys.readouterr().err
     assert main(["train", *SWEEP, "retry=diverged", "draws=100", "json=true"]) == 0
     said = capsys.readouterr()
-    assert f"+1 new, {len(experiments) - 1} done already" in said.err
+    assert f"+1 new, {len(experiments) - 1} completed already" in said.err
     assert len((folder / "calls").read_text().splitlines()) == len(experiments) + 3
     surface = json.loads(said.out)["surface"]
     assert surface["alpha"] == pytest.approx(ALPHA, abs=0.02)
@@ -361,7 +362,7 @@ def test_the_whole_chain(folder, capsys):
     capsys.readouterr()
     assert main(["status", "json=true"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert status["done"] == status["planned"] == len(experiments)
+    assert status["completed"] == status["planned"] == len(experiments)
     assert Path(status["study"]).name == "mine"
 
 
@@ -552,9 +553,9 @@ def test_kill_9_and_then_the_same_command(folder, capsys, workers):
     assert main(["train", *SWEEP, "draws=0"]) == 0
     assert not is_alive(pid)
     new = len(experiments) - len(done)
-    assert f"+{new} new, {len(done)} done already" in capsys.readouterr().err
+    assert f"+{new} new, {len(done)} completed already" in capsys.readouterr().err
     assert new >= 1
-    assert [run["status"] for run in results(folder).values()] == ["done"] * len(experiments)
+    assert [run["status"] for run in results(folder).values()] == ["completed"] * len(experiments)
     log = folder / f"outputs/mine/runs/{experiments[-2]['id']}/log.txt"
     assert log.read_text().count("=== flops-fit") == 2
 
@@ -651,4 +652,4 @@ def test_a_script_that_really_trains(folder, capsys):
     ],
 )
 def test_a_command_on_the_command_line_is_plain_text(word, becomes):
-    assert for_hydra("train", [word])[-1] == becomes
+    assert for_hydra(VERBS["train"], [word])[-1] == becomes

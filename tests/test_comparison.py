@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
-from flops_fit.answers.crossing import flops_to_reach
+from flops_fit.answers.crossing import Crossing, flops_to_reach
 from flops_fit.cli import main
 from flops_fit.fitting import IsoflopFit, fit_runs
 from flops_fit.fitting.simulation import simulate_sweep
@@ -199,6 +199,139 @@ def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
     (mark,) = (line for line in axes.lines if line.get_marker() == "o")
     assert mark.get_xdata()[0] == noisy.crossing.flops
     assert mark.get_ydata()[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+
+
+def sides_of_unequal_reach(**options):
+    """A fast sweep up to 1e20 FLOPs, a slow one from 3e18 up to 1e19."""
+    return (
+        side("fast", SURFACE, **options),
+        side("slow", SLOWER, budgets=(3e18, 5e18, 1e19), **options),
+    )
+
+
+def test_extrapolation_begins_where_the_first_of_the_two_ends():
+    fast, slow = sides_of_unequal_reach()
+    for a, b in ((fast, slow), (slow, fast)):
+        comparison = compare_laws(a, b)
+        for row in comparison.rows:
+            assert row.extrapolation == pytest.approx(row.budget / 1e19)
+            needed = row.budget * row.multiplier.value
+            assert row.multiplier_extrapolation == pytest.approx(needed / b.budgets[-1])
+        assert [row.budget for row in comparison.rows[-2:]] == pytest.approx([1e21, 1e22])
+
+
+def test_a_crossing_is_extrapolated_from_the_smaller_top_budget():
+    late = side("late", LATE, budgets=(1e18, 3e18, 1e19))
+    crossing = compare_laws(side("early", EARLY), late).crossing
+    assert crossing.extrapolation == pytest.approx(CROSSING / 1e19, rel=1e-2)
+    assert "times the smaller top budget" in tables.crossing_line(crossing)
+
+
+def test_a_row_names_those_that_were_trained_at_its_budget():
+    trained = {row.budget: row.trained_in for row in compare_laws(*sides_of_unequal_reach()).rows}
+    assert trained[1e18] == ("fast",)
+    assert trained[3e18] == trained[5e18] == trained[1e19] == ("fast", "slow")
+    assert trained[1e20] == ("fast",)
+    assert trained[1e21] == ()
+
+
+def test_each_loss_and_its_interval_are_those_of_its_own_law(noisy):
+    for row in noisy.rows:
+        for contender, estimate in ((noisy.a, row.loss_a), (noisy.b, row.loss_b)):
+            assert estimate.value == pytest.approx(float(contender.law.loss_opt(row.budget)))
+            draws = contender.draws.loss_opt(row.budget)
+            bounds = np.quantile(draws, (0.025, 0.975))
+            assert estimate.intervals["95"] == pytest.approx(tuple(bounds))
+
+
+def test_the_share_of_draws_is_that_in_which_a_has_the_lower_loss():
+    better, worse = (side(n, s, noise=0.002, draws=100) for n, s in (("a", SURFACE), ("b", SLOWER)))
+    assert all(row.share_a_better > 0.9 for row in compare_laws(better, worse).rows[:5])
+    assert all(row.share_a_better < 0.1 for row in compare_laws(worse, better).rows[:5])
+
+
+def test_the_compute_that_b_needs_buys_it_the_loss_of_a(noisy):
+    for row in noisy.rows:
+        needed = row.budget * row.multiplier.value
+        assert float(noisy.b.law.loss_opt(needed)) == pytest.approx(row.loss_a.value, rel=1e-9)
+
+
+def test_the_verdict_gives_the_interval_over_all_budgets_trained_in_both():
+    pair = (side(n, s, noise=0.002, seed=k, draws=200)
+            for k, (n, s) in enumerate((("fast", SURFACE), ("slow", SLOWER))))  # fmt: skip
+    comparison = compare_laws(*pair)
+    bounds = [row.multiplier.intervals["95"] for row in comparison.rows[: len(BUDGETS)]]
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    values = [row.multiplier.value for row in comparison.rows[: len(BUDGETS)]]
+    least, most = (f"{v:.2g}" for v in (min(values), max(values)))
+    times = least if least == most else f"{least} to {most}"
+    assert f"slow needs {times} times the compute of fast" in comparison.verdict
+    assert f"(95%: {low:.3g} to {high:.3g})" in comparison.verdict
+
+
+def test_every_cell_of_the_comparison_stands_under_its_header(noisy):
+    table = tables.comparison_table(noisy)
+    headers = [column.header for column in table.columns]
+    first = [next(iter(column.cells)) for column in table.columns]
+    row, loss, ratio = noisy.rows[0], "{:.4f}".format, "{:.3g}".format
+
+    def dashed(estimate, shown_as):
+        return " - ".join(map(shown_as, estimate.intervals["95"]))
+
+    assert list(zip(headers, first, strict=True)) == [
+        ("budget", "1e+18"),
+        ("x top budget", "0.01"),
+        ("trained in", "A and B"),
+        ("loss A", loss(row.loss_a.value)),
+        ("95%", dashed(row.loss_a, loss)),
+        ("loss B", loss(row.loss_b.value)),
+        ("95%", dashed(row.loss_b, loss)),
+        ("B needs, x", ratio(row.multiplier.value)),
+        ("95%", dashed(row.multiplier, ratio)),
+        ("x top of B", ratio(row.multiplier_extrapolation)),
+    ]
+
+
+def test_the_crossing_is_said_with_its_interval_reach_and_share_of_draws():
+    crossing = Crossing(1.3e20, 1.34, {"95": (1.1e20, np.inf)}, 0.83)
+    assert tables.crossing_line(crossing) == (
+        "the losses cross at 1.3e+20 FLOPs (95%: 1.1e+20 - no limit), 1.34 times the smaller top "
+        "budget; 83% of the draws cross"
+    )
+    below = replace(crossing, intervals={"95": (0.0, 1.5e20)}, share_of_draws=None)
+    assert "(95%: below - 1.5e+20), 1.34 times" in tables.crossing_line(below)
+
+
+def test_flops_counted_in_two_ways_are_warned_about():
+    a, b = side("near", SURFACE), side("other", SURFACE)
+    table = FlopRule((1e8, 1e9), (8e8, 6.5e9))
+    by_table = replace(b, law=replace(b.law, flop_rule=table))
+    warned = "their FLOPs may not mean the same"
+    assert any(warned in text for text in compare_laws(a, by_table).warnings)
+    assert not any(warned in text for text in compare_laws(a, b).warnings)
+
+
+def test_a_loss_that_b_reaches_at_some_budgets_only_is_said_to_need_at_least_so_much():
+    losses = [float(SURFACE.loss_opt(budget, FlopRule.constant())) for budget in BUDGETS[-2:]]
+    floor = replace(SURFACE, E=sum(losses) / 2)  # between what A has at the last two budgets
+    comparison = compare_laws(side("good", SURFACE), side("floor", floor))
+    values = [row.multiplier.value for row in comparison.rows[: len(BUDGETS)]]
+    assert values[-1] is None
+    least, most = (f"{v:.2g}" for v in (values[0], values[-2]))
+    assert f"floor needs at least {least} to {most} times the compute" in comparison.verdict
+
+
+def test_json_of_a_comparison_is_what_was_found(noisy):
+    data = json.loads(json.dumps(noisy.to_json(), allow_nan=False))
+    assert data["schema_version"] == 1
+    assert (data["a"]["name"], data["b"]["name"]) == ("early", "late")
+    for written, row in zip(data["rows"], noisy.rows, strict=True):
+        assert written["trained_in"] == list(row.trained_in)
+        for name in ("loss_a", "loss_b", "multiplier"):
+            estimate = getattr(row, name)
+            assert written[name]["value"] == estimate.value
+            assert written[name]["intervals"]["80"] == list(estimate.intervals["80"])
+    assert data["crossing"]["flops"] == noisy.crossing.flops
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +13,16 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from test_images import cifar10_folder, mnist_folder
 
-import flops_fit
-from flops_fit.building.node import FLOPS, SIZE, Part
-from flops_fit.building.spec import build_study
-from flops_fit.cli.dispatch import VERBS, config_folder
-from flops_fit.cli.schema import (
-    AnswerConfig,
-    ColumnsConfig,
-    CompareConfig,
-    FitConfig,
-    PredictConfig,
-    SweepConfig,
-    register_schemas,
-)
+from flops_fit.api import DEFAULT_FIT, DEFAULT_SELECT
+from flops_fit.building.from_config import build_spec
+from flops_fit.building.node import FLOPS, SIZE
+from flops_fit.cli.schema import register_schemas
+from flops_fit.cli.verbs import VERBS
+from flops_fit.files import shipped_configs
+from flops_fit.settings import ColumnNames, SweepSettings, from_plain
 from flops_fit.store.folder import StudyFolder
 from flops_fit.tables import COMMON_NAMES
 from flops_fit.training.family import SizeSpec
-from flops_fit.training.spec import plan_study
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit", "learning_rate_rule")
 GROUPS += ("batch_rule", "metrics")
@@ -39,7 +31,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "defaults"}
 
 def composed(verb: str, *overrides: str) -> dict:
     register_schemas()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
         config = compose(verb, [*overrides, "study=test"])
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
@@ -48,7 +40,7 @@ def options(*groups: str) -> list[tuple[str, str]]:
     return [
         (group, path.stem)
         for group in groups
-        for path in sorted((config_folder() / group).glob("*.yaml"))
+        for path in sorted((shipped_configs() / group).glob("*.yaml"))
     ]
 
 
@@ -94,15 +86,14 @@ def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
             "sklearn", reason="scikit-learn, which has the digits, is not installed"
         )
     config = composed("plan", f"{group}={option}", *words.get(option, []))
-    spec = build_study(config, {})
-    plan, _ = plan_study(spec, StudyFolder(tmp_path / "study"))
+    spec = build_spec(from_plain(SweepSettings, config), {})
+    plan = spec.prepare(StudyFolder(tmp_path / "study")).plan
     assert len(plan) >= 3
-    assert Part("fit", config["fit"], "fit").build() is not None
 
 
 @pytest.mark.parametrize(("group", "option"), options(*GROUPS, "select"))
 def test_every_leaf_of_an_option_is_an_argument_of_its_target(group, option):
-    node = OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{option}.yaml"))
+    node = OmegaConf.to_container(OmegaConf.load(shipped_configs() / group / f"{option}.yaml"))
     size = node.pop(SIZE, {}) if group == "model" else {}
     node.pop(FLOPS, None)
     assert size.keys() <= inspect.signature(SizeSpec).parameters.keys()
@@ -119,26 +110,15 @@ def targets(node: dict) -> Iterator[tuple[str, set[str]]]:
             yield from targets(value)
 
 
-@pytest.mark.parametrize(
-    "schema", [SweepConfig, AnswerConfig, FitConfig, PredictConfig, CompareConfig]
-)
-def test_every_setting_is_read_by_code(schema):
-    package = Path(flops_fit.__file__).parent
-    read = {key for path in package.rglob("*.py") for key in keys_read(path)}
-    assert inspect.get_annotations(schema).keys() <= read
+def test_the_python_face_means_the_same_methods_where_none_is_named():
+    config = composed("fit")
+    assert Path(config["fit"]["_target_"]).suffix == ".SurfaceFit"
+    for group, option in (("fit", DEFAULT_FIT), ("select", DEFAULT_SELECT)):
+        file = OmegaConf.to_container(OmegaConf.load(shipped_configs() / group / f"{option}.yaml"))
+        assert config[group] == file
 
 
-def keys_read(path: Path) -> Iterator[str]:
-    """`config["key"]` and the names of groups that are looped over."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        match node:
-            case ast.Subscript(value=ast.Name(id="config"), slice=ast.Constant(value=key)):
-                yield key
-            case ast.Assign(targets=[ast.Name(id="GROUPS")], value=names):
-                yield from ast.literal_eval(names)
-
-
-@pytest.mark.parametrize("recipe", sorted((config_folder() / "recipe").glob("*.yaml")))
+@pytest.mark.parametrize("recipe", sorted((shipped_configs() / "recipe").glob("*.yaml")))
 def test_every_leaf_of_a_recipe_is_a_setting(recipe):
     model, _, dataset = recipe.stem.partition("-")
     with_recipe = composed("train", f"model={model}", f"dataset={dataset}")
@@ -162,15 +142,15 @@ def test_the_command_line_wins_over_the_recipe():
 
 
 def test_columns_are_those_of_a_table_of_runs():
-    assert inspect.get_annotations(ColumnsConfig).keys() == COMMON_NAMES.keys()
+    assert inspect.get_annotations(ColumnNames).keys() == COMMON_NAMES.keys()
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_config(verb):
-    assert (config_folder() / f"{verb}.yaml").exists()
+    assert (shipped_configs() / f"{verb}.yaml").exists()
 
 
-@pytest.mark.parametrize("path", sorted(config_folder().rglob("*.yaml")))
+@pytest.mark.parametrize("path", sorted(shipped_configs().rglob("*.yaml")))
 def test_every_file_says_what_it_is(path):
     lines = path.read_text().splitlines()
     comment = lines[1] if lines[0].startswith("# @package") else lines[0]

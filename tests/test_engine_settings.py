@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from flops_fit.cli import main
+from flops_fit.store.folder import StudyFolder
+from flops_fit.training.kernels import KernelPlan
 
 TINY = ["budgets=[1e7,2e7,4e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2"]
 TINY += ["center=10", "workers=1", "draws=0"]
@@ -72,6 +76,27 @@ def test_the_micro_batch_changes_no_id(folder):
     assert {run["micro_batch_size"] for run in runs} == {8}
     assert trained(folder, *words) == runs
     assert len(trained(folder, "budgets=[1e7]")) == 2 * len(runs)
+
+
+def test_the_threads_of_a_study_s_first_training_are_kept_and_the_caller_s_given_back(
+    folder, monkeypatch
+):
+    (folder / "counted_threads.py").write_text(
+        "from collections import Counter\n"
+        "import torch\n"
+        "STEPS = Counter()\n"
+        "def loss(prediction, target):\n"
+        "    STEPS[torch.get_num_threads()] += torch.is_grad_enabled()\n"
+        "    return torch.nn.functional.mse_loss(prediction, target)\n"
+    )
+    before = torch.get_num_threads()
+    study = StudyFolder(folder / "outputs" / folder.name)
+    study.pin({"threads": before + 1, "kernels": KernelPlan().to_json()})
+    runs = trained(folder, "loss._target_=counted_threads.loss", "budgets=[1e7]")
+    steps = importlib.import_module("counted_threads").STEPS
+    assert steps[before + 1] == sum(run["num_steps"] for run in runs) > 0
+    assert torch.get_num_threads() == before
+    assert study.pinned()["threads"] == before + 1
 
 
 def test_fail_fast_ends_with_the_first_failure(folder, capsys):

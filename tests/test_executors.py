@@ -111,7 +111,7 @@ def inline(tmp_path_factory):
 def test_a_killed_worker_takes_only_its_run_with_it(folder, tmp_path, inline):
     """The others come out bit for bit as in one process."""
     runs = trained_by_workers(folder, factory=partial(Mortal, marker=str(tmp_path / "died")))
-    (failed,) = [run for run in runs if run.status != "done"]
+    (failed,) = [run for run in runs if run.status != "completed"]
     assert failed.size.value == 8
     assert "died with exit code -9" in failed.error
     assert len(runs) == 6
@@ -205,4 +205,4 @@ def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path
     with pytest.raises(KeyboardInterrupt):
         workers(chains(plan.experiments), StopOnFile(marker))
     assert time.perf_counter() - started < STOP_SECONDS
-    assert [run.status for run in folder.runs_of(plan)[0]] == ["done"]
+    assert [run.status for run in folder.runs_of(plan)[0]] == ["completed"]

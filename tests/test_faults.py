@@ -56,7 +56,7 @@ class TestMemory:
         for index, micro_batch_size in ((0, None), (1, 8)):
             run = trainer(plan.experiments[index], tmp_path / str(index), Unwatched())
             expected = train(plan.experiments[index], plenty, tmp_path / f"{index} b", Unwatched())
-            assert run.status == "done"
+            assert run.status == "completed"
             assert run.micro_batch_size == micro_batch_size
             assert run.loss == pytest.approx(expected.loss, rel=1e-5)
             assert (run.id, run.num_tokens) == (expected.id, expected.num_tokens)
@@ -98,7 +98,7 @@ class TestMemory:
 
 
 class TestLosses:
-    @pytest.mark.parametrize(("factor", "status"), [(50.0, "diverged"), (2.0, "done")])
+    @pytest.mark.parametrize(("factor", "status"), [(50.0, "diverged"), (2.0, "completed")])
     def test_one_that_explodes_ends_the_run(self, tmp_path, factor, status):
         class Exploding(WatchedLoss):
             def __call__(self, prediction, target):
@@ -117,7 +117,7 @@ class TestLosses:
     def test_a_low_loss_that_wobbles_is_none(self, tmp_path):
         x, y = rows()
         plan, recipe = planned(tmp_path, source=as_source((x, 1e-4 * y)))
-        assert train(plan.experiments[3], recipe, tmp_path, Unwatched()).status == "done"
+        assert train(plan.experiments[3], recipe, tmp_path, Unwatched()).status == "completed"
 
 
 class TestFailures:
@@ -133,7 +133,7 @@ class TestFailures:
         execute = Inline(torch_trainer(recipe, folder), folder, fail_fast)
         runs = train_plan(plan, folder, execute, Unwatched())
         assert len(runs) == num_runs
-        assert [run.status for run in runs[:2]] == ["done", "failed"]
+        assert [run.status for run in runs[:2]] == ["completed", "failed"]
         assert "no such token" in (folder.run_folder(runs[1].id) / "error.txt").read_text()
 
 
@@ -183,7 +183,7 @@ class TestDisk:
         assert (len(kept), problems) == (2, [])
         runs = train_plan(plan, folder, Inline(trainer, folder), Unwatched())
         assert runs[:2] == kept
-        assert all(run.is_done for run in runs)
+        assert all(run.is_completed for run in runs)
 
     def test_a_run_goes_on_without_its_checkpoint(self, tmp_path):
         plan, recipe = planned(tmp_path / "whole")

@@ -1,17 +1,20 @@
 import json
 import math
 import time
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small_study import Net, planned, small_sweep
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.errors import ConfigError
-from flops_fit.models import Transformer
+from flops_fit.models import Transformer, ViT
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
 from flops_fit.models.transformer import causal_attention, rms_norm
+from flops_fit.store.protocols import Unwatched
 from flops_fit.training.kernel_choice import (
     Trial,
     fastest,
@@ -24,12 +27,12 @@ from flops_fit.training.kernel_choice import (
 from flops_fit.training.kernels import (
     EXACT_ERROR,
     KernelPlan,
-    attention_in_force,
     in_force,
     keep_freed_memory,
     plans_for,
     product_error,
 )
+from flops_fit.training.trainer import train
 
 CPU = torch.device("cpu")
 MKL_BLOCKS, MKL_FUSED = KernelPlan("default", "blocks"), KernelPlan("default", "fused")
@@ -107,12 +110,10 @@ def test_rms_norm_keeps_the_type_and_counts_no_flops():
 def test_a_plan_is_in_force_until_its_block_ends():
     before = torch.backends.mkldnn.matmul.fp32_precision
     with in_force(KernelPlan("onednn", "fused")):
-        assert attention_in_force() == "fused"
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-        with in_force(MKL_BLOCKS):
-            assert attention_in_force() == "blocks"
-        assert attention_in_force() == "fused"
-    assert attention_in_force() == "blocks"
+        with in_force(KernelPlan("tf32", "fused")):
+            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
@@ -125,7 +126,6 @@ def test_an_error_ends_the_plan_too():
 
     with pytest.raises(KeyError):
         fail()
-    assert attention_in_force() == "blocks"
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
@@ -220,6 +220,7 @@ def losses_of_transformer(plan):
     """Of three steps; the first two leave the layers' zero weights behind."""
     torch.manual_seed(0)
     model = Transformer(16, vocab_size=64, context_length=100)
+    model.use_attention_kernel(plan.attention)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     tokens = torch.randint(64, (4, 100), generator=torch.Generator().manual_seed(0))
     losses = []
@@ -240,17 +241,60 @@ def test_a_transformer_learns_the_same_with_every_exact_plan(plan):
     assert losses_of_transformer(plan) == pytest.approx(losses_of_transformer(MKL_BLOCKS), rel=1e-5)
 
 
+class FusedCalls(TorchFunctionMode):
+    """Counts the calls of torch's fused attention."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is F.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("attention", "calls"), [("blocks", 0), ("fused", 2)])
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (Transformer(16, vocab_size=8, context_length=8), torch.zeros(1, 8, dtype=torch.long)),
+        (ViT(16, image_size=8, patch_size=4, channels=1, num_classes=3), torch.zeros(1, 1, 8, 8)),
+    ],
+    ids=["transformer", "vit"],
+)
+def test_models_attend_as_they_are_told(model, batch, attention, calls):
+    model.use_attention_kernel(attention)
+    with FusedCalls() as fused:
+        model(batch)
+    assert fused.count == calls
+
+
+class ToldNet(Net):
+    told: ClassVar[list[str]] = []
+
+    def use_attention_kernel(self, name):
+        ToldNet.told.append(name)
+
+
+@pytest.mark.parametrize("attention", ["blocks", "fused"])
+def test_a_run_tells_its_model_the_attention_of_the_study(tmp_path, attention):
+    plan, recipe = planned(tmp_path, factory=ToldNet, kernels=KernelPlan(attention=attention))
+    ToldNet.told.clear()
+    train(plan.experiments[0], recipe, tmp_path, Unwatched())
+    assert ToldNet.told == [attention]
+
+
 def trial(num_steps, seconds, loss=lambda plan: 1.0):
-    """Steps that work as long, and lose as much, as is said for the plan in force."""
+    """Steps that work as long, and lose as much, as is said for their plan."""
 
-    def step():
-        plan = MKL_FUSED if attention_in_force() == "fused" else MKL_BLOCKS
-        end = time.process_time() + seconds[plan]
-        while time.process_time() < end:
-            pass
-        return loss(plan)
+    def start(plan):
+        def step():
+            end = time.process_time() + seconds[plan]
+            while time.process_time() < end:
+                pass
+            return loss(plan)
 
-    return Trial(lambda: step, num_steps)
+        return step
+
+    return Trial(start, num_steps)
 
 
 SHORT, LONG = 0.001, 0.01

@@ -82,7 +82,7 @@ def test_exponents_of_the_optima_sum_to_one():
     assert CHINCHILLA.a == pytest.approx(0.28 / 0.62)
 
 
-def test_tokens_to_reach_a_loss_reach_it_and_none_where_the_size_cannot():
+def test_tokens_to_reach_a_loss_reach_it_and_no_number_does_where_the_size_cannot():
     tokens = CHINCHILLA.tokens_to_reach(2.5, 1e9)
     assert CHINCHILLA(1e9, tokens) == pytest.approx(2.5)
-    assert CHINCHILLA.tokens_to_reach(1.9, 1e6) is None
+    assert CHINCHILLA.tokens_to_reach(1.9, 1e6) == np.inf

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from flops_fit.answers.optimal_run import KnownSizes, Rules, note_on_size, optimal_experiment
+from flops_fit.answers.optimal_run import KnownSizes, note_on_size, optimal_experiment
 from flops_fit.cli import main
 from flops_fit.errors import PlanError
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan, Size
-from flops_fit.plan.rules import PowerRule
+from flops_fit.plan.rules import PowerRule, Rules
 from flops_fit.plan.run import Run
+from flops_fit.settings import SweepSettings, stored
 from flops_fit.store.folder import StudyFolder
 
 SIX = FlopRule.constant()
@@ -54,7 +55,9 @@ def experiment(width: int, budget: float, **changes) -> Experiment:
 def plan(widths=(8, 16, 32, 64), budgets=(1e9,), size=None, **changes) -> Plan:
     size = {"name": "width", "min": 4, "max": 4096, "multiple_of": 4} if size is None else size
     experiments = tuple(experiment(w, b, **changes) for b in budgets for w in widths)
-    return Plan(experiments, SIX, study="net", settings={"model": {"size": size}})
+    return Plan(
+        experiments, SIX, study="net", settings=stored(SweepSettings, {"model": {"size": size}})
+    )
 
 
 def prediction(num_params: float, budget: float) -> Prediction:
@@ -108,7 +111,7 @@ def test_of_whole_shapes_only_the_planned_ones_are_known():
 
 def test_sizes_that_a_command_lists_are_all_known():
     listed = [{"size": w, "num_params": params(w)} for w in (16, 256, 512)]
-    study = replace(plan(), settings={"trainer": {"sizes": listed}})
+    study = replace(plan(), settings=stored(SweepSettings, {"trainer": {"sizes": listed}}))
     assert KnownSizes.of(study).nearest(params(300)).size.value == 256
 
 
@@ -147,7 +150,9 @@ def study(tmp_path: Path, monkeypatch, capsys) -> StudyFolder:
     folder = StudyFolder(tmp_path / "outputs/mlp-toy")
     for e in folder.read_plan().experiments:
         loss = float(SURFACE(e.num_params, e.num_tokens))
-        run = Run(e.id, "done", e.num_params, e.num_tokens, e.flops, loss, e.budget, size=e.size)
+        run = Run(
+            e.id, "completed", e.num_params, e.num_tokens, e.flops, loss, e.budget, size=e.size
+        )
         folder.write_run(run)
     folder.pin({"precision": "fp32", "held_out_samples": 77})
     assert main(["fit", "draws=50"]) == 0
@@ -171,7 +176,7 @@ def test_predict_writes_a_config_that_composes_to_the_studys_own_settings(study,
     assert run["learning_rate"] == 0.02
     config, settings = composed(run["command"], capsys), study.read_plan().settings
     for group in ("model", "dataset", "loss", "optimizer", "schedule"):
-        assert config[group] == settings[group]
+        assert config[group] == getattr(settings, group)
     assert config["budgets"] == [1e11]
     assert config["sizes"] == [run["size"]["value"]]
     assert config["batch_size"] == run["batch_size"] == 4
@@ -207,7 +212,7 @@ def test_choices_of_the_sweep_leave_nothing_behind_in_the_config(study, tmp_path
     mine = StudyFolder(tmp_path / "outputs/mine")
     for e in mine.read_plan().experiments:
         loss = float(SURFACE(e.num_params, e.num_tokens))
-        mine.write_run(Run(e.id, "done", e.num_params, e.num_tokens, e.flops, loss, e.budget))
+        mine.write_run(Run(e.id, "completed", e.num_params, e.num_tokens, e.flops, loss, e.budget))
     assert main(["fit", "study=mine", "draws=0"]) == 0
     capsys.readouterr()
     assert main(["predict", "study=mine", "budget=1e11", "json=true"]) == 0
@@ -215,6 +220,26 @@ def test_choices_of_the_sweep_leave_nothing_behind_in_the_config(study, tmp_path
     config = composed(answer["optimal_run"]["command"], capsys)
     assert set(config["model"]) == {"_target_", "size", "act"}
     assert config["model"]["act"] == "gelu"
+
+
+def test_of_a_study_of_several_seeds_the_optimum_is_one_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", *WORDS, "seeds=2", "study=twice"]) == 0
+    folder = StudyFolder(tmp_path / "outputs/twice")
+    for e in folder.read_plan().experiments:
+        loss = float(SURFACE(e.num_params, e.num_tokens)) + 1e-3 * e.seed
+        folder.write_run(
+            Run(e.id, "completed", e.num_params, e.num_tokens, e.flops, loss, e.budget, seed=e.seed)
+        )
+    assert main(["fit", "study=twice", "draws=0"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "study=twice", "budget=1e11", "json=true"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
+    _, _, *words = shlex.split(answer["optimal_run"]["command"])
+    assert main(["plan", *words, "json=true"]) == 0
+    (experiment,) = json.loads(capsys.readouterr().out)["experiments"]
+    assert experiment["num_params"] == answer["optimal_run"]["num_params"]
+    assert experiment["num_steps"] == answer["optimal_run"]["num_steps"]
 
 
 def test_a_budget_beyond_the_model_is_answered_without_a_config(study, capsys):
@@ -249,7 +274,7 @@ def test_the_printed_command_trains_the_predicted_optimum(tmp_path, monkeypatch,
     assert main(shlex.split(promised["command"])[1:]) == 0
     (result,) = tmp_path.glob("outputs/mlp-toy-optimum/runs/*/result.json")
     run = json.loads(result.read_text())
-    assert run["status"] == "done"
+    assert run["status"] == "completed"
     assert run["size"]["value"] == promised["size"]["value"]
     assert run["num_params"] == promised["num_params"]
     assert run["num_steps"] == promised["num_steps"]

@@ -11,7 +11,10 @@ from flops_fit.errors import PlanError, StudyError
 from flops_fit.plan.experiment import ModelSize, Plan, Size
 from flops_fit.plan.flops import CountedFlops, FormulaFlops
 from flops_fit.plan.ids import with_ids
+from flops_fit.plan.rules import PowerRule
 from flops_fit.plan.sweep import DataShape, Sweep, held_out_samples, plan_sweep
+from flops_fit.plan.trunks import SharedTrunks
+from flops_fit.settings import SweepSettings, stored
 
 ENDLESS = DataShape(tokens_per_sample=1, unique_samples=None)
 
@@ -268,10 +271,38 @@ class TestIds:
             lambda: ids(plan(1e15, flops=FormulaFlops(5))),
             lambda: ids(plan(1e15, family=Square(2.0), flops=CountedFlops())),
             lambda: ids(plan(1e15 + 1)),
+            lambda: ids(plan(1e15, data_seed=1)),
+            lambda: ids(plan(1e15, learning_rate=PowerRule(0.01))),
+            lambda: ids(plan(1e15, trunks=SharedTrunks(0.05, 0.2))),
         ],
     )
     def test_whatever_decides_the_result_changes_all_of_them(self, other):
         assert not set(other()) & set(ids(plan(1e15)))
+
+    @pytest.mark.parametrize(
+        ("knobs", "others"),
+        [
+            ({"learning_rate": PowerRule(0.01)}, {"learning_rate": PowerRule(0.02)}),
+            ({"trunks": SharedTrunks(0.05, 0.2)}, {"trunks": SharedTrunks(0.1, 0.2)}),
+            ({"trunks": SharedTrunks(0.05, 0.2)}, {"trunks": SharedTrunks(0.05, 0.3)}),
+        ],
+        ids=["rate", "warm-up", "cooldown"],
+    )
+    def test_another_rate_or_phase_of_the_schedule_makes_other_runs(self, knobs, others):
+        one, other = plan(1e15, 1e16, **knobs), plan(1e15, 1e16, **others)
+        assert [(e.size, e.num_steps) for e in one.experiments] == [
+            (e.size, e.num_steps) for e in other.experiments
+        ]
+        assert not set(ids(one)) & set(ids(other))
+
+    def test_what_only_the_end_of_a_run_knows_leaves_its_trunk(self):
+        def trunks(warmup, cooldown):
+            planned = plan(1e15, 1e16, sizes=(800,), trunks=SharedTrunks(warmup, cooldown))
+            return {e.trunk for e in with_ids(planned, {}).experiments}
+
+        assert len(trunks(0.05, 0.2)) == 1
+        assert trunks(0.05, 0.2) == trunks(0.05, 0.3)
+        assert not trunks(0.05, 0.2) & trunks(0.1, 0.2)
 
 
 class TestJson:
@@ -279,7 +310,8 @@ class TestJson:
     def test_a_plan_comes_back_as_it_was(self, flops):
         planned = plan(1e9, 1e15, flops=flops, family=Square(2.0), data=DataShape(4, 10**12))
         planned = with_ids(
-            replace(planned, study="mlp-toy", settings={"lr": 0.01, "sizes": None}), {"lr": 0.01}
+            replace(planned, study="mlp-toy", settings=stored(SweepSettings, {"budgets": [1e9]})),
+            {"lr": 0.01},
         )
         assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
 

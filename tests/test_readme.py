@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,27 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+STUDIES = Path(__file__).parent / "assets" / "studies"
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
-EXPECTED = ["Plan(14 experiments, 2 budgets", "Prediction(", "interrupted\n6 runs, 6 done"]
+EXPECTED = [
+    "Plan(14 experiments, 2 budgets",
+    "Prediction(",
+    "Study mlp-toy: 11 runs",
+    "interrupted\n6 runs, 6 completed",
+]
 
 
-def test_there_are_three_examples():
+def test_every_example_is_run():
     assert len(PYTHON) == len(EXPECTED)
 
 
 @pytest.mark.parametrize(("code", "expected"), list(zip(PYTHON, EXPECTED, strict=True)))
 def test_python_example(code, expected, tmp_path):
+    shutil.copytree(STUDIES / "toy", tmp_path / "outputs/mlp-toy", symlinks=True)
+    (runs,) = STUDIES.glob("toy/plans/*/runs.csv")
+    table = runs.read_text(encoding="utf-8").replace(",loss,", ",val_loss,", 1)
+    (tmp_path / "runs.csv").write_text(table, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )

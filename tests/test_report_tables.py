@@ -68,13 +68,13 @@ class TestPlan:
 
 def test_runs_stand_beside_what_was_planned():
     done = Run(
-        "x", "done", 100, 20_000, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.04
+        "x", "completed", 100, 20_000, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.04
     )
     failed = replace(done, id="y", status="failed", loss=None, wall_time_seconds=None)
     table = tables.runs_table(PLAN, {"x": done, "y": failed})
     assert headers(table) == ["run", "budget", "width", "status", "loss", "seconds"]
     assert rows(table) == [
-        ["x", "1e+09", "8", "done", "0.2500", "2.0"],
+        ["x", "1e+09", "8", "completed", "0.2500", "2.0"],
         ["y", "1e+09", "16", "failed", "", ""],
         ["z", "3e+09", "16", "missing", "", ""],
     ]

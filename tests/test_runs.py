@@ -43,8 +43,8 @@ def experiment(name="C1e9-N100-000000000000", **changes):
     return replace(planned, **changes)
 
 
-def done_run(planned=None, **changes):
-    run = ended_run(planned or experiment(), "done", None, num_steps=50)
+def completed_run(planned=None, **changes):
+    run = ended_run(planned or experiment(), "completed", None, num_steps=50)
     return replace(run, **{"loss": 0.5, "wall_time_seconds": 1.0, **changes})
 
 
@@ -67,7 +67,7 @@ class TestRun:
     @pytest.mark.parametrize("value", [8, 0.5, {"width": 8, "depth": 2}])
     def test_comes_back_from_disk_as_it_was(self, folder, value):
         planned = experiment(size=Size("width", value), flops_per_token_counted=700.5)
-        run = done_run(planned, loss=0.1 + 0.2, flops_counted=1 / 3, versions={"torch": "2.9"})
+        run = completed_run(planned, loss=0.1 + 0.2, flops_counted=1 / 3, versions={"torch": "2.9"})
         folder.write_run(run)
         assert folder.read_run(run.id) == run
 
@@ -83,16 +83,26 @@ class TestRun:
         assert run.flops == 20 * 32 * 600
         assert run.loss is None
 
+    def test_a_finished_one_is_called_completed_in_its_file(self, folder):
+        run = completed_run()
+        folder.write_run(run)
+        assert json.loads(result_path(folder, run.id).read_text())["status"] == "completed"
+        assert (run.status, f"{run.status}") == ("completed", "completed")
+
+    def test_the_earlier_word_for_it_is_read(self):
+        run = completed_run()
+        assert Run.from_json({**run.to_json(), "status": "done"}) == run
+
     def test_keys_of_later_versions_are_passed_over(self):
-        run = done_run()
+        run = completed_run()
         assert Run.from_json({**run.to_json(), "colour": "red"}) == run
 
     def test_another_schema_version_is_refused(self):
         with pytest.raises(StudyError, match=r"result.json has schema version 99.*reads 1"):
-            Run.from_json({**done_run().to_json(), "schema_version": 99})
+            Run.from_json({**completed_run().to_json(), "schema_version": 99})
 
     @pytest.mark.parametrize(
-        ("changes", "is_done", "is_settled"),
+        ("changes", "is_completed", "is_settled"),
         [
             ({}, True, True),
             ({"loss": None}, False, False),
@@ -101,9 +111,9 @@ class TestRun:
             ({"status": "diverged", "loss": None}, False, True),
         ],
     )
-    def test_is_done_only_with_a_loss_that_took_time(self, changes, is_done, is_settled):
-        run = done_run(**changes)
-        assert (run.is_done, run.is_settled) == (is_done, is_settled)
+    def test_is_completed_only_with_a_loss_that_took_time(self, changes, is_completed, is_settled):
+        run = completed_run(**changes)
+        assert (run.is_completed, run.is_settled) == (is_completed, is_settled)
 
 
 class TestWhatIsMissing:
@@ -112,12 +122,12 @@ class TestWhatIsMissing:
         assert folder.runs_of(plan) == ([], [])
         assert not folder.has_runs
 
-    def test_all_but_what_is_done_or_diverged(self, folder, plan):
+    def test_all_but_what_is_completed_or_diverged(self, folder, plan):
         first, second, third, fourth = plan.experiments
-        folder.write_run(done_run(first))
+        folder.write_run(completed_run(first))
         folder.write_run(ended_run(second, "diverged", "loss nan at step 3"))
         folder.write_run(ended_run(third, "failed", "OSError"))
-        folder.write_run(done_run(fourth, loss=None))
+        folder.write_run(completed_run(fourth, loss=None))
         assert folder.missing(plan) == [third, fourth]
         assert folder.missing(plan, retry=["diverged"]) == [second, third, fourth]
         assert [run.id for run in folder.runs_of(plan)[0]] == [e.id for e in plan.experiments]
@@ -130,7 +140,7 @@ class TestWhatIsMissing:
             '{"id": "C1e9',
             "[]",
             "null",
-            '"done"',
+            '"completed"',
             "\x00\x00",
             '{"schema_version": 1}',
             '{"schema_version": 7}',
@@ -140,7 +150,7 @@ class TestWhatIsMissing:
     def test_an_unreadable_result_is_reported_and_missing(self, folder, plan, content):
         broken, *others = plan.experiments
         for e in others:
-            folder.write_run(done_run(e))
+            folder.write_run(completed_run(e))
         path = result_path(folder, broken.id)
         path.parent.mkdir(parents=True)
         path.write_text(content)
@@ -161,7 +171,7 @@ class TestWhatIsMissing:
 
     def test_setting_aside_loses_nothing(self, folder, plan):
         for e in plan.experiments[:2]:
-            folder.write_run(done_run(e))
+            folder.write_run(completed_run(e))
         folder.set_aside(plan)
         assert folder.missing(plan) == list(plan.experiments)
         kept = [json.loads(p.read_text())["id"] for p in folder.path.rglob("result.json")]
@@ -171,7 +181,7 @@ class TestWhatIsMissing:
 class TestWriting:
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_what_json_cannot_say_leaves_the_old_file(self, folder, bad):
-        good = done_run()
+        good = completed_run()
         folder.write_run(good)
         with pytest.raises(ValueError):
             folder.write_run(replace(good, loss=bad))

@@ -418,4 +418,4 @@ def test_a_ladder_of_depths_and_widths_is_planned_and_trained(tmp_path, monkeypa
         in_matrices = 12 * shape["depth"] * shape["width"] ** 2 + 256 * shape["width"]
         assert run["num_params"] == in_matrices
         assert run["num_tokens"] == run["num_steps"] * 8 * 16
-        assert run["status"] == "done"
+        assert run["status"] == "completed"

@@ -198,7 +198,7 @@ class TestMetrics:
     def test_one_that_is_no_number_is_left_out(self, tmp_path):
         run = trained(tmp_path, metrics={"bad": lambda p, t: float("nan"), "good": F.l1_loss})
         assert set(run.metrics) == {"good"}
-        assert run.is_done
+        assert run.is_completed
 
 
 class TestSeeds:

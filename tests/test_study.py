@@ -1,4 +1,6 @@
 import json
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,13 +26,15 @@ from flops_fit import find_optimal
 from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.learning.schedules import WSD
+from flops_fit.learning.schedules import WSD, Cosine
 from flops_fit.plan.flops import CountedFlops
 from flops_fit.plan.run import ended_run
 from flops_fit.plan.trunks import chains
 from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
+from flops_fit.study.fits import FittedStudy
+from flops_fit.study.runs import Runs
 from flops_fit.study.study import Study
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.kernels import KernelPlan
@@ -104,7 +108,7 @@ class TestTraining:
         assert [run.id for run in runs] == [e.id for e in plan.experiments]
         assert [run.num_tokens for run in runs] == [e.num_tokens for e in plan.experiments]
         assert steps == sum(e.num_steps for e in plan.experiments)
-        assert all(run.is_done for run in runs)
+        assert all(run.is_completed for run in runs)
         assert watcher.runs == runs == [folder.read_run(run.id) for run in runs]
         assert folder.missing(plan) == []
 
@@ -143,12 +147,12 @@ class TestTraining:
 
     def test_divergence_is_final_unless_tried_again(self, folder, continued):
         runs, _ = continued(at=30, act=lambda loss: loss * torch.nan)
-        statuses = ["diverged", *["done"] * 5]
+        statuses = ["diverged", *["completed"] * 5]
         assert [run.status for run in runs] == statuses
         again, steps = continued()
         assert ([run.status for run in again], steps) == (statuses, 0)
         again, steps = continued(retry=["diverged"])
-        assert [run.status for run in again] == ["done"] * 6
+        assert [run.status for run in again] == ["completed"] * 6
         assert steps == again[0].num_steps
 
     def test_divergence_that_stays_is_tried_once(self, continued):
@@ -163,7 +167,7 @@ class TestTraining:
             raise LookupError("no such token")
 
         runs, _ = continued(at=100, act=fail)  # in the second run
-        assert [run.status for run in runs] == ["done", "failed", *["done"] * 4]
+        assert [run.status for run in runs] == ["completed", "failed", *["completed"] * 4]
         assert runs[1].error == "LookupError: no such token"
         assert runs[1].loss is None
         told = folder.run_folder(runs[1].id) / "error.txt"
@@ -171,7 +175,7 @@ class TestTraining:
         assert 'raise LookupError("no such token")' in told.read_text()
 
         again, steps = continued()
-        assert [run.status for run in again] == ["done"] * 6
+        assert [run.status for run in again] == ["completed"] * 6
         assert steps == again[1].num_steps
         assert not told.exists()
 
@@ -195,9 +199,9 @@ class TestTraining:
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"half a file")
         runs, _ = continued()
-        assert [run.status for run in runs] == ["failed", *["done"] * 5]
+        assert [run.status for run in runs] == ["failed", *["completed"] * 5]
         runs, _ = continued()
-        assert [run.status for run in runs] == ["done"] * 6
+        assert [run.status for run in runs] == ["completed"] * 6
 
 
 class TestSweepsThatGrow:
@@ -276,7 +280,7 @@ class TestTwoProcesses:
                 holder.wait()
 
         runs, steps = continued(Watching(kill_at_last))
-        assert all(run.is_done for run in runs)
+        assert all(run.is_completed for run in runs)
         assert steps == total_steps(runs)
 
     def test_a_run_that_another_one_finishes_is_waited_for(
@@ -436,9 +440,28 @@ class TestPlanning:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
+HINTS = {
+    "model": "conf/model/net.yaml",
+    "optimizer": "conf/optimizer/mine.yaml sets optimizer.lr=x",
+    "schedule": "conf/schedule/mine.yaml",
+    "metrics.off": "conf/metrics/mine.yaml",
+}
+
+
+class RatelessSGD(torch.optim.SGD):
+    def __init__(self, groups):
+        super().__init__(groups)
+        for group in self.param_groups:
+            del group["lr"]
+
+
+def float_mse(prediction, target):
+    return F.mse_loss(prediction, target.float())
+
+
 class TestWhatDoesNotFit:
     def fails(self, tmp_path, **changes):
-        spec = small_spec(hint="\n  conf/model/net.yaml", **changes)
+        spec = small_spec(hints=HINTS, **changes)
         with pytest.raises(ConfigError) as caught:
             plan_study(spec, StudyFolder(tmp_path))
         return str(caught.value)
@@ -466,6 +489,58 @@ class TestWhatDoesNotFit:
         message = self.fails(tmp_path, loss=lambda p, t: F.mse_loss(p.detach(), t))
         assert "doesn't depend on the model's parameters" in message
 
+    @pytest.mark.parametrize(
+        ("optimizer", "said"),
+        [
+            (partial(torch.optim.AdamW, lr="fast"), "AdamW(lr='fast') can't be built for the mod"),
+            (partial(torch.optim.SGD, lr=-1.0), "SGD(lr=-1.0) can't be built"),
+            (partial(torch.optim.SGD, lr=0.1, momentum="much"), "momentum='much') can't be built"),
+            (partial(torch.optim.SGD, lr=math.inf), "SGD(lr=inf) has the learning rate inf"),
+            (partial(torch.optim.SGD, lr=0.0), "the learning rate 0: it must be finite and above"),
+            (lambda groups: None, "gives NoneType, expected a torch.optim.Optimizer"),
+            (RatelessSGD, "RatelessSGD has no learning rate `lr` in its first group"),
+        ],
+    )
+    def test_an_optimizer_that_cannot_be(self, tmp_path, optimizer, said):
+        message = self.fails(tmp_path, optimizer=optimizer)
+        assert said in message
+        assert message.endswith("\n  conf/optimizer/mine.yaml sets optimizer.lr=x")
+
+    @pytest.mark.parametrize(
+        ("schedule", "said"),
+        [
+            (lambda progress: "high", "after 1% of a run no factor that is a number: TypeError"),
+            (lambda progress: 1 / (1 - progress), "after 100% of a run no factor.*ZeroDivision"),
+            (lambda progress: math.nan, "after 1% of a run the factor nan: it must be a finite"),
+            (Cosine, "no factor that is a number"),
+        ],
+    )
+    def test_a_schedule_that_gives_no_factor(self, tmp_path, schedule, said):
+        message = self.fails(tmp_path, schedule=schedule)
+        assert re.search(said, message)
+        assert message.endswith("\n  conf/schedule/mine.yaml")
+
+    @pytest.mark.parametrize(
+        ("metric", "said"),
+        [
+            (nn.L1Loss(reduction="none"), "metric off returns a tensor (16, 1) float32, expected"),
+            (lambda p, t: "good", "metric off returns str, expected one number"),
+            (F.cross_entropy, "metric off can't compare the model's output (16, 1) float32"),
+        ],
+    )
+    def test_a_metric_that_measures_nothing(self, tmp_path, metric, said):
+        source = as_source((X, torch.ones(400, 1, dtype=torch.long)))
+        message = self.fails(tmp_path, source=source, loss=float_mse, metrics={"off": metric})
+        assert said in message
+        assert message.endswith("\n  conf/metrics/mine.yaml")
+
+    def test_metrics_of_other_kinds_of_numbers_do(self, tmp_path):
+        kinds = (float, lambda loss: loss.reshape(1), lambda loss: loss.numpy())
+        metrics = {
+            str(i): lambda p, t, as_=as_: as_(F.l1_loss(p, t)) for i, as_ in enumerate(kinds)
+        }
+        planned(tmp_path, metrics=metrics)
+
     @pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
     def test_a_device_that_is_not_there(self, name):
         with pytest.raises(ConfigError, match=f"device '{name}' can't be used here"):
@@ -479,7 +554,7 @@ class TestWhatDoesNotFit:
 def test_a_study_without_a_law_says_why(folder):
     plan, _ = planned(folder.path)
     runs = tuple(ended_run(e, "failed", "no luck") for e in plan.experiments)
-    study = Study(plan, runs, None, "0 runs are done", folder)
+    study = Study(FittedStudy(folder, plan, Runs(runs), None, "0 runs are done"))
     assert (len(study), list(study)) == (6, list(runs))
     with pytest.raises(StudyError, match="no law to predict with: 0 runs are done"):
         study.predict(1e9)

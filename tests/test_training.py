@@ -1,5 +1,6 @@
 import json
 import math
+import random
 import statistics
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.laws import FORWARD_SHARE
+from flops_fit.learning.losses import cross_entropy
 from flops_fit.learning.optimizers import Muon
 from flops_fit.learning.schedules import WSD, Constant, Cosine, Linear
-from flops_fit.models import MLP
+from flops_fit.models import MLP, Transformer
 from flops_fit.plan.experiment import Experiment, Size
+from flops_fit.plan.rules import PowerRule
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.curve import HELD_OUT_POINTS, HELD_OUT_SHARE, CurvePlan
 from flops_fit.training.trainer import train
@@ -33,6 +37,12 @@ EXPERIMENT = Experiment(
     unique_tokens=None, seed=0,
 )  # fmt: skip
 deep_mlp = partial(MLP, in_features=4, depth=3)
+
+
+def token_source():
+    """Sequences of 8 of 8 tokens, each the next one's target."""
+    tokens = torch.randint(8, (640, 9), generator=torch.Generator().manual_seed(0))
+    return as_source((tokens[:, :-1], tokens[:, 1:]), tokens_per_sample=8)
 
 
 class CountingNet(Net):
@@ -54,6 +64,28 @@ class RecordingSGD(torch.optim.SGD):
     def step(self, closure=None):
         self.rates.append([group["lr"] for group in self.param_groups])
         return super().step(closure)
+
+
+DRAWS = {
+    "torch": lambda: torch.rand(()).item(),
+    "numpy": np.random.rand,
+    "python": random.random,
+}
+
+
+class DrawnNet(Net):
+    """Its weights are drawn, and its inputs shifted, by `draw`."""
+
+    def __init__(self, width, draw):
+        super().__init__(width, dropout=0.0)
+        self.draw = draw
+        with torch.no_grad():
+            for parameter in self.parameters():
+                values = [draw() - 0.5 for _ in range(parameter.numel())]
+                parameter.copy_(torch.tensor(values).view_as(parameter))
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * self.draw())
 
 
 class Keep:
@@ -140,6 +172,23 @@ class TestWhatIsTrained:
         other = study(folder="c", sweep=small_sweep(seed=1))
         assert other.loss != first.loss
 
+    @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+    def test_what_a_model_draws_follows_from_the_seed_whatever_the_caller_drew(
+        self, tmp_path, draw
+    ):
+        """From each of the three global generators, which go on as if nothing had been drawn."""
+        plan, recipe = planned(tmp_path, factory=partial(DrawnNet, draw=draw))
+        (first, *_), losses = plan.experiments, []
+        for number, experiment in enumerate((first, first, replace(first, seed=1))):
+            for start in (torch.manual_seed, np.random.seed, random.seed):
+                start(number)
+            expected = draw()
+            for start in (torch.manual_seed, np.random.seed, random.seed):
+                start(number)
+            losses.append(train(experiment, recipe, tmp_path / f"{number}", Unwatched()).loss)
+            assert draw() == expected
+        assert losses[0] == losses[1] != losses[2]
+
     def test_bf16_is_near_fp32_but_not_the_same(self, study):
         fp32 = study(folder="a", precision="fp32")
         bf16 = study(folder="b", precision="bf16")
@@ -188,8 +237,8 @@ class TestHeldOutLoss:
 class TestRecord:
     def test_says_how_and_on_what(self, study):
         run = study(3)
-        assert (run.status, run.error) == ("done", None)
-        assert run.is_done
+        assert (run.status, run.error) == ("completed", None)
+        assert run.is_completed
         assert run.wall_time_seconds > 0
         assert run.tokens_per_second >= run.num_tokens / run.wall_time_seconds
         assert run.peak_memory_bytes > 10**7
@@ -197,6 +246,32 @@ class TestRecord:
         assert run.versions["torch"] == torch.__version__
         assert run.flops_counted == pytest.approx(run.num_tokens * (4 * 16 + 6 * 4))
         json.dumps(run.to_json(), allow_nan=False)
+
+    @pytest.mark.parametrize(
+        ("optimizer", "rule", "expected"),
+        [
+            (partial(torch.optim.AdamW, lr=0.02), None, 0.02),
+            (partial(torch.optim.SGD, lr=0.3, momentum=0.9), None, 0.3),
+            (partial(Muon, lr=0.02, adamw_lr=0.01), None, 0.02),
+            (partial(torch.optim.AdamW, lr=0.02), PowerRule(0.004), 0.004),
+            (partial(Muon, lr=0.02, adamw_lr=0.01), PowerRule(0.004), 0.004),
+        ],
+        ids=["adamw", "sgd", "muon", "rule", "muon with a rule"],
+    )
+    def test_the_learning_rate_is_the_one_that_was_configured(
+        self, tmp_path, optimizer, rule, expected
+    ):
+        """And not the scaled one of a group of parameters: embeddings take half of it."""
+        plan, recipe = planned(
+            tmp_path,
+            factory=partial(Transformer, vocab_size=8, context_length=8),
+            source=token_source(),
+            loss=cross_entropy,
+            optimizer=optimizer,
+            sweep=small_sweep(budgets=(5e7,), sizes=(8, 32), min_steps=3, learning_rate=rule),
+        )
+        run = train(plan.experiments[-1], recipe, tmp_path, Unwatched())
+        assert run.learning_rate == pytest.approx(expected)
 
     def test_training_loss_is_the_mean_of_the_last_steps(self, study):
         loss = WatchedLoss()
@@ -356,7 +431,7 @@ class TestRunsThatGoWrong:
     def test_a_stream_that_is_just_long_enough_does(self, study):
         held_out = TensorDataset(*rows(64, seed=1))
         run = study(0, source=as_source(Stream(1328), held_out=held_out, batch_size=16))
-        assert (run.status, run.num_tokens) == ("done", 1328)
+        assert (run.status, run.num_tokens) == ("completed", 1328)
 
     @pytest.mark.parametrize(
         ("step", "bad"), [(1, math.nan), (7, math.inf), (101, math.nan), (167, math.inf)]

@@ -92,4 +92,4 @@ def test_planned_trained_and_fitted_in_two_processes(folder):
     assert again["surface"] == law["surface"]
     assert (folder / "outputs/ridge-bumps/latest/figures/isoflop.png").exists()
     status = json.loads(flops_fit(folder, "status", "json=true"))
-    assert (status["done"], status["missing"], status["failed"]) == (15, 0, 0)
+    assert (status["completed"], status["missing"], status["failed"]) == (15, 0, 0)

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from flops_fit.answers.crossing import Crossing, Gaps, Pairs, crossing_of, flops_to_reach
+from flops_fit.files import plain
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.metrics import LOSS
-from flops_fit.laws import Law
-from flops_fit.laws.prediction import Intervals, central_intervals, plain_intervals, turned_over
-from flops_fit.plan.experiment import SCHEMA_VERSION
+from flops_fit.laws import Law, LawDraws
+from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
 from flops_fit.plan.run import Run
+from flops_fit.plan.versions import SCHEMA_VERSION
 
 COMPARABLE = (
     "losses can be compared only where both were measured on the same held-out data in the same "
@@ -41,7 +43,7 @@ class Contender:
     name: str
     method: str
     law: Law
-    draws: Law | None
+    draws: LawDraws | None
     budgets: tuple[float, ...]
     metric: str = LOSS
 
@@ -56,7 +58,7 @@ class Contender:
         return cls(name, law.answer, law.law, law.draws, budgets, law.metric)
 
     def loss_intervals(self, budget: float) -> Intervals:
-        """Of the best loss at `budget`; empty without draws."""
+        """The intervals of the best loss at `budget`; empty without draws."""
         return {} if self.draws is None else central_intervals(self.draws.loss_opt(budget))
 
     def has_trained(self, budget: float) -> bool:
@@ -79,9 +81,6 @@ class Estimate:
     value: float | None
     intervals: Intervals
 
-    def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "intervals": plain_intervals(self.intervals)}
-
 
 @dataclass(frozen=True)
 class AtBudget:
@@ -103,12 +102,7 @@ class AtBudget:
     share_a_better: float | None
 
     def to_json(self) -> dict[str, Any]:
-        estimates = ("loss_a", "loss_b", "multiplier")
-        return {
-            **self.__dict__,
-            "trained_in": list(self.trained_in),
-            **{name: getattr(self, name).to_json() for name in estimates},
-        }
+        return plain(vars(self))
 
 
 @dataclass(frozen=True)
@@ -191,7 +185,7 @@ def _at_budget(a: Contender, b: Contender, pairs: Pairs | None, budget: float) -
 
 
 def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
-    """Of the inverse, where a draw of B that never gets there is a plain 0; then turned over."""
+    """Those of the inverse, turned over: there a draw of B that never gets there is a plain 0."""
     if pairs is None:
         return {}
     return turned_over(central_intervals(budget / flops_to_reach(pairs.b, pairs.loss_a(budget))))
@@ -221,7 +215,8 @@ def _warnings(a: Contender, b: Contender) -> list[str]:
             "FLOPs may not mean the same"
         )
     found += [
-        f"{side.name} was fitted without draws: no intervals; fit it again with draws=4000"
+        f"{side.name} was fitted without draws: no intervals; fit it again with "
+        f"draws={DEFAULT_DRAWS}"
         for side in (a, b)
         if side.draws is None
     ]

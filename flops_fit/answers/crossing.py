@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flops_fit.laws import Array, Law
+from flops_fit.files import plain
+from flops_fit.laws import Array, Law, LawDraws
 from flops_fit.laws.prediction import (
     LARGEST_LOG_FLOPS,
     SMALLEST_LOG_FLOPS,
@@ -16,7 +17,6 @@ from flops_fit.laws.prediction import (
     Mask,
     central_intervals,
     last_where,
-    plain_intervals,
 )
 
 SEARCHED_BEYOND = 1000.0
@@ -40,16 +40,14 @@ class Pairs:
     i of two equal grids leaves out the same rows.
     """
 
-    a: Law
-    b: Law
+    a: LawDraws
+    b: LawDraws
     partners: NDArray[np.intp]
 
     @classmethod
-    def of(cls, a: Law, b: Law) -> Pairs:
-        """`a` and `b` are draws: laws with one answer per draw."""
-        count_a, count_b = (np.size(draws.N_opt(1.0)) for draws in (a, b))
-        shuffled = np.random.default_rng(PAIRING_SEED).permutation(count_a)
-        return cls(a, b, np.resize(shuffled, count_b))
+    def of(cls, a: LawDraws, b: LawDraws) -> Pairs:
+        shuffled = np.random.default_rng(PAIRING_SEED).permutation(a.num_draws)
+        return cls(a, b, np.resize(shuffled, b.num_draws))
 
     def loss_a(self, flops: float) -> Array:
         return np.asarray(self.a.loss_opt(flops)[self.partners])
@@ -101,7 +99,7 @@ class Crossing:
     share_of_draws: float | None
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "intervals": plain_intervals(self.intervals)}
+        return plain(vars(self))
 
 
 def crossing_of(a: Law, b: Law, gaps: Gaps, largest_budget: float) -> Crossing:
@@ -122,7 +120,7 @@ def crossing_of(a: Law, b: Law, gaps: Gaps, largest_budget: float) -> Crossing:
     return Crossing(flops, flops / largest_budget, _crossing_intervals(gaps, before), share)
 
 
-def flops_to_reach(law: Law, loss: ArrayLike) -> Array:
+def flops_to_reach(law: Law | LawDraws, loss: ArrayLike) -> Array:
     """FLOPs at which the best loss of `law` has fallen to `loss`; inf where 3e43 do not suffice.
 
     Elementwise, by bisection in ln C: for draws, `loss` is one target per draw.

@@ -10,26 +10,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from flops_fit.answers.optimal_run import Rules
 from flops_fit.building.node import Part
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.rules import Rules
+from flops_fit.settings import Kind, PlaceSettings, SweepSettings, names_of, plain
+
+PLAN = "plan.json"
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
 """Choices that the config replaces by the very nodes that the study was trained with, so that it
 needs no other file."""
 
-LEFT_OUT = frozenset(
-    {"budgets", "sizes", "num_sizes", "span", "center", "seeds"}  # what is asked for here
-    | {"device", "workers", "threads", "retry", "fail_fast", "checkpoint_seconds"}  # the machine
-    | {"fit", "draws", "target", "study", "output_root", "json"}  # the answer
-)
-"""Settings of a study that its optimal run does not take over."""
+COMPARABLE = names_of(SweepSettings, lambda s: s.kind is Kind.PINNED and s.in_id)
+"""Settings that the study's first training decided, without which losses can't be compared."""
 
-DEFAULT_ROOT = "outputs"
-
-PINNED = ("held_out_samples", "precision")
-"""What the study's first training decided, without which the losses could not be compared."""
+KEPT = (*names_of(SweepSettings, lambda s: s.kind is Kind.DECIDES), *COMPARABLE, "kernels")
+"""Settings that the optimal run takes over from the study: all that its result depends on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,8 @@ class OptimalConfig:
     def command(self, folder: Path, output_root: str) -> str:
         """What trains it, from the folder in which the study was trained."""
         words = ["flops-fit", "train", "--config-dir", str(folder), f"experiment={self.name}"]
-        words += [f"output_root={output_root}"] if output_root != DEFAULT_ROOT else []
+        default = PlaceSettings.output_root
+        words += [f"output_root={output_root}"] if output_root != default else []
         return shlex.join(words)
 
     def text(self, command: str) -> str:
@@ -80,8 +78,14 @@ class OptimalConfig:
     def learning_rate(self) -> float | None:
         """At the peak, by the study's rule or its optimizer; None where neither says."""
         settings = self.plan.settings
-        optimizer = None if settings.get("trainer") else settings.get("optimizer")
+        optimizer = None if settings is None or settings.trainer else settings.optimizer
         return self.experiment.learning_rate or (optimizer or {}).get("lr")
+
+    @property
+    def can_be_written(self) -> bool:
+        """Whether the study was trained from a config, so that a config can say what it is."""
+        settings = self.plan.settings
+        return settings is not None and bool(settings.model or settings.trainer)
 
     def __str__(self) -> str:
         e, rate = self.experiment, self.learning_rate
@@ -105,26 +109,32 @@ class OptimalConfig:
 
     def node(self) -> dict[str, Any]:
         """The config as plain values."""
-        settings = self.plan.settings
-        replaced = [name for name in GROUPS if settings.get(name)]
-        kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
-        pinned = {name: self.pinned[name] for name in PINNED if name in self.pinned}
+        settings, size = self.plan.settings, self.experiment.size.value
+        assert settings is not None
+        values = plain(settings)
+        replaced = [name for name in GROUPS if values[name]]
+        kept = {name: values[name] for name in KEPT}
+        pinned = {name: self.pinned[name] for name in COMPARABLE if name in self.pinned}
         return {
             "defaults": [{f"override /{name}": None} for name in ("recipe", *replaced)],
             "study": self.study,
             "budgets": [self.prediction.budget],
-            "sizes": [self.experiment.size.value],
+            "sizes": [size if isinstance(size, int | float) else dict(size)],
             "num_sizes": 1,
+            "min_steps": settings.min_steps,
+            "max_epochs": settings.max_epochs,
+            "micro_batch_size": settings.micro_batch_size,
             **kept,
             **pinned,
         }
 
 
-def rules_of(settings: Mapping[str, Any]) -> Rules:
+def rules_of(settings: SweepSettings | None) -> Rules:
     """The rules for batch and learning rate that a study was trained with."""
-    return Rules(_built("batch_rule", settings), _built("learning_rate_rule", settings))
-
-
-def _built(name: str, settings: Mapping[str, Any]) -> Any:
-    node = settings.get(name)
-    return Part(name, node, "plan.json").build() if node else None
+    if settings is None:
+        return Rules()
+    rate, batch = settings.learning_rate_rule, settings.batch_rule
+    return Rules(
+        learning_rate=Part("learning_rate_rule", rate, PLAN).build() if rate else None,
+        batch_tokens=Part("batch_rule", batch, PLAN).build() if batch else None,
+    )

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -16,19 +15,12 @@ from flops_fit.errors import PlanError
 from flops_fit.laws import Array, FlopRule
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, ModelSize, Plan, Size, SizeValue
-from flops_fit.plan.rules import Rule
+from flops_fit.plan.rules import Rules
 from flops_fit.plan.sweep import DataShape, Sweep, plan_sweep
+from flops_fit.settings import PlanSettings, SweepSettings
 
 FAR_OFF = 1.25
 """N of the closest size over the optimal N, either way, from which on it is pointed out."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a study lets follow from N and D; None: the same for all."""
-
-    batch_tokens: Rule | None = None  # per step
-    learning_rate: Rule | None = None  # at the peak
 
 
 def optimal_experiment(plan: Plan, prediction: Prediction, rules: Rules) -> Experiment:
@@ -44,8 +36,8 @@ def optimal_experiment(plan: Plan, prediction: Prediction, rules: Rules) -> Expe
         budgets=(prediction.budget,),
         batch_size=like.batch_size,
         sizes=(size.value,),
-        min_steps=settings.get("min_steps", Sweep.min_steps),
-        max_epochs=settings.get("max_epochs", Sweep.max_epochs),
+        min_steps=PlanSettings.min_steps if settings is None else settings.min_steps,
+        max_epochs=PlanSettings.max_epochs if settings is None else settings.max_epochs,
         seed=like.seed,
         data_seed=like.data_seed,
         learning_rate=rules.learning_rate,
@@ -98,7 +90,8 @@ class KnownSizes:
     def of(cls, plan: Plan) -> KnownSizes:
         listed = _listed(plan.settings)
         measured = listed or _planned(plan)
-        node = (plan.settings.get("model") or {}).get("size") or {}
+        model = None if plan.settings is None else plan.settings.model
+        node = (model or {}).get("size") or {}
         is_range = not listed and node.get("name") and not node.get("values")
         if not is_range or not all(isinstance(m.size.value, int) for m in measured):
             return cls(measured)
@@ -170,9 +163,10 @@ def _planned(plan: Plan) -> tuple[ModelSize, ...]:
     return tuple(found.values())
 
 
-def _listed(settings: Mapping[str, Any]) -> tuple[ModelSize, ...]:
+def _listed(settings: SweepSettings | None) -> tuple[ModelSize, ...]:
     """The sizes that a trainer's config lists; none where it has no list."""
-    entries = (settings.get("trainer") or {}).get("sizes")
+    trainer = None if settings is None else settings.trainer
+    entries = (trainer or {}).get("sizes")
     return listed_family(entries, "plan.json").sizes if entries else ()
 
 

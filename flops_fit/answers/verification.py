@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.errors import UserError
+from flops_fit.files import plain
 from flops_fit.laws.prediction import CONFIDENCE_LEVELS, Prediction
 from flops_fit.plan.run import Run
 
@@ -26,7 +27,7 @@ class Verification:
 
     @classmethod
     def of(cls, prediction: Prediction, run: Run) -> Verification:
-        """Of a run that is done."""
+        """The test of `prediction` by `run`. Raises `UserError` where that has no loss."""
         if run.loss is None:
             raise UserError(f"{run.id} has no loss to verify with: it is {run.status}")
         return cls(prediction, run.id, run.num_params, run.num_tokens, run.loss, run.loss_stderr)
@@ -43,5 +44,4 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         inside = {str(level): self.is_inside(str(level)) for level in CONFIDENCE_LEVELS}
-        values = {**self.__dict__, "prediction": self.prediction.to_json()}
-        return {**values, "error": self.error, "inside": inside}
+        return plain({**vars(self), "error": self.error, "inside": inside})

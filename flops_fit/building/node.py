@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 
 from flops_fit.errors import ConfigError, UserError
-from flops_fit.signatures import check_argument_names, current_name
-
-Node = Mapping[str, Any]
-"""A config node as plain values."""
+from flops_fit.files import shipped_configs
+from flops_fit.settings.sweep import Node
+from flops_fit.signatures import check_argument_names, current_name, with_targets
 
 SIZE, FLOPS = "size", "flops"
 """Keys of a model's YAML that are for us, not for its constructor."""
+
+
+Origins = Mapping[str, str]
+"""Config group -> the file that was chosen for it, for error messages."""
 
 
 @dataclass(frozen=True)
@@ -91,30 +95,22 @@ class Part:
             ) from error
 
 
-def with_targets(value: Any, renamed: Callable[[str], str]) -> Any:
-    """The node with every `_target_` in it under another name."""
-    match value:
-        case Mapping():
-            node = {key: with_targets(item, renamed) for key, item in value.items()}
-            target = value.get("_target_")
-            return {**node, "_target_": renamed(target)} if target else node
-        case list() | tuple():
-            return [with_targets(item, renamed) for item in value]
-    return value
-
-
 def _is_hydra_key(name: str) -> bool:
     return name.startswith("_") and name.endswith("_")
 
 
-def origins() -> dict[str, str]:
-    """The file that was chosen for each config group."""
-    from hydra.core.hydra_config import HydraConfig
+def chosen(group: str, option: str) -> Any:
+    """What a shipped option of a config group is, such as fit=isoflop, built.
 
-    runtime = HydraConfig.get().runtime
-    folders = [Path(s.path) for s in runtime.config_sources if s.schema == "file" and s.path]
-    chosen = {}
-    for group, option in runtime.choices.items():
-        files = [folder / group / f"{option}.yaml" for folder in folders]
-        chosen[group] = str(next((f for f in files if f.exists()), f"{group}={option}"))
-    return chosen
+    Raises `ConfigError` where there is no such option.
+    """
+    folder = shipped_configs() / group
+    path = folder / f"{option}.yaml"
+    if not path.exists():
+        options = sorted(file.stem for file in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(option, options, n=1)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"there is no {group} {option!r}: {guess}There are {', '.join(options)}")
+    node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(node, Mapping)
+    return Part(group, {str(key): value for key, value in node.items()}, str(path)).build()

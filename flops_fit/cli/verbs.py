@@ -1,18 +1,47 @@
-"""What each verb does with its composed config, a function of the verb's name each."""
+"""The commands: what each is about and can be told. Imports nothing heavy: help is instant."""
 
-from flops_fit.cli.answers import compare, report, status
-from flops_fit.cli.fit import fit
-from flops_fit.cli.predict import predict
-from flops_fit.cli.sweeps import plan, print_variants, train, verify
+from __future__ import annotations
 
-__all__ = [
-    "compare",
-    "fit",
-    "plan",
-    "predict",
-    "print_variants",
-    "report",
-    "status",
-    "train",
-    "verify",
-]
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from flops_fit.settings import (
+    CompareSettings,
+    FitSettings,
+    PredictSettings,
+    ReportSettings,
+    StatusSettings,
+    SweepSettings,
+    VerifySettings,
+)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: the function of its name in the module of its name."""
+
+    name: str
+    about: str
+    settings: type
+
+    def function(self) -> Callable[[Any, Mapping[str, str]], int]:
+        """(settings, config group -> its file) -> exit code."""
+        found: Callable[[Any, Mapping[str, str]], int]
+        found = getattr(import_module(f"flops_fit.cli.{self.name}"), self.name)
+        return found
+
+
+_ALL = (
+    Verb("plan", "which sizes to train on how many tokens, at each budget", SweepSettings),
+    Verb("train", "plan, train what is missing, fit the law, print the answer", SweepSettings),
+    Verb("fit", "fit scaling laws to a study's runs, or to any table of runs", FitSettings),
+    Verb("predict", "best size, tokens and loss at a budget, with intervals", PredictSettings),
+    Verb("verify", "train the best size for a budget: predicted against measured", VerifySettings),
+    Verb("compare", "two laws: loss at equal compute, compute for equal loss", CompareSettings),
+    Verb("report", "figures, tables and runs.csv of a study", ReportSettings),
+    Verb("status", "what of a study is completed, failed and missing", StatusSettings),
+)
+
+VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _ALL}

@@ -12,7 +12,7 @@ from flops_fit.errors import ConfigError, PlanError
 from flops_fit.plan.experiment import ModelSize, Size, SizeValue
 
 ENTRY_KEYS = {"size", "num_params", "num_params_total", "flops_per_token"}
-"""Of an entry in `trainer.sizes`."""
+"""Keys of an entry in `trainer.sizes`."""
 
 
 @dataclass(frozen=True)

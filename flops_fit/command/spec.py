@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from flops_fit.command.trainer import CommandTrainer
@@ -12,8 +13,9 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.plan.flops import FlopCount
 from flops_fit.plan.ids import with_ids
 from flops_fit.plan.sweep import DataShape, Family, Sweep, optimum_sweep, plan_sweep
+from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Trainer
+from flops_fit.store.protocols import Prepared, Spec, Trainer
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class CommandSpec:
     flops: FlopCount
     identity: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: SweepSettings | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, folder: StudyFolder) -> Prepared:
@@ -48,6 +50,9 @@ class CommandSpec:
     def pinned_trainer(self, folder: StudyFolder) -> Trainer:
         return self.trainer
 
+    def in_worker(self) -> Callable[[], Spec]:
+        return partial(_itself, self)
+
     def for_optimum(self, prediction: Prediction) -> CommandSpec:
         return replace(self, sweep=optimum_sweep(self.sweep, prediction))
 
@@ -59,3 +64,7 @@ def with_ids_by_size(plan: Plan, identity: Mapping[str, Any]) -> Plan:
         for e in plan.experiments
     )
     return replace(plan, experiments=tuple(e for one in of_one for e in one.experiments))
+
+
+def _itself(spec: Spec) -> Spec:
+    return spec

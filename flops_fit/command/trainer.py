@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,9 @@ from flops_fit.command.templates import (
 )
 from flops_fit.errors import ConfigError
 from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.run import Run, Status, ended_run
+from flops_fit.settings.declaration import Kind, chooses, decides, machine, names_of
 from flops_fit.store.protocols import Watcher
-
-CHANGE_NO_RESULT = ("timeout_seconds",)
-"""Settings of a `CommandTrainer` that a run's id knows nothing of."""
-
-FOR_THE_PLAN = ("sizes", "unique_tokens")
-"""Keys of a trainer's config that are not for the trainer."""
 
 TELL_LENGTH = ("num_tokens", "num_steps", "budget", "flops", "run_id")
 """Placeholders of which a command needs one to know how long to train."""
@@ -45,6 +40,14 @@ LOG, LEASE = "log.txt", ".command"
 
 
 @dataclass(frozen=True)
+class CommandData:
+    """What a trainer's config tells the planner, and not the trainer."""
+
+    sizes: Sequence[Any] | None = chooses(None, "sizes with the N that you count")
+    unique_tokens: float | None = chooses(None, "in the data; null: endless", "tokens")
+
+
+@dataclass(frozen=True)
 class CommandTrainer:
     """The `Trainer` that runs a command, without a shell and in the working directory.
 
@@ -54,12 +57,12 @@ class CommandTrainer:
     the tokens really trained stand, if they may differ from the plan's.
     """
 
-    command: str
-    loss_file: str = "{run_dir}/result.json"
-    loss_key: str = "loss"
-    metrics: Mapping[str, str] | None = None
-    num_tokens_key: str | None = None
-    timeout_seconds: float | None = None
+    command: str = decides(MISSING, "what is run, with placeholders such as {size}")
+    loss_file: str = decides("{run_dir}/result.json", "where the command writes its loss")
+    loss_key: str = decides("loss", "of the loss in it")
+    metrics: Mapping[str, str] | None = decides(None, "further numbers in it: name: key")
+    num_tokens_key: str | None = decides(None, "tokens really trained, where they may differ")
+    timeout_seconds: float | None = machine(None, "of one run", "seconds")
 
     def __post_init__(self) -> None:
         if self.timeout_seconds is not None and not self.timeout_seconds > 0:
@@ -85,7 +88,9 @@ class CommandTrainer:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides a run's result. Settings that are not used leave ids as they are."""
-        return {k: v for k, v in vars(self).items() if v and k not in CHANGE_NO_RESULT}
+        names = names_of(type(self), lambda setting: setting.kind is Kind.DECIDES)
+        own = {f.name for f in fields(self)}.difference(names_of(type(self), lambda setting: True))
+        return {k: v for k, v in vars(self).items() if v and (k in names or k in own)}
 
     def __call__(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
         started = time.perf_counter()
@@ -93,10 +98,10 @@ class CommandTrainer:
         try:
             code, loss_file = self._run(experiment, folder, watcher)
             if code != 0:
-                return ended_run(experiment, "failed", _reason(code, log))
+                return ended_run(experiment, Status.FAILED, _reason(code, log))
             run = self._measured(experiment, Report.read(loss_file))
         except (TookTooLong, NotReported) as error:
-            return ended_run(experiment, "failed", f"{error}; see {log}")
+            return ended_run(experiment, Status.FAILED, f"{error}; see {log}")
         seconds = time.perf_counter() - started
         return replace(run, wall_time_seconds=seconds, tokens_per_second=run.num_tokens / seconds)
 
@@ -134,7 +139,7 @@ class CommandTrainer:
         num_tokens = self._num_tokens(e, report)
         counted = e.flops_per_token_counted
         run = replace(
-            ended_run(e, "done", None, num_steps=round(num_tokens / e.batch_tokens)),
+            ended_run(e, Status.COMPLETED, None, num_steps=round(num_tokens / e.batch_tokens)),
             num_tokens=num_tokens,
             flops=num_tokens * e.flops_per_token,
             flops_formula=num_tokens * e.flops_per_token_formula,
@@ -143,7 +148,9 @@ class CommandTrainer:
             versions={"flops_fit": __version__, "python": platform.python_version()},
         )
         if not math.isfinite(loss):
-            return replace(run, status="diverged", error=f"{report.path} says the loss is {loss}")
+            return replace(
+                run, status=Status.DIVERGED, error=f"{report.path} says the loss is {loss}"
+            )
         metrics = {name: report.number(key) for name, key in (self.metrics or {}).items()}
         return replace(
             run, loss=loss, metrics={k: v for k, v in metrics.items() if math.isfinite(v)}
@@ -186,3 +193,12 @@ def _reason(code: int, log: Path) -> str:
     how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
     said = last_line(log)
     return f"the command {how}: {said}; see {log}" if said else f"the command {how}, see {log}"
+
+
+def deciding(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a trainer's config decides a run's result."""
+    free = (
+        *names_of(CommandData, lambda setting: True),
+        *names_of(CommandTrainer, lambda setting: setting.kind is not Kind.DECIDES),
+    )
+    return {name: value for name, value in node.items() if name not in free}

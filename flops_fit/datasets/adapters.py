@@ -47,6 +47,7 @@ from flops_fit.datasets.source import (
     shuffled_batches,
 )
 from flops_fit.errors import ConfigError
+from flops_fit.settings import DataSettings, StepSettings
 from flops_fit.signatures import qualified_name
 
 RESERVED_BATCHES = 32
@@ -67,9 +68,9 @@ class FixedBatchSource(Source, Protocol):
 
 def as_source(
     dataset: Any,
-    held_out: Any = 0.1,
-    batch_size: int = 64,
-    seed: int = 0,
+    held_out: Any = DataSettings.held_out,
+    batch_size: int = StepSettings.batch_size,
+    seed: int = StepSettings.seed,
     tokens_per_sample: int | None = None,
 ) -> Source:
     """`dataset` as the trainer needs it. Anything that already is a `Source` is returned as it is.

@@ -98,7 +98,7 @@ class DatasetSamples:
 
     @property
     def fingerprint(self) -> str:
-        """Of the type's qualified name, the length, and HASHED_SAMPLES samples."""
+        """A hash of the type's qualified name, the length, and HASHED_SAMPLES samples."""
         last, count = len(self) - 1, min(HASHED_SAMPLES, len(self))
         places = torch.linspace(0, last, count, dtype=torch.float64).round().long()  # (count,)
         samples = self.repeatable
@@ -224,7 +224,7 @@ def bytes_of(tensor: Tensor) -> np.ndarray:
 
 
 def batch_hash(batch: Batch) -> str:
-    """Of content, types, shapes and names."""
+    """A hash of content, types, shapes and names."""
     inputs, target = batch
     contents = [inputs] if target is inputs else [inputs, target]
     return text_hash(*map(_content_hash, contents))

@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def unique_samples(self) -> int | None:
-        """Of the training part; None where data never ends."""
+        """Samples of the training part; None where data never ends."""
 
     @property
     def held_out_samples(self) -> int | None:

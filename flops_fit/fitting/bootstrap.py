@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.points import Points, blocks, places
 from flops_fit.laws import Array
+from flops_fit.settings.sweep import LawSettings
 
-DEFAULT_DRAWS = 4000
+DEFAULT_DRAWS = LawSettings.draws
 """The 2.5% tail then holds 100 draws: its quantile is known to 10% of the standard error."""
 
 DRAWS_AT_ONCE = 100

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import Fitted, MethodKind
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import Fitted
 from flops_fit.fitting.points import Points, usable_points
-from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.fitting.provenance import recorded_settings
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 from flops_fit.laws import Array, FlopRule, PowerLaw
 from flops_fit.plan.run import Run
 
@@ -88,6 +89,15 @@ class EnvelopeLaw:
         )
 
 
+ENVELOPE = MethodKind(
+    name="envelope",
+    read_law=EnvelopeLaw.from_json,
+    read_draws=TabulatedDraws.from_columns,
+    approach=1,
+    words="envelope of training curves",
+)
+
+
 @dataclass(frozen=True)
 class EnvelopeFit:
     """Approach 1 on checkpoints: rows of one id are the training curve of one run.
@@ -96,7 +106,7 @@ class EnvelopeFit:
     least squares of ln N on ln C goes through its points.
     """
 
-    method: ClassVar[str] = "envelope"
+    method: ClassVar[str] = ENVELOPE.name
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> EnvelopeLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
@@ -161,7 +171,10 @@ class EnvelopeOfCurves:
                 laws.append(TabulatedLaw.of(resampled, self.method, budgets, points.flop_rule))
             except FitError:
                 continue
-        return Fitted(law, TabulatedLaw.stacked(laws) if laws else None)
+        return Fitted(law, TabulatedDraws.stacked(laws) if laws else None)
+
+    def recorded(self) -> dict[str, Any]:
+        return {**recorded_settings(self.fit), "curves_sha256": self.curves.sha256}
 
     def _law_of(self, ids: Iterable[str]) -> EnvelopeLaw:
         if not len(self.curves):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,14 @@ import scipy
 
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
-from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeOfCurves
+from flops_fit.fitting.contract import FitSettings
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.examination import examine
-from flops_fit.fitting.fits import Fits, fit_all
-from flops_fit.fitting.isoflop import IsoflopFit
-from flops_fit.fitting.methods import FitSettings, Method
+from flops_fit.fitting.examine.examination import examine
+from flops_fit.fitting.methods import Fits, Methods, fit_all
 from flops_fit.fitting.metrics import LOSS, measured_by
-from flops_fit.fitting.own import OwnFit
 from flops_fit.fitting.points import Dropped, Points, usable_points
-from flops_fit.fitting.scaling_law import ScalingLaw
+from flops_fit.fitting.provenance import recorded
+from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import FlopRule
@@ -66,7 +63,7 @@ def fit_runs(
             raise
         what = f"fitting {metric} in place of the loss: {error.reason}"
         raise FitError(what, error.next_step) from error
-    method = next(m for m in (methods.asked, *PREFERRED) if m in fits.laws)
+    method = next(m.method for m in methods.by_preference if m.method in fits.laws)
     isoflop = methods.isoflop
     return ScalingLaw(
         answer=method,
@@ -77,7 +74,7 @@ def fit_runs(
         budgets=isoflop.optima(points, isoflop.noise(points)),
         intervals=fits.intervals,
         predictions=_predictions(points, fits),
-        diagnostics=examine(points, isoflop, methods.surface, fits, method, draws),
+        diagnostics=examine(points, methods, fits, method, draws),
         rows_used=points.ids,
         dropped=dropped,
         provenance=_provenance(points, methods, select, draws, seed, metric),
@@ -100,50 +97,6 @@ def is_fit_of(
     return law.provenance == _provenance(points, methods, EveryRun(), draws, seed, LOSS)
 
 
-PREFERRED = ("surface", "isoflop")
-"""Who answers where the asked method refuses."""
-
-
-@dataclass(frozen=True)
-class Methods:
-    """The methods to try: always approaches 2 and 3, and a third where another is asked."""
-
-    isoflop: IsoflopFit
-    surface: SurfaceFit
-    other: EnvelopeOfCurves | OwnFit | None
-    asked: str
-
-    @classmethod
-    def answering(cls, answer: FitSettings, curves: Points) -> Methods:
-        """`answer` with its settings, the others with their defaults."""
-        match answer:
-            case IsoflopFit():
-                return cls(answer, SurfaceFit(), None, answer.method)
-            case SurfaceFit():
-                return cls(IsoflopFit(), answer, None, answer.method)
-        other: EnvelopeOfCurves | OwnFit
-        if isinstance(answer, EnvelopeFit):
-            other = EnvelopeOfCurves(answer, curves)
-        else:
-            other = OwnFit(answer)
-        return cls(IsoflopFit(), SurfaceFit(), other, other.method)
-
-    def __iter__(self) -> Iterator[Method]:
-        yield from (self.isoflop, self.surface)
-        if self.other is not None:
-            yield self.other
-
-    def settings(self) -> dict[str, Any]:
-        """Method -> its settings as plain values."""
-        found = {"isoflop": _settings(self.isoflop), "surface": _settings(self.surface)}
-        match self.other:
-            case EnvelopeOfCurves(fit, curves):
-                found[fit.method] = {**_settings(fit), "curves_sha256": curves.sha256}
-            case OwnFit(settings):
-                found[self.asked] = _settings(settings)
-        return found
-
-
 def _chosen(
     runs: Sequence[Run], rule: FlopRule, select: Selection
 ) -> tuple[Points, tuple[Dropped, ...]]:
@@ -163,9 +116,9 @@ def _provenance(
 ) -> dict[str, Any]:
     """All that decides the outcome of a fit."""
     return {
-        "asked": methods.asked,
-        "settings": methods.settings(),
-        "select": _settings(select),
+        "asked": methods.asked.method,
+        "settings": {method.method: method.recorded() for method in methods},
+        "select": recorded(select),
         "metric": metric,
         "draws": draws,
         "seed": seed,
@@ -183,24 +136,3 @@ def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
     largest = points.largest_budget
     budgets = (*points.budgets, *(multiple * largest for multiple in BEYOND))
     return tuple(fits.predict(m, budget, largest) for m in fits.laws for budget in budgets)
-
-
-def _settings(value: Any) -> Any:
-    """A settings dataclass as plain values: its class under "type", then its fields."""
-    if is_dataclass(value) and not isinstance(value, type):
-        entries = {f.name: _settings(getattr(value, f.name)) for f in fields(value)}
-        return {"type": _name_of(type(value)), **entries}
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Mapping():
-            return {str(key): _settings(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_settings(entry) for entry in value]
-    return repr(value)
-
-
-def _name_of(kind: type) -> str:
-    """Ours by its name alone, a user's with its module."""
-    ours = kind.__module__.startswith(f"{__name__.partition('.')[0]}.")
-    return kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}"

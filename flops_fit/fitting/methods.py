@@ -1,63 +1,158 @@
-"""What a method of fitting is to the rest: a name, and a law with its draws from points."""
+"""Which methods there are, which of them a fit tries, and what came of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeVar
 
+from flops_fit.fitting.contract import FitSettings, FittedDraws, FittedLaw, Method, MethodKind
+from flops_fit.fitting.envelope import ENVELOPE, EnvelopeFit, EnvelopeLaw, EnvelopeOfCurves
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.isoflop import ISOFLOP, IsoflopDraws, IsoflopFit, IsoflopLaw
+from flops_fit.fitting.own import OWN, OwnFit
 from flops_fit.fitting.points import Points
-from flops_fit.laws import Array, FlopRule, Law
-from flops_fit.plan.run import Run
+from flops_fit.fitting.surface import SURFACE, SurfaceDraws, SurfaceFit, SurfaceLaw
+from flops_fit.laws import Law, LawDraws
+from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
+
+ALWAYS_TRIED, ASKED_FOR = (ISOFLOP, SURFACE), (ENVELOPE, OWN)
+"""Approaches 2 and 3 check each other in every fit; the others are tried where one is asked."""
+
+T = TypeVar("T")
 
 
-class FitSettings(Protocol):
-    """What `fit=` names: a frozen dataclass of settings, called with runs. Anyone's will do."""
-
-    def __call__(self, runs: Sequence[Run], flop_rule: FlopRule, /) -> Law: ...
-
-
-class FittedLaw(Law, Protocol):
-    """A law with its exponent, that can be written down."""
-
-    @property
-    def a(self) -> float:
-        """Exponent of N_opt in C."""
-
-    def to_json(self) -> dict[str, Any]: ...
+def kind_of(method: str) -> MethodKind:
+    """The kind of a method by its name; any other name is the class of a user's own."""
+    known = {kind.name: kind for kind in (ISOFLOP, SURFACE, ENVELOPE)}
+    return known.get(method, OWN)
 
 
-class LawDraws(Law, Protocol):
-    """Many laws at once: every answer has one number per draw."""
+def short_name(method: str) -> str:
+    """A method in a sentence: ours by its number, a user's own by its class."""
+    kind = kind_of(method)
+    return f"approach {kind.approach} ({method})" if kind.approach else method
 
-    def quantities(self) -> dict[str, Array]:
-        """The fitted numbers that law.json gives intervals for, (draws,) each."""
 
-    def columns(self) -> dict[str, Array]:
-        """Everything needed to read the draws back."""
+def in_words(method: str) -> str:
+    """A method as the head of a line: ours by number and words, a user's own by its class."""
+    kind = kind_of(method)
+    return f"approach {kind.approach}, {kind.words}" if kind.approach else method
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A law and its draws, None where nothing tells how sure it is."""
+class Methods:
+    """The methods to try: always approaches 2 and 3, and a third where another is asked."""
 
-    law: FittedLaw
-    draws: LawDraws | None
+    isoflop: IsoflopFit
+    surface: SurfaceFit
+    other: EnvelopeOfCurves | OwnFit | None
+    asked: Method
 
+    @classmethod
+    def answering(cls, answer: FitSettings, curves: Points) -> Methods:
+        """`answer` with its settings, the others with their defaults."""
+        match answer:
+            case IsoflopFit():
+                return cls(answer, SurfaceFit(), None, answer)
+            case SurfaceFit():
+                return cls(IsoflopFit(), answer, None, answer)
+            case EnvelopeFit():
+                envelope = EnvelopeOfCurves(answer, curves)
+                return cls(IsoflopFit(), SurfaceFit(), envelope, envelope)
+        own = OwnFit(answer)
+        return cls(IsoflopFit(), SurfaceFit(), own, own)
 
-class Method(Protocol):
-    """A way to fit, ready to be tried on any points."""
+    def __iter__(self) -> Iterator[Method]:
+        yield from (self.isoflop, self.surface)
+        if self.other is not None:
+            yield self.other
 
     @property
-    def method(self) -> str:
-        """The name that predictions carry."""
-
-    def law(self, points: Points) -> FittedLaw:
-        """Raises `FitError` where no law can be told."""
-
-    def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
-        """The law with `draws` draws; none where it is 0. Raises as `law` does."""
+    def by_preference(self) -> tuple[Method, ...]:
+        """Who answers: the method that was asked, else approach 3, else 2."""
+        return (self.asked, self.surface, self.isoflop)
 
 
-Laws = Mapping[str, FittedLaw]
-"""Method -> its law."""
+@dataclass(frozen=True)
+class Fits:
+    """Laws and draws by method; a method that gave no law has its reason in `refusals`."""
+
+    laws: Mapping[str, FittedLaw]
+    draws: Mapping[str, FittedDraws]
+    refusals: Mapping[str, str]
+
+    def law_and_draws(self, method: str) -> tuple[Law, LawDraws | None]:
+        """The law of a method. Raises `FitError` where it refused."""
+        if method in self.laws:
+            return self.laws[method], self.draws.get(method)
+        known = ", ".join((*self.laws, *self.refusals))
+        raise FitError(
+            f"there is no law by {method!r}", self.refusals.get(method, f"use one of {known}")
+        )
+
+    def predict(self, method: str, budget: float, largest_budget: float) -> Prediction:
+        law, draws = self.law_and_draws(method)
+        return predict_at_budget(
+            law, budget, method=method, largest_budget=largest_budget, draws=draws
+        )
+
+    @property
+    def isoflop(self) -> IsoflopLaw | None:
+        return _the(IsoflopLaw, self.laws)
+
+    @property
+    def surface(self) -> SurfaceLaw | None:
+        return _the(SurfaceLaw, self.laws)
+
+    @property
+    def envelope(self) -> EnvelopeLaw | None:
+        return _the(EnvelopeLaw, self.laws)
+
+    @property
+    def isoflop_draws(self) -> IsoflopDraws | None:
+        return _the(IsoflopDraws, self.draws)
+
+    @property
+    def surface_draws(self) -> SurfaceDraws | None:
+        return _the(SurfaceDraws, self.draws)
+
+    @property
+    def third(self) -> str | None:
+        """The method that was tried beside approaches 2 and 3."""
+        always = {kind.name for kind in ALWAYS_TRIED}
+        return next((m for m in (*self.laws, *self.refusals) if m not in always), None)
+
+    @property
+    def intervals(self) -> dict[str, Intervals]:
+        """The intervals of every fitted number, by keys such as "isoflop.a" and "surface.alpha"."""
+        return {
+            f"{method}.{name}": central_intervals(values)
+            for method, draws in self.draws.items()
+            for name, values in draws.quantities().items()
+        }
+
+
+def _the(kind: type[T], found: Mapping[str, object]) -> T | None:
+    """The one of this type, None where there is none."""
+    return next((value for value in found.values() if isinstance(value, kind)), None)
+
+
+def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) -> Fits:
+    """Every method on the same points. Raises `FitError` where all of them refuse."""
+    laws: dict[str, FittedLaw] = {}
+    all_draws: dict[str, FittedDraws] = {}
+    refusals: dict[str, FitError] = {}
+    for method in methods:
+        try:
+            fitted = method.fitted(points, draws, seed)
+        except FitError as error:
+            refusals[method.method] = error
+            continue
+        laws[method.method] = fitted.law
+        if fitted.draws is not None:
+            all_draws[method.method] = fitted.draws
+    if not laws:
+        reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
+        raise FitError("no law fits", reasons)
+    return Fits(laws, all_draws, {name: str(error) for name, error in refusals.items()})

@@ -56,7 +56,7 @@ def _value(run: Run, metric: str) -> float | None:
 
 
 def _check_that_it_falls(runs: Sequence[Run], metric: str) -> None:
-    pairs = [(run.loss, _value(run, metric)) for run in runs if run.is_done]
+    pairs = [(run.loss, _value(run, metric)) for run in runs if run.is_completed]
     known = np.array([pair for pair in pairs if None not in pair], dtype=float)
     if len(known) < 2 or not np.all(np.std(known, axis=0) > 0):
         return

@@ -13,7 +13,7 @@ FEWEST_FREEDOM = 3
 """Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
 
 NUM_PARAMETERS = 5
-"""Of a surface."""
+"""Numbers of a surface: E, A, B, alpha, beta."""
 
 NORMAL_PER_MEDIAN = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -32,7 +32,7 @@ class SeedNoise:
 
 
 def seed_noise(points: Points) -> SeedNoise | None:
-    """Of ln loss within the runs of one (N, D); None where too few are repeated."""
+    """The scatter of ln loss among runs of one (N, D); None where too few are repeated."""
     repeats = [np.log(points.loss[rows]) for rows in replicate_groups(points)]
     freedom = sum(len(r) - 1 for r in repeats)
     if freedom < FEWEST_FREEDOM:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, is_dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import UserError
 from flops_fit.fitting.bootstrap import resample_weights
+from flops_fit.fitting.contract import FitSettings, Fitted, MethodKind
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.methods import FitSettings, Fitted
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.fitting.provenance import recorded_settings
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 
 MOST_DRAWS = 500
 """Resamples on which a method is called again: each is a whole fit, and 100 ms a fit is a minute.
@@ -27,6 +29,13 @@ FEWEST_KEPT = 0.5
 
 UNLUCKY = (UserError, ArithmeticError, ValueError, RuntimeError)
 """What a method may raise on a resample from which it can't tell a law."""
+
+
+OWN = MethodKind(
+    name="own",
+    read_law=TabulatedLaw.from_json,
+    read_draws=TabulatedDraws.from_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,10 @@ class OwnFit:
         weights = resample_weights(points, min(draws, MOST_DRAWS), seed, FEWEST_PLACES)
         return Fitted(law, self._draws(points, weights))
 
-    def _draws(self, points: Points, weights: NDArray[np.uint8]) -> TabulatedLaw | None:
+    def recorded(self) -> dict[str, Any]:
+        return recorded_settings(self.settings)
+
+    def _draws(self, points: Points, weights: NDArray[np.uint8]) -> TabulatedDraws | None:
         with warnings.catch_warnings(action="ignore"):  # of resamples that a fit finds too poor
             laws = [
                 law
@@ -68,7 +80,7 @@ class OwnFit:
             ]
         if not laws or len(laws) < FEWEST_KEPT * len(weights):
             return None
-        return TabulatedLaw.stacked(laws)
+        return TabulatedDraws.stacked(laws)
 
     def _resampled(self, points: Points, rows: NDArray[np.int64]) -> TabulatedLaw | None:
         """The law of resampled rows, None where they tell none."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 
 INCONSISTENT_FLOPS = 5.0
 """A C that differs from the FLOP rule by this factor is of the wrong column or unit."""
@@ -62,6 +62,11 @@ class Points:
         return self.flop_rule(self.num_params) * self.num_tokens
 
     @property
+    def flops_range(self) -> tuple[float, float]:
+        """FLOPs of the cheapest row and of the dearest."""
+        return float(self.flops.min()), float(self.flops.max())
+
+    @property
     def budgets(self) -> tuple[float, ...]:
         """The budgets that at least two rows share, from small to large."""
         values, counts = np.unique(self.budget, return_counts=True)
@@ -109,7 +114,7 @@ class Points:
 
     @property
     def sha256(self) -> str:
-        """Of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
+        """Digest of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update("\n".join(trunk or "" for trunk in self.trunks).encode())
         for column in (self.num_params, self.num_tokens, self.loss, self.budget):
@@ -141,9 +146,9 @@ def usable_points(runs: Sequence[Run], flop_rule: FlopRule) -> tuple[Points, tup
 
 
 def _reason_to_leave_out(run: Run) -> str | None:
-    if run.status == "diverged":
+    if run.status == Status.DIVERGED:
         return "diverged"
-    if run.status != "done":
+    if run.status != Status.COMPLETED:
         return f"status is {run.status}"
     if run.loss is None:
         return "has no loss"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 
 SIMULATED = "simulated"
 """`device` of a run that no machine trained."""
@@ -81,7 +81,7 @@ def _run(
     num_tokens = float(rule.tokens(budget, num_params))
     return Run(
         id=f"C{budget:.3g}-N{num_params:.4g}",
-        status="done",
+        status=Status.COMPLETED,
         num_params=num_params,
         num_tokens=num_tokens,
         flops=budget,

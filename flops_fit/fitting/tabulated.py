@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.fitting.errors import FitError
-from flops_fit.laws import Array, FlopRule, Law, finite_exp
+from flops_fit.laws import Array, FlopRule, Law, exponent_between, finite_exp
 
 BELOW, BEYOND = 10.0, 1e4
 """The table reaches from the smallest budget / 10 to 10,000 times the largest."""
@@ -28,10 +28,9 @@ taken for rounding."""
 
 @dataclass(frozen=True)
 class TabulatedLaw:
-    """ln N_opt and ln loss at rising ln C (G,), straight lines between and beyond; D by the rule.
+    """ln N_opt and ln loss at rising ln C, (G,) each, straight lines between and beyond.
 
-    One law where they are (G,), many draws where they are (G, draws). `budgets` are the smallest
-    and largest trained ones, FLOPs.
+    D follows by the FLOP rule. `budgets` are the smallest and largest trained ones, FLOPs.
     """
 
     log_flops: Array
@@ -53,9 +52,44 @@ class TabulatedLaw:
         _check_spending(name, flops, rule(n) * d)
         return cls(np.log(flops), np.log(n), np.log(loss), budgets, rule)
 
+    @property
+    def a(self) -> float:
+        return float(exponent_between(self, *self.budgets))
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return finite_exp(_looked_up(self.log_flops, self.log_num_params, flops))
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        return finite_exp(_looked_up(self.log_flops, self.log_loss, flops))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the FLOP rule, which stands for itself in law.json."""
+        tables = {name: getattr(self, name).tolist() for name in TABLES}
+        return {"a": self.a, **tables, "budgets": list(self.budgets)}
+
     @classmethod
-    def stacked(cls, laws: list[TabulatedLaw]) -> TabulatedLaw:
-        """Laws on the same table as draws."""
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> TabulatedLaw:
+        low, high = data["budgets"]
+        log_flops, log_n, log_loss = (np.array(data[name]) for name in TABLES)
+        return cls(log_flops, log_n, log_loss, (low, high), rule)
+
+
+@dataclass(frozen=True)
+class TabulatedDraws:
+    """Many tabulated laws on one table: ln C (G,), ln N_opt and ln loss (G, draws)."""
+
+    log_flops: Array
+    log_num_params: Array
+    log_loss: Array
+    budgets: tuple[float, float]
+    flop_rule: FlopRule
+
+    @classmethod
+    def stacked(cls, laws: Sequence[TabulatedLaw]) -> TabulatedDraws:
+        """Laws on the same table, a draw each."""
         return cls(
             laws[0].log_flops,
             np.stack([law.log_num_params for law in laws], axis=1),
@@ -65,56 +99,45 @@ class TabulatedLaw:
         )
 
     @property
-    def a(self) -> float:
-        return float(self._exponent())
+    def num_draws(self) -> int:
+        return int(self.log_loss.shape[1])
 
     def N_opt(self, flops: ArrayLike) -> Array:
-        return finite_exp(self._looked_up(self.log_num_params, flops))
+        return finite_exp(_looked_up(self.log_flops, self.log_num_params, flops))
 
     def D_opt(self, flops: ArrayLike) -> Array:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
 
     def loss_opt(self, flops: ArrayLike) -> Array:
-        return finite_exp(self._looked_up(self.log_loss, flops))
+        return finite_exp(_looked_up(self.log_flops, self.log_loss, flops))
 
     def quantities(self) -> dict[str, Array]:
-        return {"a": self._exponent()}
+        """The fitted numbers that law.json gives intervals for, (draws,) each."""
+        return {"a": exponent_between(self, *self.budgets)}
 
     def columns(self) -> dict[str, Array]:
+        """Everything needed to read the draws back with `from_columns`."""
         tables = {name: getattr(self, name) for name in TABLES}
         return {**tables, "budgets": np.array(self.budgets)}
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> TabulatedLaw:
+    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> TabulatedDraws:
         low, high = map(float, columns["budgets"])
         log_flops, log_n, log_loss = (columns[name] for name in TABLES)
         return cls(log_flops, log_n, log_loss, (low, high), rule)
 
-    def to_json(self) -> dict[str, Any]:
-        """All but the FLOP rule, which stands for itself in law.json."""
-        tables = {name: column.tolist() for name, column in self.columns().items()}
-        return {"a": self.a, **tables}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> TabulatedLaw:
-        return cls.from_columns({name: np.array(data[name]) for name in (*TABLES, "budgets")}, rule)
-
-    def _exponent(self) -> Array:
-        """d ln N_opt / d ln C over the trained budgets."""
-        low, high = self.budgets
-        return np.asarray(np.log(self.N_opt(high) / self.N_opt(low)) / np.log(high / low))
-
-    def _looked_up(self, table: Array, flops: ArrayLike) -> Array:
-        """The table's entry at `flops`; with draws, elementwise for one C or one C per draw."""
-        step = self.log_flops[1] - self.log_flops[0]
-        place = (np.log(np.asarray(flops, dtype=float)) - self.log_flops[0]) / step
-        left = np.clip(np.floor(place), 0, len(self.log_flops) - 2).astype(int)
-        if table.ndim == 1:
-            low, high = table[left], table[left + 1]
-        else:
-            draw = np.arange(table.shape[1])
-            low, high = table[left, draw], table[left + 1, draw]
-        return np.asarray(low + (place - left) * (high - low))
+def _looked_up(log_flops: Array, table: Array, flops: ArrayLike) -> Array:
+    """The table's entry at `flops`; with draws, elementwise for one C or one C per draw."""
+    step = log_flops[1] - log_flops[0]
+    place = (np.log(np.asarray(flops, dtype=float)) - log_flops[0]) / step
+    left = np.clip(np.floor(place), 0, len(log_flops) - 2).astype(int)
+    if table.ndim == 1:
+        low, high = table[left], table[left + 1]
+    else:
+        draw = np.arange(table.shape[1])
+        low, high = table[left, draw], table[left + 1, draw]
+    return np.asarray(low + (place - left) * (high - low))
 
 
 def table_flops(budgets: tuple[float, float]) -> Array:

@@ -13,15 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flops_fit.settings.sweep import FLOPS_PER_PARAM_PER_TOKEN
+
 Array = NDArray[np.float64]
 
-FLOPS_PER_PARAM_PER_TOKEN = 6.0
-"""FLOPs to train one weight on one token: a multiply and an add forward (2), and twice that
-backward (4), once for the gradient of the input and once for the gradient of the weight
-(Kaplan et al. 2020, section 2.1)."""
-
 FORWARD_SHARE = 1 / 3
-"""Of the FLOPs to train on a token, those of its forward pass: 2 of 6."""
+"""The forward pass's share of the FLOPs to train on a token: 2 of 6."""
 
 LARGEST_LOG = 300.0
 """ln of what is as good as infinite (1e130): an exponent of nearly 0 sends an optimum there, and
@@ -131,6 +128,30 @@ class Law(Protocol):
     def loss_opt(self, flops: ArrayLike) -> Array: ...
 
 
+class LawDraws(Protocol):
+    """Many laws, each what a fit might as well have found: every answer has one number per draw.
+
+    Answers are (draws,) for one C, or for as many C as there are draws.
+    """
+
+    @property
+    def flop_rule(self) -> FlopRule: ...
+
+    @property
+    def num_draws(self) -> int: ...
+
+    def N_opt(self, flops: ArrayLike) -> Array: ...
+
+    def D_opt(self, flops: ArrayLike) -> Array: ...
+
+    def loss_opt(self, flops: ArrayLike) -> Array: ...
+
+
+def exponent_between(law: Law | LawDraws, low: float, high: float) -> Array:
+    """d ln N_opt / d ln C between two budgets: one number, or one per draw."""
+    return np.asarray(np.log(law.N_opt(high) / law.N_opt(low)) / np.log(high / low))
+
+
 @dataclass(frozen=True)
 class LossSurface:
     """L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, section 3.3)."""
@@ -171,12 +192,12 @@ class LossSurface:
         num_params = self.N_opt(flops, rule)
         return self(num_params, rule.tokens(flops, num_params))
 
-    def tokens_to_reach(self, loss: float, num_params: float) -> float | None:
-        """D at which a model of N reaches `loss`, None where its own capacity forbids it."""
-        left_for_data = loss - self.E - self.A * num_params**-self.alpha
-        if left_for_data <= 0:
-            return None
-        return float((left_for_data / self.B) ** (-1.0 / self.beta))
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
+        """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+        left_for_data = np.asarray(loss) - self.E - self.A * num_params**-self.alpha
+        with np.errstate(divide="ignore"):
+            tokens = (np.maximum(left_for_data, 0.0) / self.B) ** (-1.0 / self.beta)
+        return np.asarray(tokens)
 
 
 def optimal_num_params(

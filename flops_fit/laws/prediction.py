@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import UserError
-from flops_fit.files import finite
-from flops_fit.laws import Array, Law
+from flops_fit.files import plain
+from flops_fit.laws import Array, Law, LawDraws
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -30,7 +30,7 @@ FARTHEST_LOG_SIZE = 100.0
 """ln N / N_opt at which the search for the edge of a flat band ends: such a band has no edge."""
 
 HALVINGS = 50
-"""Of the range in which a number is sought: e^100 to a relative 1e-13."""
+"""How often the range in which a number is sought is halved: e^100 to a relative 1e-13."""
 
 Mask = NDArray[np.bool_]
 
@@ -69,28 +69,28 @@ class Prediction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        intervals = {
-            name: {level: list(bounds) for level, bounds in levels.items()}
-            for name, levels in self.intervals.items()
-        }
-        return {**self.__dict__, "intervals": intervals}
+        return plain(vars(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prediction:
-        intervals = {
-            name: {level: (low, high) for level, (low, high) in levels.items()}
-            for name, levels in data["intervals"].items()
-        }
-        return cls(**{**data, "intervals": intervals})
+        return cls(**{**data, "intervals": intervals_from_json(data["intervals"])})
 
 
-class LossLaw(Law, Protocol):
-    """A law that also knows the loss of any size and length; or many, one answer per draw."""
+class LossOfAny(Protocol):
+    """What is known beside the optima: the loss of any size and length."""
 
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array: ...
 
-    def tokens_to_reach(self, loss: Any, num_params: float) -> Any:
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+
+
+class LossLaw(Law, LossOfAny, Protocol):
+    """A law that knows the loss of any size and length."""
+
+
+class LossLawDraws(LawDraws, LossOfAny, Protocol):
+    """Many such laws: every answer has one number per draw."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class FlatBand:
     intervals: Mapping[str, Intervals]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "intervals": plain_intervals(self.intervals)}
+        return plain(vars(self))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class OtherSize:
     intervals: Mapping[str, Intervals]
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "intervals": plain_intervals(self.intervals)}
+        return plain(vars(self))
 
 
 def central_intervals(draws: ArrayLike) -> dict[str, Interval]:
@@ -145,10 +145,18 @@ def central_intervals(draws: ArrayLike) -> dict[str, Interval]:
     }
 
 
+def intervals_from_json(data: Mapping[str, Any]) -> dict[str, Intervals]:
+    """The named intervals of a JSON file."""
+    return {
+        name: {level: (low, high) for level, (low, high) in levels.items()}
+        for name, levels in data.items()
+    }
+
+
 def predict_at_budget(
-    law: Law, budget: float, *, method: str, largest_budget: float, draws: Law | None
+    law: Law, budget: float, *, method: str, largest_budget: float, draws: LawDraws | None
 ) -> Prediction:
-    """The optimum of `law` at `budget` FLOPs; intervals from `draws`, a law with many answers."""
+    """The optimum of `law` at `budget` FLOPs, with intervals from `draws`."""
     if not (np.isfinite(budget) and budget > 0):
         raise UserError(f"budget {budget} is not a finite positive number of FLOPs")
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
@@ -182,7 +190,10 @@ def budget_for_num_tokens(law: Law, num_tokens: float) -> float:
 
 
 def flat_band(
-    law: LossLaw, draws: LossLaw | None, budget: float, tolerance: float = FLAT_BAND_TOLERANCE
+    law: LossLaw,
+    draws: LossLawDraws | None,
+    budget: float,
+    tolerance: float = FLAT_BAND_TOLERANCE,
 ) -> FlatBand:
     """The sizes whose loss at `budget` is within `tolerance` of the best."""
     low, high = _band(law, budget, tolerance)
@@ -194,7 +205,7 @@ def flat_band(
 
 
 def cost_of_size(
-    law: LossLaw, draws: LossLaw | None, budget: float, num_params: float
+    law: LossLaw, draws: LossLawDraws | None, budget: float, num_params: float
 ) -> OtherSize:
     """What training `num_params` instead of the optimal size costs at `budget`."""
     if not (np.isfinite(num_params) and num_params > 0):
@@ -220,22 +231,10 @@ def cost_of_size(
 
 
 def turned_over(intervals: Intervals, less: float = 0.0) -> Intervals:
-    """Of 1 / x - `less`, from those of an x >= 0; inf where x may be 0."""
+    """The intervals of 1 / x - `less` from those of an x >= 0; inf where x may be 0."""
     return {
         level: (1 / high - less if high else np.inf, 1 / low - less if low else np.inf)
         for level, (low, high) in intervals.items()
-    }
-
-
-def plain_intervals(
-    intervals: Mapping[str, Interval] | Mapping[str, Intervals],
-) -> dict[str, Any]:
-    """For JSON: lists, with null where there is no limit."""
-    return {
-        name: plain_intervals(value)
-        if isinstance(value, Mapping)
-        else [finite(value[0]), finite(value[1])]
-        for name, value in intervals.items()
     }
 
 
@@ -248,7 +247,7 @@ def last_where(holds: Callable[[Array], Mask], low: Array, high: Array) -> Array
     return (low + high) / 2
 
 
-def _band(law: LossLaw, budget: float, tolerance: float) -> tuple[Array, Array]:
+def _band(law: LossLaw | LossLawDraws, budget: float, tolerance: float) -> tuple[Array, Array]:
     """Both edges of the flat band, one number each or one per draw."""
     optimum = law.N_opt(budget)
     bound = (1 + tolerance) * law.loss_opt(budget)
@@ -267,7 +266,9 @@ def _band(law: LossLaw, budget: float, tolerance: float) -> tuple[Array, Array]:
     return low, high
 
 
-def _cost(law: LossLaw, budget: float, num_params: float) -> tuple[Array, Array, Array]:
+def _cost(
+    law: LossLaw | LossLawDraws, budget: float, num_params: float
+) -> tuple[Array, Array, Array]:
     """Loss of N at `budget`, its excess over the best, and the share of the tokens (at most 1) that
     it gets of those it would need to reach the best; 0 where none suffice."""
     best, num_tokens = law.loss_opt(budget), law.flop_rule.tokens(budget, num_params)

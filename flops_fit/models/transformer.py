@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
-from flops_fit.training.kernels import attention_in_force
 
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width."""
@@ -21,10 +20,11 @@ LONGEST_EXPLICIT_CONTEXT = 2048
 every layer for the backward pass; the fused kernel keeps none of them."""
 
 ROTARY_BASE = 1000.0
-"""Tokens, over 2 pi, that the slowest rotation of queries and keys takes for a turn."""
+"""Tokens, over 2 pi, that the slowest rotation of queries and keys takes for a turn. Su et al. 2021
+take 10,000; contexts here are of hundreds of tokens."""
 
 EMBEDDING_LR_SCALE = 0.5
-"""Of the learning rate, for the embedding at every width."""
+"""Factor on the learning rate for the embedding, at every width."""
 
 
 Rotation = tuple[Tensor, Tensor]
@@ -82,6 +82,10 @@ class Transformer(nn.Module):
             x = block(x, rotation)
         logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
         return logits
+
+    def use_attention_kernel(self, name: str) -> None:
+        """On a CPU, from now on: `blocks` or `fused`."""
+        set_attention(self.blocks, CAUSAL_ATTENTION[name])
 
     def matrices(self) -> list[nn.Parameter]:
         """The hidden weight matrices, head left out."""
@@ -148,7 +152,7 @@ class Block(nn.Module):
 
 
 def rotation_by(angles: Tensor) -> Rotation:
-    """Of positions with the given angles (T, head_dim / 2)."""
+    """The rotation of positions with the given angles (T, head_dim / 2)."""
     angles = angles[:, None, None]  # (T, 1, 1, head_dim / 2)
     return angles.cos(), angles.sin()
 
@@ -175,18 +179,37 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
+    """Let each of the blocks attend so."""
+    for block in blocks:
+        assert isinstance(block, Block)
+        block.attention = attention
+
+
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T, causal) v, all (B, H, T, head_dim).
+    """softmax(scale q k^T, causal) v, all (B, H, T, head_dim); in blocks on a CPU."""
+    if is_short_on_cpu(q) and not torch.compiler.is_compiling():
+        return block_attention(q, k, v, scale)
+    return fused_causal_attention(q, k, v, scale)
+
+
+def fused_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`causal_attention` by torch's own kernel.
 
     Written out on the meta device, where FLOP counters count just what they see, and for
     torch.compile, which makes a kernel of its own.
     """
-    is_short_on_cpu = q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT
-    if q.is_meta or (is_short_on_cpu and torch.compiler.is_compiling()):
+    if q.is_meta or (is_short_on_cpu(q) and torch.compiler.is_compiling()):
         return written_out_attention(q, k, v, scale)
-    if is_short_on_cpu and attention_in_force() == "blocks":
-        return block_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+
+
+CAUSAL_ATTENTION = {"blocks": causal_attention, "fused": fused_causal_attention}
+
+
+def is_short_on_cpu(q: Tensor) -> bool:
+    """Whether attention of these queries (B, H, T, head_dim) may be written out."""
+    return q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT
 
 
 def written_out_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

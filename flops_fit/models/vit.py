@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flops_fit.models.transformer import (
-    LONGEST_EXPLICIT_CONTEXT,
     Block,
     Rotation,
+    is_short_on_cpu,
     rms_norm,
     rotary_angles,
     rotation_by,
+    set_attention,
 )
-from flops_fit.training.kernels import attention_in_force
 
 
 class ViT(nn.Module):
@@ -84,6 +84,10 @@ class ViT(nn.Module):
         logits: Tensor = self.head(rms_norm(x).mean(1))  # (B, num_classes)
         return logits
 
+    def use_attention_kernel(self, name: str) -> None:
+        """On a CPU, from now on: `blocks`, here a single one, or `fused`."""
+        set_attention(self.blocks, FULL_ATTENTION[name])
+
     def matrices(self) -> list[nn.Parameter]:
         """The hidden weight matrices, patch embedding and head left out."""
         return [p for block in self.blocks for p in block.parameters()]
@@ -116,8 +120,9 @@ def patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 def grid_rotation(side: int, head_dim: int) -> Rotation:
-    """Of side x side patches: half of the pairs, or one more, turn with a patch's row, the others
-    with its column (Heo et al. 2024, section 3.2)."""
+    """Angles of side x side patches: half of the pairs, or one more, turn with a patch's row, the
+    others with its column (Heo et al. 2024, section 3.2).
+    """
     column_pairs = head_dim // 4
     row_pairs = head_dim // 2 - column_pairs
     device = torch.get_default_device()
@@ -127,9 +132,23 @@ def grid_rotation(side: int, head_dim: int) -> Rotation:
 
 
 def full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T) v, all (B, H, T, head_dim); written out where `causal_attention` is."""
-    is_short_on_cpu = q.is_cpu and q.shape[2] <= LONGEST_EXPLICIT_CONTEXT
-    if not (q.is_meta or (is_short_on_cpu and attention_in_force() == "blocks")):
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    """softmax(scale q k^T) v, all (B, H, T, head_dim); written out on a CPU."""
+    if not is_short_on_cpu(q):
+        return fused_full_attention(q, k, v, scale)
+    return written_out_full_attention(q, k, v, scale)
+
+
+def fused_full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`full_attention` by torch's own kernel; written out on meta, for FLOP counters."""
+    if q.is_meta:
+        return written_out_full_attention(q, k, v, scale)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+FULL_ATTENTION = {"blocks": full_attention, "fused": fused_full_attention}
+
+
+def written_out_full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`full_attention` with all T^2 products of queries and keys."""
     scores = (q * scale) @ k.mT  # (B, H, T, T)
     return scores.softmax(-1) @ v

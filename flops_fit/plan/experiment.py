@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from flops_fit.errors import StudyError
 from flops_fit.laws import FlopRule
-
-SCHEMA_VERSION = 1
-"""Of plan.json and result.json. A file of another version is refused, never guessed at."""
-
-SizeValue = int | float | Mapping[str, int | float]
+from flops_fit.plan.names import AlsoCalled
+from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
+from flops_fit.settings import SweepSettings, plain, stored
+from flops_fit.settings.sweep import SizeValue as SizeValue
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,10 @@ class Experiment:
     id: str = ""
     trunk: str = ""  # the same for runs that differ only from their cooldown on
 
+    experiment_id = AlsoCalled("id")
+    compute_budget = AlsoCalled("budget")
+    size_param_value = AlsoCalled("size.value")
+
     @property
     def num_tokens(self) -> int:
         return self.num_steps * self.batch_tokens
@@ -110,7 +112,7 @@ class Experiment:
         return None if self.unique_tokens is None else self.num_tokens / self.unique_tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The experiments of a sweep, in order of budget and size, and how they came about."""
 
@@ -118,50 +120,54 @@ class Plan:
     flop_rule: FlopRule
     notes: tuple[str, ...] = ()  # sizes dropped and other things worth knowing
     study: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the composed config, plain values
+    settings: SweepSettings | None = None  # with which it was planned
 
     @property
     def budgets(self) -> tuple[float, ...]:
         return tuple(sorted({e.budget for e in self.experiments}))
 
     @property
+    def num_experiments(self) -> int:
+        return len(self.experiments)
+
+    @property
     def total_flops(self) -> float:
         return math.fsum(e.flops for e in self.experiments)
 
     def __len__(self) -> int:
-        return len(self.experiments)
+        return self.num_experiments
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return (
             f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
             f"total_flops={self.total_flops:.2e})"
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        settings = {} if self.settings is None else plain(self.settings)
+        unset = replace(self, settings=None)
+        return {"schema_version": SCHEMA_VERSION, **asdict(unset), "settings": settings}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        check_schema_version(data, "plan.json")
+        data = upgraded(data, "plan.json")
         rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
         return cls(
             experiments=tuple(
-                Experiment(**{**e, "size": Size(**e["size"])}) for e in data["experiments"]
+                Experiment(**{**known(Experiment, e), "size": Size(**e["size"])})
+                for e in data["experiments"]
             ),
             flop_rule=FlopRule(**rule),
             notes=tuple(data["notes"]),
             study=data["study"],
-            settings=data["settings"],
+            settings=stored(SweepSettings, data["settings"]),
         )
 
 
-def check_schema_version(data: Mapping[str, Any], name: str) -> None:
-    found = data.get("schema_version")
-    if found != SCHEMA_VERSION:
-        raise StudyError(
-            f"{name} has schema version {found}, this flops-fit reads {SCHEMA_VERSION}: "
-            "use the flops-fit that wrote it, or name another study"
-        )
+def known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are fields of the class: a later version may have written more."""
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def short_number(value: float) -> str:

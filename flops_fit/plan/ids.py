@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from flops_fit.plan.experiment import SCHEMA_VERSION, Experiment, Plan, short_number
+from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.versions import ID_VERSION
 
 
 def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:
@@ -20,7 +21,7 @@ def _with_id(experiment: Experiment, identity: Mapping[str, Any]) -> Experiment:
     """Its id, a readable prefix and a hash such as C1e15-N1.2M-0123456789ab, and its trunk's."""
     e = experiment
     start = {  # what decides the run from its first step on
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": ID_VERSION,
         "identity": identity,
         "size": asdict(e.size),
         "batch_size": e.batch_size,

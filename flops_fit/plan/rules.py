@@ -13,6 +13,14 @@ Rule = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What a study lets follow from N and D; None: the same for all."""
+
+    learning_rate: Rule | None = None  # at the peak
+    batch_tokens: Rule | None = None  # per step
+
+
+@dataclass(frozen=True)
 class PowerRule:
     """coefficient x N^num_params_exponent x D^num_tokens_exponent, from `lowest` to `highest`.
 

@@ -18,6 +18,7 @@ from flops_fit.plan.experiment import Experiment, ModelSize, Plan, SizeValue
 from flops_fit.plan.flops import FlopCount, FormulaFlops
 from flops_fit.plan.rules import Rule
 from flops_fit.plan.trunks import SharedTrunks, chains, flops_to_train, with_phases
+from flops_fit.settings import PlanSettings, StepSettings
 
 COMPUTE_OPTIMAL_TOKENS_PER_PARAM = 20.0
 """Where a grid is centred when nobody knows better (Hoffmann et al. 2022, table 3)."""
@@ -52,19 +53,21 @@ class DataShape:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to plan: the knobs of a sweep with their defaults and units."""
+    """What to plan. Raises `PlanError` for values that make no sense."""
 
     budgets: tuple[float, ...]  # FLOPs
     batch_size: int  # samples per step
     sizes: tuple[SizeValue, ...] | None = None
-    num_sizes: int = 7
-    span: float = 16.0  # largest N / centre = centre / smallest N
+    num_sizes: int = PlanSettings.num_sizes
+    span: float = PlanSettings.span  # largest N / centre = centre / smallest N
     center: float | None = None  # tokens per parameter at the centre of the grid
-    min_steps: int = 100
-    max_epochs: float = 4.0
-    seed: int = 0
+    min_steps: int = PlanSettings.min_steps
+    max_epochs: float = PlanSettings.max_epochs
+    seed: int = StepSettings.seed
     data_seed: int | None = None  # None: as `seed`
-    seeds: int = 1  # times that each experiment is repeated, with seed, seed + 1 ..
+    seeds: int = (
+        PlanSettings.seeds
+    )  # times that each experiment is repeated, with seed, seed + 1 ..
     learning_rate: Rule | None = None  # None: the optimizer's own for all
     batch_tokens: Rule | None = None  # None: batch_size for all
     trunks: SharedTrunks | None = None  # None: every run from its own start

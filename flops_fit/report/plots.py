@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flops_fit.answers.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.isoflop.optima import BudgetOptimum
 from flops_fit.fitting.metrics import label, measured_by
-from flops_fit.fitting.optima import BudgetOptimum
 from flops_fit.laws import Array, Law
 from flops_fit.laws.prediction import central_intervals
 from flops_fit.plan.experiment import short_number
@@ -27,13 +27,13 @@ BEYOND = 1000.0
 Colour = tuple[float, float, float, float]
 
 NO_BUDGET: Colour = (0.6, 0.6, 0.6, 1.0)
-"""Of runs that share their compute with no other."""
+"""Colour of runs that share their compute with no other."""
 
 BAND_LEVEL = "95"
 """Percent. The shaded interval."""
 
 SIDE_COLOURS = ("tab:blue", "tab:orange")
-"""Of the two sides of a comparison."""
+"""Colours of the two sides of a comparison."""
 
 PAST_CROSSING = 3.0
 """How far a comparison is drawn beyond its crossing."""

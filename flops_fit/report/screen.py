@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from flops_fit.plan.experiment import Experiment, short_number
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 
 PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""
@@ -92,7 +92,7 @@ def run_line(run: Run) -> str:
     """One run in a line."""
     size = f"{run.size.name} {run.size.label}" if run.size else ""
     head = f"C {run.budget:.3g}  {size:<12} N {short_number(run.num_params):>6}"
-    if run.status != "done":
+    if run.status != Status.COMPLETED:
         return f"{head}  {run.status}: {run.error}"
     spread = f" ± {run.loss_stderr:.2g}" if run.loss_stderr else ""
     tokens, seconds = short_number(run.num_tokens), run.wall_time_seconds or 0.0

@@ -14,6 +14,7 @@ from flops_fit.answers.comparison import Comparison, Estimate
 from flops_fit.answers.crossing import Crossing
 from flops_fit.answers.verification import Verification
 from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.methods import in_words
 from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.fitting.points import Dropped
 from flops_fit.laws.prediction import FlatBand, Interval, Intervals, OtherSize, Prediction
@@ -88,6 +89,23 @@ def predictions_table(predictions: Iterable[Prediction], metric: str = LOSS) -> 
     return table
 
 
+def prediction_words(p: Prediction) -> str:
+    """One prediction in a line, with its intervals."""
+    n, d, loss = (
+        _shown_bounds(p.intervals.get(name), shown)
+        for name, shown in (
+            ("num_params", short_number),
+            ("num_tokens", short_number),
+            ("loss", "{:.4f}".format),
+        )
+    )
+    return (
+        f"{p.budget:.3g} FLOPs ({p.extrapolation:.3g} times the largest budget): "
+        f"N = {short_number(p.num_params)}{n}, D = {short_number(p.num_tokens)}{d}, "
+        f"loss {p.loss:.4f}{loss}"
+    )
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """Budget -> both losses with intervals, and how many times the FLOPs of A B needs."""
     letters = {comparison.a.name: "A", comparison.b.name: "B"}
@@ -122,18 +140,10 @@ def crossing_line(crossing: Crossing) -> str:
     return f"the losses cross at {crossing.flops:.3g} FLOPs{interval}, {reach}{drawn}"
 
 
-METHODS = {
-    "isoflop": "approach 2, IsoFLOP curves",
-    "surface": "approach 3, loss surface",
-    "envelope": "approach 1, envelope of training curves",
-}
-"""Ours in words; a user's own method goes by its class."""
-
-
 def law_lines(law: ScalingLaw) -> list[str]:
     """A line per method: the exponent with its interval, or why there is none."""
-    lines = [f"{_in_words(m)}: N_opt ~ C^{exponent(law, m)}" for m in law.fits.laws]
-    return lines + [f"{_in_words(m)}: {reason}" for m, reason in law.refusals.items()]
+    lines = [f"{in_words(m)}: N_opt ~ C^{exponent(law, m)}" for m in law.fits.laws]
+    return lines + [f"{in_words(m)}: {reason}" for m, reason in law.refusals.items()]
 
 
 def left_out_line(dropped: Sequence[Dropped]) -> str:
@@ -191,7 +201,7 @@ def verification_line(v: Verification) -> str:
 
 
 def exponent(law: ScalingLaw, method: str) -> str:
-    """Of N_opt in C by `method`, with its interval."""
+    """The exponent of N_opt in C by `method`, with its interval."""
     bounds = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
     shown = f" ({SHOWN_LEVEL}%: {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
     return f"{law.fits.laws[method].a:.3f}{shown}"
@@ -271,10 +281,6 @@ def _shown_bounds(intervals: Intervals | None, shown: Callable[[float], str]) ->
     """The interval in brackets, behind a value; nothing without one."""
     bounds = (intervals or {}).get(SHOWN_LEVEL)
     return f" ({SHOWN_LEVEL}%: {_range(bounds, shown)})" if bounds else ""
-
-
-def _in_words(method: str) -> str:
-    return METHODS.get(method, method)
 
 
 def _range(bounds: Interval, shown: Callable[[float], str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from filelock import Timeout
 
 from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain, chains
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
@@ -77,8 +77,8 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
-            finished = folder.finished_run(experiment.id)  # by another process, meanwhile
-            run = finished or _trained(experiment, trainer, folder, watcher)
+            completed = folder.completed_run(experiment.id)  # by another process, meanwhile
+            run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
         return None
     watcher.finished(run)
@@ -95,7 +95,7 @@ def _trained(
     except Exception as error:  # the sweep goes on, whatever a user's code raises
         with suppress(OSError):  # a full disk: the result says what it needs
             (run_folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        run = ended_run(experiment, "failed", f"{type(error).__name__}: {error}")
+        run = ended_run(experiment, Status.FAILED, f"{type(error).__name__}: {error}")
         folder.write_run(run)
         return run
     folder.write_run(run)
@@ -117,6 +117,6 @@ class Inline:
         for experiment in (e for chain in work for e in chain):
             run = train_one(experiment, self.trainer, self.folder, watcher)
             ended += [run] if run else []
-            if run and run.status == "failed" and self.fail_fast:
+            if run and run.status == Status.FAILED and self.fail_fast:
                 raise SweepStopped(run.id)
         return ended

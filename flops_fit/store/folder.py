@@ -46,13 +46,13 @@ class StudyFolder:
         except (TypeError, KeyError, AttributeError) as error:
             raise StudyError(f"{path} is not the record of a run ({error})") from error
 
-    def finished_run(self, run_id: str) -> Run | None:
-        """The run with this id if it is done; None where it is not or can't be read."""
+    def completed_run(self, run_id: str) -> Run | None:
+        """The run with this id if it is completed; None where it is not or can't be read."""
         try:
             run = self.read_run(run_id)
         except StudyError:
             return None
-        return run if run and run.is_done else None
+        return run if run and run.is_completed else None
 
     def write_run(self, run: Run) -> None:
         write_json(self.run_folder(run.id) / "result.json", run.to_json())
@@ -121,7 +121,7 @@ class StudyFolder:
         return runs, problems
 
     def missing(self, plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
-        """Experiments still to train: all but those done, or diverged (unless in `retry`)."""
+        """Experiments still to train: all but those completed, or diverged (unless in `retry`)."""
         runs, _ = self.runs_of(plan)
         settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
         return [e for e in plan.experiments if e.id not in settled]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -86,6 +86,12 @@ class Spec(Protocol):
 
     def pinned_trainer(self, folder: StudyFolder) -> Trainer:
         """Its trainer, built without planning from what the study has pinned."""
+
+    def in_worker(self) -> Callable[[], Spec]:
+        """What makes it in a worker process; can be pickled.
+
+        Raises `ConfigError` where it can't be had there.
+        """
 
     def for_optimum(self, prediction: Prediction) -> Spec:
         """The same with one experiment: the size nearest to the predicted optimum."""

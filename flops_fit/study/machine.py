@@ -6,22 +6,21 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from flops_fit.building.spec import build_spec
 from flops_fit.report.screen import say
+from flops_fit.settings import MachineSettings
 from flops_fit.store.execution import Execute, Inline
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Trainer, Watcher
+from flops_fit.store.protocols import Prepared, Spec, Trainer, Watcher
 from flops_fit.study.workers import Workers
-from flops_fit.training.devices import choose_device
-
-Config = Mapping[str, Any]
+from flops_fit.training.devices import choose_device, threads_in_use
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,32 @@ class Machine:
 
 
 def machine_for(
-    config: Config, device: torch.device | None, num_runs: int, pinned: Config
+    settings: MachineSettings,
+    device: torch.device | None,
+    num_runs: int,
+    pinned: Mapping[str, Any],
 ) -> Machine:
     """As configured, else one run per GPU or CPU core, and one thread each where several run.
 
     Where the device is the trainer's own affair, one run that may use the whole machine. The
     threads of a study's first training are kept, since results depend on them to a rounding.
     """
-    gpus = visible_gpus() if (device or choose_device(config["device"])).type == "cuda" else ()
+    gpus = visible_gpus() if (device or choose_device(settings.device)).type == "cuda" else ()
     default = 1 if device is None else len(gpus) or cpu_cores()
-    workers = max(1, min(config["workers"] or default, num_runs))
+    workers = max(1, min(settings.workers or default, num_runs))
     threads = 1 if workers > 1 else torch.get_num_threads()
-    return Machine(workers, config["threads"] or pinned.get("threads") or threads, gpus)
+    return Machine(workers, settings.threads or pinned.get("threads") or threads, gpus)
+
+
+def machine_of(
+    prepared: Prepared, num_runs: int, folder: StudyFolder, settings: MachineSettings
+) -> Machine:
+    """What the sweep may use; a single run at a time takes as many threads as it gains by."""
+    pinned = folder.pinned()
+    machine = machine_for(settings, prepared.device, num_runs, pinned)
+    if num_runs == 0 or machine.workers > 1 or settings.threads or "threads" in pinned:
+        return machine
+    return replace(machine, threads=prepared.trainer.threads(prepared.plan, machine.threads))
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -61,33 +74,33 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
 def executor(
-    config: Config,
-    files: Mapping[str, str],
-    trainer: Trainer,
-    folder: StudyFolder,
-    machine: Machine,
-) -> Execute:
-    """Worker processes where several runs train at once, else this process.
-
-    `files` are the configs' origins, for error messages.
-    """
-    fail_fast = config["fail_fast"]
+    spec: Spec, trainer: Trainer, folder: StudyFolder, machine: Machine, *, fail_fast: bool
+) -> Iterator[Execute]:
+    """Worker processes where several runs train at once, else this process with its threads."""
     if machine.workers == 1:
-        torch.set_num_threads(machine.threads)
-        return Inline(trainer, folder, fail_fast)
-    make_trainer = functools.partial(trainer_in_worker, dict(config), files, folder)
-    return Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)
+        with threads_in_use(machine.threads):
+            yield Inline(trainer, folder, fail_fast)
+        return
+    make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
+    yield Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)
 
 
-def trainer_in_worker(config: Config, files: Mapping[str, str], folder: StudyFolder) -> Trainer:
-    """The trainer, built anew in a worker process from the config and what the study has pinned."""
-    return build_spec(config, files).pinned_trainer(folder)
+def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:
+    """The trainer, built anew in a worker process with what the study has pinned."""
+    return make_spec().pinned_trainer(folder)
 
 
 @contextmanager
 def stop_on_signals(watcher: Watcher) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once.
+
+    Outside of the main thread signals are left to whoever has them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def request_stop(number: int, frame: object) -> None:
         if watcher.stop_requested:

@@ -1,59 +1,80 @@
-"""The study: plan a sweep, train what is missing of it, fit what is there.
-
-Both faces, the command line and `find_optimal`, bring a `StudySpec` and do the same things here.
-"""
+"""A study as Python users hold it: its plan, runs and law, and what to ask it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from numbers import Real
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
-from flops_fit.errors import StudyError, UserError
-from flops_fit.fitting import FitError, IsoflopFit, ScalingLaw, SurfaceFit, fit_runs, is_fit_of
-from flops_fit.laws import FlopRule
+from flops_fit.answers.verification import Verification
+from flops_fit.errors import ConfigError, StudyError, UserError
+from flops_fit.fitting import ScalingLaw
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
+from flops_fit.report.files import write_report
+from flops_fit.report.tables import prediction_words
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Spec
+from flops_fit.study.fits import FittedStudy
+from flops_fit.study.found import PLAN_FILE, existing, read_law, study_runs
+from flops_fit.study.runs import Runs
+from flops_fit.study.status import StudyStatus, study_status
+from flops_fit.study.sweeps import verified
+
+SHOWN_BUDGETS = 3
+"""The largest budget and the next beyond it for which a printed study answers."""
 
 
-def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
-    """Remember the code that the study is trained with; returns the names whose code has changed.
-
-    Ids know names and arguments, not code, so that a new comment makes no run worthless.
-    """
-    pinned = folder.pinned()
-    sources = {f"source of {name}": code for name, code in spec.sources.items()}
-    folder.pin(sources)
-    return [
-        key.removeprefix("source of ")
-        for key, code in sources.items()
-        if pinned.get(key, code) != code
-    ]
-
-
-SOURCE_WARNING = (
-    "the code of {} has changed since this study's first training; finished runs keep the old "
-    "code's losses: name another study to train all of them anew"
-)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A plan with what was trained of it and the law that follows.
 
-    Iterates over the runs, in the plan's order. `law` is None where nothing trustworthy can be
-    fitted; `refusal` says why.
+    Iterates over the runs, in the plan's order.
     """
 
-    plan: Plan
-    runs: tuple[Run, ...]
-    law: ScalingLaw | None
-    refusal: str | None
-    folder: StudyFolder
+    fitted: FittedStudy
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """The study in a folder such as outputs/mlp-toy, as it was left.
+
+        Raises `StudyError` where there is none.
+        """
+        folder = existing(StudyFolder(Path(path)))
+        answer_folder = folder.latest_plan_folder()
+        plan = folder.read_plan() if (answer_folder / PLAN_FILE).exists() else None
+        fitted = FittedStudy(folder, plan, Runs(study_runs(folder)), None, None)
+        try:
+            return cls(replace(fitted, law=read_law(folder)))
+        except UserError as error:
+            return cls(replace(fitted, refusal=str(error)))
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.fitted.folder.path
+
+    @property
+    def plan(self) -> Plan | None:
+        """None for a table of runs."""
+        return self.fitted.plan
+
+    @property
+    def runs(self) -> Runs:
+        return self.fitted.runs
+
+    @property
+    def law(self) -> ScalingLaw | None:
+        """None where nothing trustworthy can be fitted; `refusal` says why."""
+        return self.fitted.law
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there is no law."""
+        return self.fitted.refusal
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -63,49 +84,50 @@ class Study:
 
     def predict(self, budget: float) -> Prediction:
         """The compute-optimal run at `budget` FLOPs. Raises `StudyError` without a law."""
+        return self._law.predict(number("budget", budget, "FLOPs such as 1e18"))
+
+    def verify(self, budget: float) -> Verification:
+        """Trains the size that the law says is best at `budget` FLOPs: predicted against measured.
+
+        With the settings of the study; what was trained before is not trained again. Raises
+        `StudyError` where the run can't be trained from here, or fails.
+        """
+        return verified(self.fitted, self.predict(budget))
+
+    def report(self) -> list[Path]:
+        """Writes runs.csv and the figures beside law.json; returns their paths."""
+        return write_report(self.runs, self._law, self.fitted.folder.latest_plan_folder())
+
+    def status(self) -> StudyStatus:
+        """How much of the plan is completed, failed, diverged and missing."""
+        return study_status(self.fitted.folder)
+
+    @property
+    def _law(self) -> ScalingLaw:
         if self.law is None:
             raise StudyError(f"no law to predict with: {self.refusal}")
-        return self.law.predict(budget)
+        return self.law
+
+    def _lines(self) -> list[str]:
+        head = f"Study {self.folder.name}: {len(self)} runs"
+        if self.law is None:
+            return [head, str(self.refusal)]
+        law = self.law
+        beyond = [p for p in law.predictions if p.method == law.answer and p.extrapolation >= 1]
+        shown = [prediction_words(p) for p in beyond[:SHOWN_BUDGETS]]
+        return [head, law.diagnostics.verdict, *shown]
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        head, *lines = map(escape, self._lines())
+        return f"<b>{head}</b><br>" + "<br>".join(lines)
 
 
-def fit_study(
-    plan: Plan,
-    runs: Sequence[Run],
-    folder: StudyFolder,
-    answer: IsoflopFit | SurfaceFit | None = None,
-    draws: int = 4000,
-    seed: int = 0,
-) -> Study:
-    """Fit the plan's runs and keep law.json beside plan.json; a law that is there is kept."""
-    answer_folder = folder.plan_folder(plan)
-    how: FitArguments = {
-        "flop_rule": plan.flop_rule,
-        "answer": answer or SurfaceFit(),
-        "draws": draws,
-        "seed": seed,
-    }
-    try:
-        law = law_on_disk(answer_folder)
-        if law is None or not is_fit_of(law, runs, **how):
-            law = fit_runs(runs, **how)
-            law.save(answer_folder)
-    except FitError as error:
-        return Study(plan, tuple(runs), None, str(error), folder)
-    return Study(plan, tuple(runs), law, None, folder)
-
-
-class FitArguments(TypedDict):
-    """How a study is fitted: the arguments of `fit_runs` beside the runs."""
-
-    flop_rule: FlopRule
-    answer: IsoflopFit | SurfaceFit
-    draws: int
-    seed: int
-
-
-def law_on_disk(answer_folder: Path) -> ScalingLaw | None:
-    """The law that was fitted before; None where there is none that can be read."""
-    try:
-        return ScalingLaw.load(answer_folder)
-    except (FileNotFoundError, UserError):
-        return None
+def number(name: str, value: Any, example: str) -> float:
+    """The value as a float. Raises `ConfigError` for text and other things that are no number."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return float(value)
+    raise ConfigError(f"{name} is {value!r}, a {type(value).__name__}: give a number of {example}")

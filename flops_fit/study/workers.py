@@ -21,7 +21,7 @@ import torch
 
 from flops_fit.errors import UserError
 from flops_fit.plan.experiment import Experiment
-from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
 from flops_fit.store.execution import SweepStopped, train_one
 from flops_fit.store.folder import StudyFolder
@@ -65,7 +65,7 @@ class Workers:
                         worker.rest = ()
                     if worker.is_dead:
                         workers[workers.index(worker)] = self._start(worker.slot)
-                    if run and run.status == "failed" and self.fail_fast:
+                    if run and run.status == Status.FAILED and self.fail_fast:
                         raise SweepStopped(run.id)
                 if watcher.stop_requested:
                     raise KeyboardInterrupt
@@ -111,13 +111,13 @@ class Workers:
             raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
         if experiment is None:
             return None
-        run = self.folder.finished_run(experiment.id)
+        run = self.folder.completed_run(experiment.id)
         if run is None:
             reason = (
                 f"the worker process died with exit code {code} (-9 is often want of memory): "
                 "lower micro_batch_size or workers, and run the same command again"
             )
-            run = ended_run(experiment, "failed", reason)
+            run = ended_run(experiment, Status.FAILED, reason)
             self.folder.write_run(run)
         watcher.finished(run)
         return run

@@ -17,7 +17,7 @@ from flops_fit.fitting.errors import FitError
 DELIMITERS = (",", ";", "\t", "|")
 
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-"""Of counts as people write them: 125M, 1.3B."""
+"""What a letter behind a count multiplies it by, as people write them: 125M, 1.3B."""
 
 Row = Mapping[str, str]
 

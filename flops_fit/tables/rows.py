@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import PLAUSIBLE
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.tables.cells import Cells, number_in
 from flops_fit.tables.columns import SHOWN, sizes_given
 
@@ -76,9 +76,9 @@ def reason_to_leave_out(row: TableRow, names: Mapping[str, str]) -> str | None:
 
 def run_of(row: TableRow, names: Mapping[str, str], nats: float, constant: float) -> Run:
     n, d, c = _size(row, names, constant)
-    loss, status = row.value("loss"), row.cells.get("status", "").strip() or "done"
+    loss, status = row.value("loss"), row.cells.get("status", "").strip() or Status.COMPLETED
     if loss is not None and not math.isfinite(loss):
-        loss, status = None, "diverged"
+        loss, status = None, Status.DIVERGED
     budget, stderr = row.value("budget"), row.value("loss_stderr")
     metrics = {k.removeprefix(METRICS): row.value(k) for k in row.cells if k.startswith(METRICS)}
     return Run(

@@ -1,53 +1,70 @@
-"""Whether model, dataset and loss fit each other: found out before anything trains."""
+"""Whether the parts of a study fit each other: found out before anything trains."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from flops_fit.datasets.batches import micro_batches, output_of
-from flops_fit.errors import ConfigError
+from flops_fit.datasets.batches import Batch, micro_batches, output_of
+from flops_fit.errors import ConfigError, UserError
+from flops_fit.signatures import qualified_name
 from flops_fit.training.family import materialized
-from flops_fit.training.recipe import Recipe
+from flops_fit.training.recipe import Recipe, configured_rate, param_groups
+
+PROGRESS_TRIED = (0.01, 0.5, 1.0)
+"""Steps of a run, for which a schedule must know the factor on the learning rate."""
+
+Hints = Mapping[str, str]
+"""Config group -> where it is configured, and with which values."""
 
 
-def check_fit(recipe: Recipe, batch_size: int, hint: str = "") -> None:
+def check_fit(recipe: Recipe, batch_size: int, hints: Hints | None = None) -> None:
     """One forward, loss and backward of the smallest model on one batch, before anything trains.
 
-    Raises `ConfigError` with the shapes and `hint`, which says where they are configured.
+    And one optimizer, one value of each metric and a few of the schedule. Raises `ConfigError`
+    with what was got, and `hints` on where it is configured.
     """
-    family = recipe.family
-    size = f"{family.spec.name}={family.smallest}"
+    hints = hints or {}
     whole = next(recipe.source.training_batches(batch_size, seed=0))
     batch = next(micro_batches(whole, recipe.micro_batch_size))
-    inputs, target = batch
-    shapes = f"input {_shape(inputs)}, target {_shape(target)}"
     with torch.random.fork_rng(devices=[]):
-        model = materialized(family.build(family.smallest), batch)
-        try:
-            prediction = output_of(model, inputs)
-        except Exception as error:  # whatever a user's model raises for data it wasn't made for
-            raise ConfigError(
-                f"the model ({size}) can't take a batch of the dataset ({shapes}): {error}{hint}"
-            ) from error
-        try:
-            loss = recipe.loss(prediction, target)
-        except Exception as error:  # likewise a user's loss
-            raise ConfigError(
-                f"the loss can't compare the model's output {_shape(prediction)} with the "
-                f"dataset's target {_shape(target)}: {error}{hint}"
-            ) from error
+        model = materialized(recipe.family.build(recipe.family.smallest), batch)
+        _check_model_and_loss(model, batch, recipe, _listed(hints, "model", "dataset"))
+        _check_metrics(model, batch, recipe, hints)
+        _check_optimizer(model, recipe, _listed(hints, "optimizer"))
+    _check_schedule(recipe, _listed(hints, "schedule"))
+
+
+def _check_model_and_loss(model: nn.Module, batch: Batch, recipe: Recipe, hint: str) -> None:
+    inputs, target = batch
+    family = recipe.family
+    try:
+        prediction = output_of(model, inputs)
+    except Exception as error:  # whatever a user's model raises for data it wasn't made for
+        raise ConfigError(
+            f"the model ({family.spec.name}={family.smallest}) can't take a batch of the dataset "
+            f"(input {_shape(inputs)}, target {_shape(target)}): {error}{hint}"
+        ) from error
+    try:
+        loss = recipe.loss(prediction, target)
+    except Exception as error:  # likewise a user's loss
+        raise ConfigError(
+            f"the loss can't compare the model's output {_shape(prediction)} with the "
+            f"dataset's target {_shape(target)}: {error}{hint}"
+        ) from error
     _check_loss(loss)
 
 
 def _check_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor {_shape(loss)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(
-            f"the loss returns {got}, expected one number: the mean over the batch, "
+            f"the loss returns {_got(loss)}, expected one number: the mean over the batch, "
             "such as loss.mean() (reduction='mean')"
         )
     if not loss.requires_grad:
@@ -56,6 +73,93 @@ def _check_loss(loss: Any) -> None:
             "is the model's output detached, or are its parameters frozen?"
         )
     loss.backward()
+
+
+def _check_metrics(model: nn.Module, batch: Batch, recipe: Recipe, hints: Hints) -> None:
+    """Each on one batch, as on the held-out data."""
+    if not recipe.metrics:
+        return
+    inputs, target = batch
+    model.eval()
+    with torch.inference_mode():
+        prediction = output_of(model, inputs)
+        for name, metric in recipe.metrics.items():
+            hint = _listed(hints, f"metrics.{name}")
+            try:
+                value = metric(prediction, target)
+            except Exception as error:  # likewise a user's metric
+                raise ConfigError(
+                    f"metric {name} can't compare the model's output {_shape(prediction)} with "
+                    f"the dataset's target {_shape(target)}: {error}{hint}"
+                ) from error
+            try:
+                torch.as_tensor(value).reshape(())
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ConfigError(
+                    f"metric {name} returns {_got(value)}, expected one number: the mean over the "
+                    f"batch{hint}"
+                ) from error
+    model.train()
+
+
+def _check_optimizer(model: nn.Module, recipe: Recipe, hint: str) -> None:
+    name = _called(recipe.optimizer)
+    try:
+        optimizer = recipe.optimizer(param_groups(model))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's optimizer raises for values it can't take
+        raise ConfigError(
+            f"the optimizer {name} can't be built for the model's parameters: "
+            f"{type(error).__name__}: {error}{hint}"
+        ) from error
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"the optimizer {name} gives {_got(optimizer)}, expected a torch.optim.Optimizer{hint}"
+        )
+    try:
+        rate = configured_rate(optimizer, None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the optimizer {name} has no learning rate `lr` in its first group of parameters, "
+            f"which schedules and rules could set{hint}"
+        ) from error
+    if not 0 < rate < math.inf:
+        raise ConfigError(
+            f"the optimizer {name} has the learning rate {rate:g}: it must be finite and above "
+            f"0{hint}"
+        )
+
+
+def _check_schedule(recipe: Recipe, hint: str) -> None:
+    for progress in PROGRESS_TRIED:
+        asked = f"the schedule gives the learning rate after {progress:.0%} of a run"
+        try:
+            factor = recipe.schedule(progress)
+            is_number = math.isfinite(factor)
+        except Exception as error:  # likewise a user's schedule
+            raise ConfigError(
+                f"{asked} no factor that is a number: {type(error).__name__}: {error}{hint}"
+            ) from error
+        if not is_number:
+            raise ConfigError(f"{asked} the factor {factor}: it must be a finite number{hint}")
+
+
+def _called(factory: Any) -> str:
+    """A class or function by name, with the arguments that are set."""
+    if not isinstance(factory, functools.partial):
+        return qualified_name(factory)
+    given = [*map(repr, factory.args), *(f"{k}={v!r}" for k, v in factory.keywords.items())]
+    return f"{qualified_name(factory.func)}({', '.join(given)})"
+
+
+def _listed(hints: Hints, *groups: str) -> str:
+    """The hints on these groups, a line each, to end a message with."""
+    return "".join(f"\n  {hints[group]}" for group in groups if group in hints)
+
+
+def _got(value: Any) -> str:
+    return f"a tensor {_shape(value)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _shape(value: Any) -> str:

@@ -17,10 +17,10 @@ CURVE_POINTS = 50
 """Points of a run's curve, evenly spaced in the logarithm of steps."""
 
 HELD_OUT_POINTS = 10
-"""Of these, points at which the held-out loss is measured too."""
+"""Points of these at which the held-out loss is measured too."""
 
 HELD_OUT_SHARE = 0.01
-"""Of the run's compute, what all these measurements may cost together."""
+"""Share of the run's compute that all these measurements may cost together."""
 
 
 @dataclass(frozen=True)

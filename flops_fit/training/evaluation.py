@@ -69,7 +69,7 @@ def _batch_values(
 
 
 def _standard_error(values: Tensor, share: Tensor, mean: Tensor) -> float | None:
-    """Of a mean with weights `share`; None for a single batch."""
+    """The standard error of a mean with weights `share`; None for a single batch."""
     if len(values) < 2:
         return None
     variance = (share * (values - mean) ** 2).sum() / (1 - (share**2).sum())

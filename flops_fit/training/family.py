@@ -332,7 +332,7 @@ def materialized(model: nn.Module, sample: Batch) -> nn.Module:
 
 
 def _name_of(factory: ModelFactory) -> str:
-    """Of a class or function, also inside a partial; other factories say it by their `str`."""
+    """The name of a class or function, also in a partial; other factories say it by their `str`."""
     target = factory.func if isinstance(factory, functools.partial) else factory
     is_named = inspect.isclass(target) or inspect.isroutine(target)
     return qualified_name(target) if is_named else str(target)

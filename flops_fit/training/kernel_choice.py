@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
 
 FEWEST_STEPS = 5
-"""Of a size with each plan, the first not timed. Where layers start at zero every weight moves
-from the third step on, so that the last of these losses depends on all kernels."""
+"""Steps of a size with each plan, the first not timed. Where layers start at zero every weight
+moves from the third step on, so that the last of these losses depends on all kernels."""
 
 TRIAL_SECONDS = 2.0
 TRIAL_SHARE = 0.01
@@ -47,9 +47,9 @@ Step = Callable[[], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """Of one size. `start` makes a model, always the same one, and returns what trains it."""
+    """A size to be tried. `start` makes a model, always the same, and returns what trains it."""
 
-    start: Callable[[], Step]
+    start: Callable[[KernelPlan], Step]
     num_steps: float  # planned, of this size and those like it
 
 
@@ -87,8 +87,9 @@ def tried_sizes(experiments: Sequence[Experiment]) -> list[tuple[Experiment, int
     return [(by_flops[f], n) for f, n in zip(tried, steps, strict=True)]
 
 
-def fresh_steps(experiment: Experiment, recipe: Recipe) -> Step:
+def fresh_steps(experiment: Experiment, recipe: Recipe, plan: KernelPlan) -> Step:
     """Steps of a fresh model of this size, all on the first batch."""
+    recipe = replace(recipe, kernels=plan)
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
@@ -131,7 +132,7 @@ def _race(plans: Sequence[KernelPlan], trial: Trial) -> dict[KernelPlan, _Lap]:
 
     Threads that wait for each other count too, since they spin.
     """
-    steps = {plan: trial.start() for plan in plans}
+    steps = {plan: trial.start(plan) for plan in plans}
     seconds: dict[KernelPlan, list[float]] = {plan: [] for plan in plans}
     losses: dict[KernelPlan, list[float]] = {plan: [] for plan in plans}
     started = time.process_time()
@@ -150,7 +151,7 @@ def _race(plans: Sequence[KernelPlan], trial: Trial) -> dict[KernelPlan, _Lap]:
 
 
 def _key(sizes: Sequence[tuple[Experiment, int]], recipe: Recipe) -> str:
-    """Of everything that decides which plan is fastest."""
+    """A key that changes with everything that decides which plan is fastest."""
     shapes = [
         [e.num_params, e.flops_per_token, e.batch_size, e.batch_tokens, num_steps]
         for e, num_steps in sizes

@@ -1,6 +1,6 @@
 """Kernels: choices that make a training step faster and leave what it computes as it is.
 
-A `KernelPlan` names them, `in_force` trains with it, `plans_for` lists those that a device and a
+A `KernelPlan` names them, `in_force` multiplies by it, `plans_for` lists those that a device and a
 precision offer. Which one is fastest depends on the machine: see
 `flops_fit.training.kernel_choice`.
 """
@@ -11,7 +11,6 @@ import ctypes
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -33,8 +32,8 @@ units for bf16 (AMX): `product_error` tells. tf32: on CUDA, 10 bits of mantissa 
 """
 
 ATTENTION = ("blocks", "fused")
-"""Ways of causal attention on a CPU, of the models that ask `attention_in_force`: written out in
-blocks of queries, or torch's fused kernel. Elsewhere it is always the fused one."""
+"""Ways of attention on a CPU, of the models that have both (`ChoosesAttention`): written out, in
+blocks of queries where it is causal, or torch's fused kernel. Elsewhere it is always the fused."""
 
 PRODUCT_SIZE = 256
 """Rows and columns of the matrices whose product tells a kernel's accuracy."""
@@ -45,7 +44,7 @@ nothing is rounded, rounding the factors costs 2e-4 (tf32) to 2e-3 (bf16)."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES = 2**30
-"""Of freed memory, and of one piece of it, that stays with the process."""
+"""Freed memory that stays with the process, in all and as one piece."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,16 @@ class KernelPlan:
 
 DEFAULT = KernelPlan()
 
-_plan: ContextVar[KernelPlan] = ContextVar("plan", default=DEFAULT)
-
 
 @contextmanager
 def in_force(plan: KernelPlan) -> Iterator[None]:
-    """Compute with the plan in this thread, and fp32 products in this process, until the end.
+    """Multiply fp32 matrices by the plan, in this process, until the end.
 
     `default` products are those that torch has been set to, by whomever.
     """
     with ExitStack() as stack:
         for name, precision in MATMUL[plan.matmul].items():
             stack.enter_context(_fp32_precision(name, precision))
-        token = _plan.set(plan)
-        stack.callback(_plan.reset, token)
         yield
 
 
@@ -103,11 +98,6 @@ def _fp32_precision(name: str, precision: str) -> Iterator[None]:
         yield
     finally:
         switch.fp32_precision = before
-
-
-def attention_in_force() -> str:
-    """The one of `ATTENTION` that models are to use now."""
-    return _plan.get().attention
 
 
 def plans_for(device: torch.device, precision: str) -> tuple[KernelPlan, ...]:
@@ -125,7 +115,7 @@ def plans_for(device: torch.device, precision: str) -> tuple[KernelPlan, ...]:
 
 
 def product_error(plan: KernelPlan, device: torch.device | str = "cpu") -> float:
-    """Of one fp32 product of normal matrices: norm of the error over norm of the product."""
+    """The error of one fp32 product of normal matrices: its norm over that of the product."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, generator=generator)
     exact = a.double() @ b.double()

@@ -14,16 +14,14 @@ from torch.optim import Optimizer
 from flops_fit.datasets.source import Source
 from flops_fit.learning.schedules import Phases, Schedule, progress_of
 from flops_fit.plan.experiment import Experiment
+from flops_fit.settings import MachineSettings
 from flops_fit.training.family import LossFunction, ModelFamily
-from flops_fit.training.kernels import KernelPlan, in_force
+from flops_fit.training.kernels import DEFAULT, KernelPlan, in_force
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 Metric = Callable[[Any, Any], Tensor | float]
 """(prediction, target) of a batch -> one number, the mean over it."""
-
-CHECKPOINT_SECONDS = 30.0
-"""Between checkpoints of a run; shorter runs write none. Costs under 0.1% of the time."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision -> type of the operations that gain by it; fp32 has none."""
@@ -47,7 +45,7 @@ class Recipe:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | None = None  # FLOPs of a run from which its model is compiled
     kernels: KernelPlan | None = None  # None: not chosen yet
 
@@ -69,13 +67,21 @@ class Recipe:
         return compiled
 
     def kernels_in_force(self) -> AbstractContextManager[None]:
-        return in_force(self.kernels or KernelPlan())
+        return in_force(self.kernels or DEFAULT)
 
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.precision)
         if dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
+
+
+@runtime_checkable
+class ChoosesAttention(Protocol):
+    """A model with several ways of attention on a CPU, which compute the same in different time."""
+
+    def use_attention_kernel(self, name: str) -> None:
+        """From now on the one of `flops_fit.training.kernels.ATTENTION`."""
 
 
 @runtime_checkable
@@ -95,8 +101,13 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(model.parameters())}]
 
 
+def configured_rate(optimizer: Optimizer, rate: float | None) -> float:
+    """The peak rate as people say it, before any `lr_scale`: `rate`, else the optimizer's own."""
+    return float(optimizer.param_groups[0]["lr"]) if rate is None else rate
+
+
 def peak_learning_rates(optimizer: Optimizer, rate: float | None) -> list[float]:
-    """Of each group: its own or the optimizer's rate times the group's `lr_scale`.
+    """The peak rate of each group: its own or the optimizer's rate times the group's `lr_scale`.
 
     `rate` stands in the place of the first group's rate; the others keep their ratio to it.
     """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from flops_fit.datasets.adapters import FixedBatchSource
@@ -22,13 +24,14 @@ from flops_fit.plan.sweep import (
     optimum_sweep,
     plan_sweep,
 )
+from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import MeasuredFamily, Prepared
+from flops_fit.store.protocols import MeasuredFamily, Prepared, Spec
 from flops_fit.training.checks import check_fit
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.training.kernels import KernelPlan
-from flops_fit.training.recipe import CHECKPOINT_SECONDS, Metric, OptimizerFactory, Recipe
+from flops_fit.training.recipe import Metric, OptimizerFactory, Recipe
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer
 
@@ -37,9 +40,10 @@ from flops_fit.training.trainer import TorchTrainer
 class StudySpec:
     """Everything a study is made of, as objects.
 
-    `identity` names, as plain values, what of them decides a run's result; `hint` says where they
-    are configured, for error messages; `settings` is the config to be kept with the plan;
-    `sources` maps names of classes and functions to hashes of their code.
+    `identity` names, as plain values, what of them decides a run's result; `hints` say where each
+    config group is set, for error messages; `settings` are kept with the plan; `sources` maps names
+    of classes and functions to hashes of their code. `remade` makes it anew in a worker process;
+    None: it is sent there as it is.
     """
 
     factory: ModelFactory
@@ -51,18 +55,31 @@ class StudySpec:
     sweep: Sweep
     identity: Mapping[str, Any]
     flops: FlopCount | None = None  # None: as the model declares, else 6ND
-    device: str = "auto"
-    precision: str = "auto"
+    device: str = MachineSettings.device
+    precision: str = MachineSettings.precision
     held_out_samples: int | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | None = None  # FLOPs
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
-    hint: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    hints: Mapping[str, str] = field(default_factory=dict)
+    settings: SweepSettings | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    remade: Callable[[], Spec] | None = None
+
+    def in_worker(self) -> Callable[[], Spec]:
+        if self.remade is not None:
+            return self.remade
+        try:
+            return partial(pickle.loads, pickle.dumps(self))
+        except Exception as error:  # whatever a user's class raises
+            raise ConfigError(
+                f"worker processes can't be given this study ({error}): define model, loss and "
+                "data in a module that can be imported, not in a function or at a prompt, or set "
+                "workers=1"
+            ) from error
 
     def for_optimum(self, prediction: Prediction) -> StudySpec:
         """The same with one experiment: the size nearest to the predicted optimum."""
@@ -116,7 +133,7 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     if precision == "auto":
         precision = pinned.get("precision", "auto")
     recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
-    check_fit(recipe, spec.sweep.batch_size, spec.hint)
+    check_fit(recipe, spec.sweep.batch_size, spec.hints)
     plan = plan_sweep(
         spec.sweep,
         recipe.family,
@@ -162,12 +179,6 @@ def sweep_for(sweep: Sweep, source: Source) -> Sweep:
             "leave out batch_rule, or bring a dataset in place of a DataLoader or stream"
         )
     return replace(sweep, batch_size=source.batch_size)
-
-
-def step_identity(clip_grad_norm: float | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's id knows of these settings: nothing where they are not used."""
-    settings = {"clip_grad_norm": clip_grad_norm, "metrics": metrics}
-    return {name: value for name, value in settings.items() if value}
 
 
 def default_flops(family: MeasuredFamily) -> FlopCount:

@@ -19,7 +19,14 @@ from torch.optim import Optimizer
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training.curve import CurvePoint
 from flops_fit.training.family import materialized
-from flops_fit.training.recipe import Recipe, param_groups, peak_learning_rates
+from flops_fit.training.kernels import DEFAULT
+from flops_fit.training.recipe import (
+    ChoosesAttention,
+    Recipe,
+    configured_rate,
+    param_groups,
+    peak_learning_rates,
+)
 
 
 @dataclass
@@ -31,7 +38,8 @@ class TrainingState:
     parameters: list[nn.Parameter]
     optimizer: Optimizer
     scaler: GradScaler | None  # of fp16's gradients, which underflow without one
-    peak_lrs: list[float]  # of each parameter group
+    learning_rate: float  # at the peak, as configured
+    peak_lrs: list[float]  # of each parameter group, scaled
     losses: Tensor  # (num_steps,), training loss of each step, on the device
     step: int = 0
     inherited_steps: int = 0  # trained by another run, on the shared trunk
@@ -44,6 +52,8 @@ class TrainingState:
         """As at step 0. Built on the CPU, so that all devices begin from the same numbers."""
         model = recipe.family.build(experiment.size.value)
         model = materialized(model, recipe.family.sample).to(recipe.device)
+        if isinstance(model, ChoosesAttention):
+            model.use_attention_kernel((recipe.kernels or DEFAULT).attention)
         optimizer = recipe.optimizer(param_groups(model))
         return cls(
             model=model.train(),
@@ -51,6 +61,7 @@ class TrainingState:
             parameters=list(model.parameters()),
             optimizer=optimizer,
             scaler=GradScaler(recipe.device.type) if recipe.precision == "fp16" else None,
+            learning_rate=configured_rate(optimizer, experiment.learning_rate),
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),
             losses=torch.zeros(experiment.num_steps, device=recipe.device),
         )

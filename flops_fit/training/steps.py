@@ -49,7 +49,7 @@ def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) ->
 
 
 def gradient_norm(state: TrainingState) -> Tensor:
-    """Of the last update's gradients, before clipping."""
+    """The norm of the last update's gradients, before clipping."""
     if state.clipped_norm is not None:
         return state.clipped_norm
     gradients = [p.grad for p in state.parameters if p.grad is not None]

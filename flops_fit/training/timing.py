@@ -21,7 +21,7 @@ TIMED_SIZES = 5
 """Planned sizes of which steps are timed, evenly spread; between them times are interpolated."""
 
 TIMED_STEPS = 5
-"""Of each size, after one that is not timed; the median counts."""
+"""Steps of each size, after one that is not timed; the median counts."""
 
 TIMED_SECONDS = 2.0
 """After which no further step of a size is timed."""

@@ -19,7 +19,7 @@ import torch
 
 from flops_fit.files import finite, user_cache
 from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run, ended_run
+from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.store.protocols import Watcher
 from flops_fit.training.curve import CurvePlan, CurvePoint, write_curve
 from flops_fit.training.devices import (
@@ -140,7 +140,7 @@ def train(
         try:
             progress.train_steps()
         except Diverged as error:
-            return progress.ended("diverged", str(error))
+            return progress.ended(Status.DIVERGED, str(error))
         finally:
             progress.write_curve()
         if state.step < experiment.num_steps:
@@ -149,13 +149,13 @@ def train(
                 f"the data ended after {tokens:,} of {experiment.num_tokens:,} planned tokens: "
                 "bring more data, or lower the budget"
             )
-            return progress.ended("failed", reason)
+            return progress.ended(Status.FAILED, reason)
         training_seconds = progress.seconds
         batch_size = recipe.micro_batch_size or experiment.batch_size
         held_out = evaluate(state.model, recipe, batch_size, recipe.held_out_samples)
-    run = progress.ended("done", None)
+    run = progress.ended(Status.COMPLETED, None)
     if not math.isfinite(held_out.loss):
-        return replace(run, status="diverged", error=f"the held-out loss is {held_out.loss}")
+        return replace(run, status=Status.DIVERGED, error=f"the held-out loss is {held_out.loss}")
     steps_trained = experiment.num_steps - state.inherited_steps
     return replace(
         run,
@@ -248,7 +248,7 @@ class _Progress:
             grad_norm=float(gradient_norm(state)),
         )
 
-    def ended(self, status: str, error: str | None) -> Run:
+    def ended(self, status: Status, error: str | None) -> Run:
         """The record of a run that came to an end of its own, without its held-out loss."""
         experiment, recipe, state = self.experiment, self.recipe, self.state
         last = state.losses[: state.step][-max(1, round(TRAIN_LOSS_SHARE * state.step)) :]
@@ -261,7 +261,7 @@ class _Progress:
             train_loss=finite(float(last.mean())) if state.step else None,
             wall_time_seconds=self.seconds,
             peak_memory_bytes=peak_memory_bytes(recipe.device),
-            learning_rate=state.peak_lrs[0],
+            learning_rate=state.learning_rate,
             micro_batch_size=recipe.micro_batch_size,
             device=device_name(recipe.device),
             precision=recipe.precision,

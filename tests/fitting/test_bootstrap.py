@@ -95,6 +95,26 @@ def test_sharing_trunks_widens_the_interval_of_the_optimum(fit):
     assert widths[0] > 1.2 * widths[1]
 
 
+def test_the_loss_ahead_is_no_surer_for_an_error_that_all_budgets_might_share():
+    """Approach 2 can't see how much of the noise a trunk's runs have in common: a trend would not
+    feel what they share, so that the losses of its draws share nothing."""
+    runs = trunks(seed=1)
+    laws = [fit_runs(same, answer=IsoflopFit(), draws=1000) for same in (runs, alone(runs))]
+    for budget in (10 * BUDGETS[-1], 100 * BUDGETS[-1]):
+        intervals = [law.predict(budget).intervals["loss"]["80"] for law in laws]
+        shared, own = (high - low for low, high in intervals)
+        assert shared > 0.85 * own
+
+
+def test_sharing_trunks_widens_the_interval_of_the_loss_of_a_surface():
+    widths = []
+    for runs in (trunks(shared=1.0), alone(trunks(shared=1.0))):
+        law = fit_runs(runs, draws=1000)
+        low, high = law.predict(BUDGETS[-1]).intervals["loss"]["80"]
+        widths.append(high - low)
+    assert widths[0] > 1.1 * widths[1]
+
+
 def test_a_sweep_of_few_trunks_tells_no_uncertainty():
     few = trunks(num_sizes=4, span=6.0, budgets=(1e18, 1.6e18, 2.5e18))
     assert fit_runs(few, draws=100).draws is None
@@ -110,7 +130,7 @@ def test_repeated_seeds_give_intervals_where_sizes_are_too_few_to_draw_from():
     few = sweep(CHINCHILLA, budgets=(1e18, 1e19), sizes=(0.2, 1.0, 5.0))
     assert fit_runs(few, draws=200).draws is None
     law = fit_runs(repeated(few, 3), draws=500)
-    assert law.diagnostics.seed_noise == pytest.approx(0.004, rel=0.5)
+    assert law.diagnostics.numbers.seed_noise == pytest.approx(0.004, rel=0.5)
     low, high = law.intervals["surface.a"]["95"]
     assert low < CHINCHILLA.a < high
     assert high - low > 0.01

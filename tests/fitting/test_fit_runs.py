@@ -18,7 +18,7 @@ from flops_fit.fitting import (
     SurfaceFit,
     fit_runs,
 )
-from flops_fit.fitting.findings import verdict
+from flops_fit.fitting.examine.words import verdict
 from flops_fit.laws import FlopRule
 
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))
@@ -76,7 +76,7 @@ def test_every_prediction_spends_its_budget_by_the_flop_rule(rule, answer):
     for prediction in result.predictions:
         spent = rule(prediction.num_params) * prediction.num_tokens
         assert spent == pytest.approx(prediction.budget, rel=1e-9)
-    assert result.diagnostics.flops_ratio == pytest.approx(1.0, rel=1e-12)
+    assert result.diagnostics.numbers.flops_ratio == pytest.approx(1.0, rel=1e-12)
 
 
 def test_json_gives_the_law_back_and_holds_no_nan(law):
@@ -268,20 +268,20 @@ def test_no_draws_mean_no_intervals(noisy):
 def test_diagnostics_find_a_wrong_row_and_the_narrow_design():
     runs = sweep(CHINCHILLA, noise=0.001, seed=2)
     runs[7] = dataclasses.replace(runs[7], loss=runs[7].loss * 1.04)
-    d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=300).diagnostics
+    d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=300).diagnostics.numbers
     assert d.influential_runs[0].id == runs[7].id
     close = sweep(CHINCHILLA, budgets=(1e18, 2e18, 3e18), sizes=(0.6, 0.8, 1, 1.3), noise=0.003)
     narrow = fit_runs(close, draws=300).diagnostics
-    assert narrow.identifiable is False
+    assert narrow.numbers.identifiable is False
     assert "not determined" in narrow.verdict
 
 
 def test_diagnostics_of_a_clean_sweep(law):
-    d = law.diagnostics
+    assert "usable up to 30 times" in law.diagnostics.verdict
+    d = law.diagnostics.numbers
     assert d.identifiable is True
     assert d.exponents_agree is True
     assert d.reach == 30
-    assert "usable up to 30 times" in d.verdict
     assert d.noise == pytest.approx(0.003, rel=0.4)
     assert d.start_agreement == 1.0
     assert [w.left_out for w in d.without_budget] == [f"budget {b:.4g}" for b in BUDGETS]
@@ -307,12 +307,12 @@ def test_diagnostics_of_a_clean_sweep(law):
     ],
 )
 def test_verdict_names_the_weakest_point(law, changes, words):
-    weak = dataclasses.replace(law.diagnostics, **changes)
+    weak = dataclasses.replace(law.diagnostics.numbers, **changes)
     assert re.search(words, verdict(weak, law.budgets, law.largest_budget, law.answer))
 
 
 def test_a_method_that_neither_confirms_is_judged_by_its_own_reach(law):
-    weak = dataclasses.replace(law.diagnostics, identifiable=False)
+    weak = dataclasses.replace(law.diagnostics.numbers, identifiable=False)
     assert "usable up to 30 times" in verdict(weak, law.budgets, law.largest_budget, "MyFit")
 
 
@@ -326,15 +326,16 @@ def test_what_moves_the_exponent_is_said_in_words():
         runs[i] = dataclasses.replace(runs[i], loss=tilted)
     d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=0).diagnostics
     (edges,) = (f for f in d.findings if "edge sizes of every budget" in f)
-    assert f"to {d.without_edges.surface_a:.3f} (surface)" in edges
+    assert f"to {d.numbers.without_edges.surface_a:.3f} (surface)" in edges
     (budgets,) = (f for f in d.findings if "one budget left out at a time" in f)
-    lowest = min(part.surface_a for part in d.without_budget)
+    lowest = min(part.surface_a for part in d.numbers.without_budget)
     assert f"{lowest:.3f} to" in budgets
 
 
 def test_next_runs_are_said_with_their_cost_and_the_interval_before_and_after(law):
     (said,) = (f for f in law.diagnostics.findings if "more runs at" in f)
-    proposal = next(p for p in law.diagnostics.next_runs if f"{p.budget:.3g} FLOPs, N" in said)
+    proposals = law.diagnostics.numbers.next_runs
+    proposal = next(p for p in proposals if f"{p.budget:.3g} FLOPs, N" in said)
     assert f"({proposal.total_flops:.3g} FLOPs in all)" in said
     for low, high in (proposal.num_params_80_now, proposal.num_params_80):
         assert f"{low:.3g} - {high:.3g}" in said
@@ -346,7 +347,7 @@ def test_expected_narrowing_is_what_more_runs_bring():
     """The proposal's promise against a fit with those very runs."""
     budgets = (1e18, 1e19, 1e20)
     before = fit_runs(sweep(CHINCHILLA, budgets=budgets, noise=0.003, seed=3), draws=2000)
-    proposal = before.diagnostics.next_runs[-1]
+    proposal = before.diagnostics.numbers.next_runs[-1]
     ratios = [n / CHINCHILLA.N_opt(proposal.budget, FlopRule.constant())
               for n in proposal.num_params]  # fmt: skip
     more = sweep(CHINCHILLA, budgets=(proposal.budget,), sizes=ratios, noise=0.003, seed=4)
@@ -362,7 +363,7 @@ def test_expected_narrowing_is_what_more_runs_bring():
 def test_asymmetric_surface_is_recovered_where_parabolas_are_biased():
     result = fit_runs(sweep(ASYMMETRIC, drift=3.0), draws=0)
     assert result.surface.surface.a == pytest.approx(ASYMMETRIC.a, abs=1e-6)
-    bias = result.diagnostics.isoflop_bias
+    bias = result.diagnostics.numbers.isoflop_bias
     true = ASYMMETRIC.N_opt(bias.budget, FlopRule.constant())
     assert np.log10(result.isoflop.N_opt(bias.budget) / true) == pytest.approx(
         bias.log10_num_params, abs=1e-6

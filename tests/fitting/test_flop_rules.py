@@ -17,7 +17,7 @@ def table(per_param, noise=lambda i: 1.0):
     """Runs over a grid of N and D with C = per_param(N) N D times `noise` of the row's number."""
     grid = [(n, d) for n in SIZES for d in TOKENS]
     return [
-        Run(f"row {i}", "done", n, d, per_param(n) * noise(i) * n * d, 3.0, 1e18)
+        Run(f"row {i}", "completed", n, d, per_param(n) * noise(i) * n * d, 3.0, 1e18)
         for i, (n, d) in enumerate(grid)
     ]
 

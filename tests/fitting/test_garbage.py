@@ -164,7 +164,7 @@ def test_bytes_of_any_kind_end_in_a_clear_error(tmp_path_factory, data):
 )
 def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells, answer):
     runs = [
-        Run(str(i), "done", n, d, 6 * n * d, loss, budget, trunk=trunk)
+        Run(str(i), "completed", n, d, 6 * n * d, loss, budget, trunk=trunk)
         for i, (n, d, loss, budget, trunk) in enumerate(cells)
     ]
     try:
@@ -185,7 +185,9 @@ def test_some_wrong_rows_in_a_good_sweep_end_in_a_law_or_a_clear_error(rows, dat
     for row in rows:
         run = runs[row]
         loss = data.draw(st.floats(1e-6, 1e6))
-        runs[row] = Run(run.id, "done", run.num_params, run.num_tokens, run.flops, loss, run.budget)
+        runs[row] = Run(
+            run.id, "completed", run.num_params, run.num_tokens, run.flops, loss, run.budget
+        )
     try:
         law = fit_runs(runs, draws=20)
     except UserError:

@@ -6,8 +6,8 @@ from scipy.interpolate import Akima1DInterpolator
 from sweeps import ASYMMETRIC, BUDGETS, CHINCHILLA, SIZES, SYMMETRIC, points, rows, sweep
 
 from flops_fit.fitting import Akima, Cubic, FitError, IsoflopFit, Parabola
-from flops_fit.fitting.loss_trend import fit_loss_trend
-from flops_fit.fitting.sensitivity import isoflop_bias
+from flops_fit.fitting.examine.sensitivity import isoflop_bias
+from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
 from flops_fit.laws import FlopRule
 
 SIX = FlopRule.constant()

@@ -10,7 +10,7 @@ import pytest
 from sweeps import BUDGETS, CHINCHILLA, sweep
 
 from flops_fit.fitting import EnvelopeFit, FitError, ScalingLaw, SurfaceFit, fit_runs, is_fit_of
-from flops_fit.fitting.tabulated import TabulatedLaw
+from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 from flops_fit.laws import FlopRule, PowerLaw
 from flops_fit.plan.run import Run
 
@@ -94,7 +94,7 @@ def test_a_users_method_answers_what_its_law_says(noisy, law):
         assert prediction.loss == pytest.approx(own.loss_opt(budget), rel=1e-9)
         assert 6 * prediction.num_params * prediction.num_tokens == pytest.approx(budget)
     assert law.fits.laws["BestOfBudget"].a == pytest.approx(own.size.exponent)
-    assert law.diagnostics.exponents.keys() == {"isoflop", "surface", "BestOfBudget"}
+    assert law.diagnostics.numbers.exponents.keys() == {"isoflop", "surface", "BestOfBudget"}
 
 
 def test_the_other_methods_are_what_they_are_without_it(noisy, law):
@@ -110,12 +110,16 @@ def test_its_intervals_come_from_calling_it_again_on_resampled_runs(law):
     for name in ("num_params", "num_tokens", "loss"):
         low, high = law.predict(1e21).intervals[name]["95"]
         assert low < high
-    assert law.diagnostics.num_draws["BestOfBudget"] == 200
+    assert law.diagnostics.numbers.num_draws["BestOfBudget"] == 200
 
 
 def test_a_method_that_is_called_again_is_called_at_most_500_times(noisy):
     result = fit_runs(noisy, answer=BestOfBudget(), draws=600)
-    assert result.diagnostics.num_draws == {"isoflop": 600, "surface": 600, "BestOfBudget": 500}
+    assert result.diagnostics.numbers.num_draws == {
+        "isoflop": 600,
+        "surface": 600,
+        "BestOfBudget": 500,
+    }
     said = "the intervals of BestOfBudget rest on 500 of the 600 draws asked for"
     assert said in result.diagnostics.findings
 
@@ -186,7 +190,7 @@ def test_a_table_follows_a_law_of_any_shape_and_goes_on_straight_beyond():
         assert table.N_opt(flops) == pytest.approx(surface.N_opt(flops), rel=1e-9)
     assert table.N_opt(1e30) == pytest.approx(surface.N_opt(1e30), rel=1e-9)
     assert table.a == pytest.approx(CHINCHILLA.a, rel=1e-6)
-    many = TabulatedLaw.stacked([table, dataclasses.replace(table, log_loss=table.log_loss + 1)])
+    many = TabulatedDraws.stacked([table, dataclasses.replace(table, log_loss=table.log_loss + 1)])
     np.testing.assert_allclose(many.loss_opt(3e19), [1, math.e] * table.loss_opt(3e19))
     each_its_own = many.loss_opt(np.array([1e18, 1e20]))
     np.testing.assert_allclose(each_its_own, [1, math.e] * table.loss_opt(np.array([1e18, 1e20])))

@@ -7,7 +7,7 @@ import pytest
 from sweeps import BUDGETS, CHINCHILLA, points, sweep
 
 from flops_fit.fitting import FitError, ScalingLaw, fit_runs
-from flops_fit.fitting.parameter_counts import with_total_params
+from flops_fit.fitting.examine.parameter_counts import with_total_params
 
 
 def counted(total, **changes):
@@ -19,7 +19,7 @@ def counted(total, **changes):
 
 
 def by_key(law):
-    return {(c.method, c.counted): c for c in law.diagnostics.parameter_counts}
+    return {(c.method, c.counted): c for c in law.diagnostics.numbers.parameter_counts}
 
 
 def test_a_total_that_is_a_power_of_N_has_that_power_of_the_optimum():
@@ -29,7 +29,7 @@ def test_a_total_that_is_a_power_of_N_has_that_power_of_the_optimum():
     assert len(found) == 4
     for method in ("isoflop", "surface"):
         ours, total = found[method, "num_params"], found[method, "num_params_total"]
-        assert ours.a == pytest.approx(law.diagnostics.exponents[method])
+        assert ours.a == pytest.approx(law.diagnostics.numbers.exponents[method])
         assert total.a == pytest.approx(0.8 * ours.a, rel=1e-5)
         assert total.N_opt == pytest.approx(50 * ours.N_opt**0.8, rel=1e-5)
         assert ours.budget == total.budget == BUDGETS[-1]
@@ -45,7 +45,7 @@ def test_both_counts_spend_the_same_flops():
 @pytest.mark.parametrize("total", [lambda n: n, lambda n: None])
 def test_nothing_is_said_where_there_is_only_one_count(total):
     law = fit_runs(counted(total), draws=0)
-    assert law.diagnostics.parameter_counts == ()
+    assert law.diagnostics.numbers.parameter_counts == ()
 
 
 def test_both_counts_stand_in_the_findings_and_in_law_json():

@@ -10,7 +10,7 @@ HEADER = (
     "id,status,num_params,num_tokens,flops,loss,budget,num_params_total,loss_stderr,seed,"
     "num_steps,trunk,metrics.mae,metrics.error_rate"
 )
-FULL = "run a,done,1e8,2e9,1.3e18,3.5,1.2e18,1.5e8,0.25,3,40,abc,0.5,"
+FULL = "run a,completed,1e8,2e9,1.3e18,3.5,1.2e18,1.5e8,0.25,3,40,abc,0.5,"
 
 
 def table(tmp_path, *lines):
@@ -21,7 +21,7 @@ def table(tmp_path, *lines):
 
 def test_every_column_has_its_place(tmp_path):
     (run,) = read_table(table(tmp_path, FULL)).runs
-    assert (run.id, run.status, run.trunk) == ("run a", "done", "abc")
+    assert (run.id, run.status, run.trunk) == ("run a", "completed", "abc")
     assert (run.num_params, run.num_tokens, run.flops, run.budget) == (1e8, 2e9, 1.3e18, 1.2e18)
     assert (run.loss, run.loss_stderr, run.num_params_total) == (3.5, 0.25, 1.5e8)
     assert (run.seed, run.num_steps) == (3, 40)
@@ -30,7 +30,7 @@ def test_every_column_has_its_place(tmp_path):
 
 def test_empty_cells_are_nothing_known(tmp_path):
     (run,) = read_table(table(tmp_path, ",,1e8,2e9,1.3e18,3.5,,,,,,,,")).runs
-    assert (run.id, run.status, run.trunk) == ("row 1", "done", None)
+    assert (run.id, run.status, run.trunk) == ("row 1", "completed", None)
     assert (run.budget, run.num_params_total, run.loss_stderr) == (1.3e18, None, None)
     assert (run.seed, run.num_steps, run.metrics) == (None, None, {})
 

@@ -8,9 +8,10 @@ from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import fit_runs
+from flops_fit.fitting.points import usable_points
 from flops_fit.laws import FlopRule
 from flops_fit.plan.experiment import Size
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.tables import BITS, bits_per_byte, read_table, table_flop_rule, write_runs
 from flops_fit.tables.budgets import snapped_budgets
 
@@ -56,7 +57,7 @@ def test_one_run_in_many_dresses(tmp_path, text, columns):
     run = only(tmp_path, text, columns)
     assert (run.num_params, run.num_tokens, run.loss) == pytest.approx((1e8, 2e9, 3.5))
     assert run.flops == pytest.approx(1.2e18)
-    assert run.status == "done"
+    assert run.status == "completed"
 
 
 def test_utf16_as_spreadsheets_export_it(tmp_path):
@@ -71,15 +72,73 @@ def test_units_of_loss(tmp_path):
     assert per_byte.loss == pytest.approx(4.5 * math.log(2))
 
 
+@pytest.mark.parametrize("unit", [1.0, BITS, bits_per_byte(4.5)])
+def test_a_loss_and_its_standard_error_are_read_in_one_unit(tmp_path, unit):
+    text = "N,D,loss,loss_stderr,metrics.error_rate\n1e8,2e9,2.0,0.02,0.4\n"
+    run = only(tmp_path, text, nats_per_unit=unit)
+    assert run.loss == pytest.approx(2.0 * unit)
+    assert run.loss_stderr == pytest.approx(0.02 * unit)
+    assert run.metrics == {"error_rate": 0.4}
+
+
+def test_every_column_we_know_reaches_the_run(tmp_path):
+    text = (
+        "id,N,D,C,loss,budget,status,seed,loss_stderr,num_params_total,num_steps,trunk\n"
+        "net,1e8,2e9,1.3e18,3.5,1.2e18,failed,7,0.01,1.5e8,500,t1\n"
+    )
+    run = only(tmp_path, text)
+    assert run == Run(
+        "net", "failed", 1e8, 2e9, 1.3e18, 3.5, 1.2e18, num_params_total=1.5e8, seed=7,
+        loss_stderr=0.01, num_steps=500, trunk="t1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["N,D,loss\n1e8,2e9,3\n", "N,C,loss\n1e8,1.6e18,3\n"])
+def test_what_is_not_given_follows_from_the_flop_rule_that_is_said(tmp_path, text):
+    run = only(tmp_path, text, flops_per_param_per_token=8.0)
+    assert (run.num_tokens, run.flops) == pytest.approx((2e9, 1.6e18))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("125M", 1.25e8), ("1.3B", 1.3e9), ("1.3G", 1.3e9), ("70k", 7e4), ("2T", 2e12)],
+)
+def test_counts_are_read_as_people_write_them(tmp_path, cell, value):
+    assert only(tmp_path, f"N,D,loss\n{cell},2e9,3\n").num_params == pytest.approx(value)
+
+
+def test_a_training_curve_ends_at_its_last_step_whatever_the_order_of_the_rows(tmp_path):
+    text = "id,N,D,num_steps,loss\na,1e8,4e9,40,3.0\na,1e8,1e9,10,3.6\nb,2e8,2e9,20,3.1\n"
+    table = read_table(file(tmp_path, text), {"num_steps": "num_steps"})
+    assert [(r.id, r.num_steps, r.loss) for r in table.runs] == [("a", 40, 3.0), ("b", 20, 3.1)]
+    assert [r.loss for r in table.checkpoints] == [3.0, 3.6, 3.1]
+
+
 def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path):
     text = "id,N,D,loss\nfine,1e8,2e9,3\nempty,1e8,2e9,\nnan,1e8,2e9,nan\ninf,1e8,2e9,inf\n"
     runs = read_table(file(tmp_path, text)).runs
     assert [(r.id, r.status, r.loss) for r in runs] == [
-        ("fine", "done", 3.0),
-        ("empty", "done", None),
+        ("fine", "completed", 3.0),
+        ("empty", "completed", None),
         ("nan", "diverged", None),
         ("inf", "diverged", None),
     ]
+
+
+@pytest.mark.parametrize("word", ["completed", "done", "finished", "Finished", " DONE ", ""])
+def test_other_words_for_completed_are_understood(tmp_path, word):
+    assert only(tmp_path, f"N,D,loss,status\n1e8,2e9,3,{word}\n").status is Status.COMPLETED
+
+
+def test_runs_of_another_status_are_left_out_with_its_word(tmp_path):
+    rows = [f"{word},1e8,{d},3,{word}" for d, word in enumerate(("crashed", "FAILED", "done"), 10)]
+    runs = read_table(file(tmp_path, "\n".join(["id,N,D,loss,status", *rows]))).runs
+    points, dropped = usable_points(runs, FlopRule.constant())
+    assert points.ids == ("done",)
+    assert {row.id: row.reason for row in dropped} == {
+        "crashed": "status is crashed",
+        "FAILED": "status is failed",
+    }
 
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):
@@ -138,6 +197,10 @@ SWEEPS = "N,D,loss,sweep,step\n1e8,2e9,3,base,7\n2e8,2e9,2.9,wide base,7\n4e8,2e
         ("step = 7.0", [1e8, 2e8]),
         ("step > 0", [1e8, 2e8]),
         ("step =", [4e8]),
+        ("N >= 2e8", [2e8, 4e8]),
+        ("N > 2e8", [4e8]),
+        ("N <= 2e8", [1e8, 2e8]),
+        ("N < 2e8", [1e8]),
         ("N >= 2e8 and loss<2.85", [4e8]),
         ("N <= 200M  and  sweep = base", [1e8]),
     ],
@@ -178,15 +241,17 @@ def test_missing_and_undecodable_files_say_so(tmp_path):
 
 def test_written_runs_are_read_back(tmp_path):
     runs = [
-        dataclasses.replace(run, size=Size("width", 64 * (i + 1)), seed=i, loss_stderr=0.01 / 3)
+        dataclasses.replace(run, size=Size("width", 64 * (i + 1)), seed=i, loss_stderr=0.01 / 3,
+                            num_params_total=run.num_params + i, num_steps=10 + i,
+                            trunk=f"trunk {i % 3}", metrics={"error_rate": 1 / (i + 2)})
         for i, run in enumerate(sweep(CHINCHILLA, noise=0.01))
-    ]
+    ]  # fmt: skip
     runs[0] = dataclasses.replace(runs[0], status="diverged", loss=None, id='with, "quotes"')
     write_runs(tmp_path / "new" / "runs.csv", runs)
     table = read_table(tmp_path / "new" / "runs.csv")
     read, notes = table.runs, table.notes
     kept = ("id", "status", "num_params", "num_tokens", "flops", "loss", "budget", "seed",
-            "loss_stderr")  # fmt: skip
+            "loss_stderr", "num_params_total", "num_steps", "trunk", "metrics")  # fmt: skip
     for run, same in zip(runs, read, strict=True):
         assert [getattr(same, name) for name in kept] == [getattr(run, name) for name in kept]
     assert notes == ()
@@ -197,6 +262,27 @@ def test_budgets_are_told_from_noisy_flops():
     noisy = planted * np.exp(0.03 * np.random.default_rng(0).standard_normal(21))
     np.testing.assert_allclose(snapped_budgets(noisy), planted, rtol=0.05)
     assert len(set(snapped_budgets(noisy))) == 3
+
+
+def test_a_budget_told_from_flops_is_their_mean_in_logs_and_others_keep_their_own():
+    crowd = 1e18 * np.array([0.96, 1.0, 1 / 0.96])
+    lone = np.array([5e18, 2e19])
+    np.testing.assert_allclose(snapped_budgets(np.concatenate([crowd, lone])), [*[1e18] * 3, *lone])
+
+
+def test_runs_that_lie_on_no_budget_are_counted_in_a_note(tmp_path):
+    rows = [f"{n},{c / 6 / n},3" for c in (1e18, 1e19) for n in (1e8, 2e8, 4e8)]
+    rows += ["1e8,1e10,3", "1e8,7e10,3"]
+    (note,) = (
+        note for note in read_table(file(tmp_path, "\n".join(["N,D,loss", *rows]))).notes
+        if note.startswith("no budget column")
+    )  # fmt: skip
+    assert note.endswith("told from FLOPs are 1e+18, 1e+19; 2 of the runs lie on none")
+
+
+def test_a_column_of_our_very_name_goes_before_one_that_is_like_it(tmp_path):
+    assert only(tmp_path, "n,N,D,loss\n7,1e8,2e9,3\n").num_params == 1e8
+    assert only(tmp_path, "val_loss,loss,N,D\n9,3,1e8,2e9\n").loss == 3
 
 
 def test_flops_spread_evenly_have_no_budgets():
@@ -218,7 +304,7 @@ def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
 
 
 def counted(num_params, num_tokens, flops):
-    return Run("r", "done", num_params, num_tokens, flops, 3.0, 1e18)
+    return Run("r", "completed", num_params, num_tokens, flops, 3.0, 1e18)
 
 
 def test_flop_rule_of_a_table_is_told_from_its_columns():
@@ -232,7 +318,9 @@ def test_flop_rule_of_a_table_is_told_from_its_columns():
     np.testing.assert_allclose(rule([1e7, 1e8]), [9e7, 7e8])
     rounded = [counted(n, d, 6.0 * n * d * k) for n, d, k in
                ((1e7, 1e9, 1.2), (1e7, 2e9, 0.8), (1e8, 1e9, 1.0), (1e8, 2e9, 0.9))]  # fmt: skip
-    assert table_flop_rule(rounded).is_constant
+    rule = table_flop_rule(rounded)
+    assert rule.is_constant
+    assert rule.flops_per_param_per_token == pytest.approx(6.0 * 0.95)  # the median of the four
 
 
 @pytest.mark.parametrize("factor", [10, 0.1])

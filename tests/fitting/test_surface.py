@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from sweeps import ASYMMETRIC, CHINCHILLA, SYMMETRIC, points, rows, sweep
 
 from flops_fit.fitting import AbsoluteError, FitError, Huber, SquaredError, SurfaceFit
-from flops_fit.fitting.solver import Design, Ending, Space, solve
+from flops_fit.fitting.surface.solver import Design, Ending, Space, solve
 from flops_fit.laws import FlopRule, LossSurface
 
 OBJECTIVES = (Huber(), Huber(1e-4), SquaredError(), AbsoluteError())

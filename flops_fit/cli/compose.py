@@ -1,0 +1,135 @@
+"""Compose a verb's config with Hydra and call its function with typed settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from flops_fit.cli.exit_codes import OK, USAGE
+from flops_fit.cli.failures import report_composition, report_failure
+from flops_fit.cli.groups import Folders, groups_of
+from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code, leave_in
+from flops_fit.cli.schema import register_schemas
+from flops_fit.cli.verbs import Verb
+from flops_fit.files import shipped_configs
+from flops_fit.settings import from_plain
+
+RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
+"""A call in an interpolation, such as ${oc.env:NAME}."""
+
+WHOLE = re.compile(r"[-+]?\d+")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+"""Text that reads as a number."""
+
+
+def run_verb(verb: Verb, words: Sequence[str]) -> int:
+    """Run the verb with the words as Hydra takes them, once or for each job of a multirun."""
+    register_schemas()
+    make_importable(Path.cwd())
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed
+    sys.argv = ["flops-fit", *words]
+    decorate = hydra.main(
+        version_base="1.3", config_path=str(shipped_configs()), config_name=verb.name
+    )
+    with job_folder() as folder:
+        try:
+            decorate(Job(verb, folder))()
+        except SystemExit as end:  # after --hydra-help, or for flags that argparse refuses
+            return USAGE if end.code else OK
+        except Exception as error:  # of Hydra itself, before a verb is called
+            return report_composition(error)
+        if any(folder.glob(VARIANTS)):
+            from flops_fit.cli.variants import print_variants  # numpy, which help needs not
+
+            print_variants(folder)
+        return max(exit_codes(folder), default=OK)
+
+
+class Job:
+    """What Hydra calls with the composed config; can be sent to another process."""
+
+    def __init__(self, verb: Verb, folder: Path) -> None:
+        self.verb = verb
+        self.folder = folder
+        self.__name__ = verb.name
+
+    def __call__(self, config: Any) -> None:
+        leave_in(self.folder)
+        try:
+            check_choices(self.verb)
+            values = plain_values(config)
+            settings: Any = from_plain(self.verb.settings, values)
+            code = self.verb.function()(settings, origins())
+        except Exception as error:  # whatever it is, the user gets a message and an exit code
+            code = report_failure(error)
+        keep_exit_code(code)
+
+
+def origins() -> dict[str, str]:
+    """The file that was chosen for each config group."""
+    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    return {group: str(folders.file(group, f"{option}") or f"{group}={option}")
+            for group, option in choices.items()}  # fmt: skip
+
+
+def config_folders() -> Folders:
+    """In which Hydra looked for configs, in its order."""
+    sources = HydraConfig.get().runtime.config_sources
+    return Folders(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
+
+
+def check_choices(verb: Verb) -> None:
+    """Raises `ConfigError` for an option that is not there, which Hydra passes over in optional
+    groups. Only the recipe that a pair of model and dataset would have by itself may be missing."""
+    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    for group in groups_of(verb.name).values():
+        option = choices.get(group.name)
+        by_itself = re.sub(r"\$\{(\w+)\}", lambda m: str(choices.get(m[1])), group.default or "")
+        if group.is_optional and isinstance(option, str) and option not in (by_itself, ""):
+            folders.check_option(group.name, option)
+
+
+def plain_values(config: Any) -> Any:
+    """The config as plain values, all interpolations resolved. Raises what OmegaConf raises.
+
+    What a resolver gives as text that reads as a number, such as ${oc.env:LR}, is that number.
+    """
+    OmegaConf.set_readonly(config, False)
+    for node, key, number in list(_numbers(config)):
+        OmegaConf.update(node, str(key), number)
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def _numbers(node: Any) -> Iterator[tuple[Any, Any, float]]:
+    """(node, key, number) of each value of a resolver that reads as a number."""
+    texts: Any = OmegaConf.to_container(node, resolve=False)
+    keys = [*texts] if isinstance(texts, dict) else range(len(texts))
+    for key in keys:
+        if OmegaConf.is_missing(node, key):
+            continue
+        is_text = OmegaConf.is_interpolation(node, key)
+        value = node[key]
+        if is_text and RESOLVER.search(texts[key]) and isinstance(value, str):
+            if NUMBER.fullmatch(value):
+                yield node, key, int(value) if WHOLE.fullmatch(value) else float(value)
+        elif not is_text and isinstance(value, ListConfig | DictConfig):
+            yield from _numbers(value)
+
+
+def make_importable(folder: Path) -> None:
+    """Let `_target_: my_package.MyModel` find a user's package here, in child processes too.
+
+    A console script, unlike `python -m`, does not have the working directory on its path.
+    """
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])

@@ -1,0 +1,165 @@
+"""What a user sees of an error: a message for what can be mended, a traceback for the rest."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from typing import Any
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+
+from flops_fit.cli.exit_codes import ERROR
+from flops_fit.cli.verbs import VERBS
+from flops_fit.errors import UserError
+from flops_fit.settings import Setting, declared
+from flops_fit.signatures import did_you_mean, nearest
+
+
+def report_failure(error: Exception) -> int:
+    """Say what went wrong; returns the exit code."""
+    if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
+        say(
+            f"error: can't use {error.filename}: {error.strerror}: choose a folder you can write "
+            "to with output_root=FOLDER, or mend its permissions"
+        )
+    elif isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError):
+        say(f"error: {explained(error)}")
+    else:
+        traceback.print_exception(error)
+        say("error: this is a fault in flops-fit or in a class that the config names, see above")
+    return ERROR
+
+
+def report_composition(error: Exception) -> int:
+    """Say why Hydra called no verb, or not to its end; returns the exit code.
+
+    Whatever it raises, its own assertions included, comes of what was asked for.
+    """
+    told = UserError | HydraException | OmegaConfBaseException | YAMLError | OSError
+    if isinstance(error, told):
+        return report_failure(error)
+    say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
+    return ERROR
+
+
+def _hint(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return " (a config is no UTF-8 text)"
+        case ValueError() | TypeError() | AssertionError() | AttributeError():
+            return (
+                " (a `defaults` list takes names of configs, [group: name, ..]: quote one that "
+                "YAML reads as a value, such as on, no or 1e3)"
+            )
+    return ""
+
+
+def explained(error: BaseException) -> str:
+    """What was got, what was expected and what to do, where Hydra's own words would not say."""
+    message = str(error).split("\nConfig search path")[0].strip()
+    cause = error.__cause__ or error.__context__
+    match error, cause:
+        case MarkedYAMLError(), _:
+            return yaml_fault(error)
+        case OverrideParseException(), _:
+            return unreadable(error.override)
+        case _, ValidationError(full_key=str() as key, value=value):
+            return wrong_type(key, value)
+        case _, (ConfigKeyError() | ConfigAttributeError()) if cause.parent_node is not None:
+            return no_such_key(message, cause)
+    for pattern, sentence in SENTENCES:
+        if found := re.search(pattern, message, re.DOTALL):
+            return sentence(found)
+    if error.__cause__ and not isinstance(error, UserError) and f"{error.__cause__}" not in message:
+        message += f"\n{error.__cause__}"
+    return message
+
+
+def yaml_fault(error: MarkedYAMLError) -> str:
+    """Where a file is no YAML, and why."""
+    mark = error.problem_mark or error.context_mark
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a config"
+    return f"{where}: this is no YAML: {' '.join(filter(None, (error.context, error.problem)))}"
+
+
+def unreadable(word: str) -> str:
+    """A word that Hydra's grammar does not take."""
+    name, equals, value = word.partition("=")
+    quoted = f"\"{name}='{value}'\"" if equals else "NAME=VALUE"
+    return (
+        f"can't read {word}: brackets come in pairs, commas between values; plain text that has "
+        f"any of these takes quotes within quotes: {quoted}"
+    )
+
+
+def wrong_type(key: str, value: object) -> str:
+    """A value that the schema refuses: one of the few that it checks."""
+    setting = setting_called(key)
+    about = f" ({setting.about})" if setting else ""
+    kind = "true or false" if setting and setting.type is bool else "one name or plain text"
+    got = "null" if value is None else repr(value)
+    return f"{key} is {got}: give {kind}{about}"
+
+
+def no_such_key(message: str, cause: Any) -> str:
+    """A key that is in none of the configs, on the command line or in a file."""
+    key, known = str(cause.full_key), [str(name) for name in cause.parent_node]
+    close = nearest(str(cause.key), known)
+    meant = f"{key.rpartition('.')[0]}.{close}".lstrip(".") if close else ""
+    guess = f"did you mean {meant}? " if meant else ""
+    if place := re.match("In '([^']*)'", message):
+        return f"{place[1]}.yaml sets {key}, which is no setting: {guess}" + (
+            "" if guess else "flops-fit VERB --help lists them"
+        )
+    names = ", ".join(name for name in known if name[:1] != "_") if "." in key else "--help's"
+    word = re.search(r"use \+(.*)", message)
+    plus = f"; an argument that is in no config takes a plus: +{word[1]}" if word else ""
+    return f"there is no {key}: {guess}There are {names}{plus}"
+
+
+def missing_option(found: re.Match[str]) -> str:
+    """Hydra's list of options as a sentence."""
+    place, group, option = found["place"], found["group"], found["option"]
+    options = [line.strip() for line in found[0].splitlines() if line.startswith("\t")]
+    where = "" if place in ("base", *VERBS) else f"{place}.yaml: "
+    there_are = f"there are {', '.join(options)}" if options else "there is none"
+    return f"{where}{group}={option}: {did_you_mean(option, options)}{there_are}"
+
+
+def several_values(found: re.Match[str]) -> str:
+    name, _, values = found["word"].partition("=")
+    as_list = f"; one list takes brackets: '{name}=[{values}]'" if "." in name else ""
+    return f"{name} is given several values, {values}: -m makes a sweep for each{as_list}"
+
+
+def setting_called(name: str) -> Setting | None:
+    """The setting of any verb."""
+    settings = (s for verb in VERBS.values() for s in declared(verb.settings))
+    return next((s for s in settings if s.name == name), None)
+
+
+SENTENCES = (
+    (
+        r"In '(?P<place>[^']*)': Could not find '(?P<group>[^']*)/(?P<option>[^'/]*)'.*",
+        missing_option,
+    ),
+    (r"Ambiguous value for argument '(?P<word>[^\n]*)'\n", several_values),
+    (
+        r"An item is already at '[^']*'\.\nEither remove \+ prefix: '(?P<word>[^\n]*)'",
+        lambda found: f"write {found['word']} without the +: it is in the config already",
+    ),
+)
+"""What Hydra says, and our sentence for it."""
+
+
+def say(text: str) -> None:
+    """A line on stderr, without the console, which help and checks of words need not."""
+    print(text, file=sys.stderr)

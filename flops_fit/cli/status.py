@@ -1,0 +1,27 @@
+"""`flops-fit status`."""
+
+from __future__ import annotations
+
+from flops_fit.building.node import Origins
+from flops_fit.cli.exit_codes import OK
+from flops_fit.report import tables
+from flops_fit.report.printing import print_json
+from flops_fit.report.screen import results, say
+from flops_fit.settings import StatusSettings
+from flops_fit.study.found import found_study
+from flops_fit.study.status import study_status
+
+
+def status(settings: StatusSettings, origins: Origins) -> int:
+    """What of the plan in force is completed, failed and missing."""
+    folder = found_study(settings.study, settings.output_root)
+    say(f"study: {folder.path}")
+    found = study_status(folder)
+    for problem in found.problems:
+        say(f"warning: {problem}")
+    if settings.json:
+        print_json(found.to_json())
+        return OK
+    results().print(tables.runs_table(found.plan, found.runs))
+    results().print(str(found), markup=False)
+    return OK

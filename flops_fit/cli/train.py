@@ -1,0 +1,46 @@
+"""`flops-fit train`."""
+
+from __future__ import annotations
+
+from flops_fit.building.from_config import build_spec
+from flops_fit.building.node import Origins, Part
+from flops_fit.cli.exit_codes import OK, SOME_FAILED
+from flops_fit.cli.plan import study_folder
+from flops_fit.cli.variants import keep_variant
+from flops_fit.plan.run import Status
+from flops_fit.report.files import is_current, write_report
+from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.screen import say
+from flops_fit.settings import SweepSettings
+from flops_fit.study.fits import FittedStudy, Fitting
+from flops_fit.study.sweeps import train_study
+
+
+def train(settings: SweepSettings, origins: Origins) -> int:
+    """Plan, train what is missing, fit, and show the answer."""
+    spec = build_spec(settings, origins)
+    answer = Part("fit", settings.fit, origins.get("fit", "fit")).build()
+    how = Fitting(answer, settings.draws, settings.seed)
+    study = train_study(spec, study_folder(settings), settings, how)
+    keep_variant(study)
+    show(study, as_json=settings.json)
+    return SOME_FAILED if any(run.status == Status.FAILED for run in study.runs) else OK
+
+
+def show(study: FittedStudy, *, as_json: bool) -> None:
+    """The answer of a sweep that was trained: law, figures, files."""
+    for run in study.runs:
+        if run.status != Status.COMPLETED:
+            say(f"warning: {run.id} {run.status}: {run.error}")
+    if study.law is None:
+        say(str(study.refusal))
+        if as_json:
+            print_json({"answer": None, "refusal": study.refusal})
+        return
+    if not is_current(study.answer_folder):
+        write_report(study.runs, study.law, study.answer_folder)
+    if as_json:
+        print_json(study.law.to_json())
+    else:
+        print_law(study.law)
+    say(f"law, runs.csv and figures: {study.answer_folder}")

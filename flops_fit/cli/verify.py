@@ -1,0 +1,40 @@
+"""`flops-fit verify`."""
+
+from __future__ import annotations
+
+from flops_fit.building.from_config import build_spec
+from flops_fit.building.node import Origins
+from flops_fit.cli.exit_codes import OK, SOME_FAILED
+from flops_fit.cli.plan import study_folder
+from flops_fit.errors import ConfigError
+from flops_fit.report import tables
+from flops_fit.report.printing import print_json
+from flops_fit.report.screen import results, say
+from flops_fit.settings import VerifySettings
+from flops_fit.study.agreement import check_agreement
+from flops_fit.study.fits import FittedStudy
+from flops_fit.study.found import read_law
+from flops_fit.study.runs import Runs
+from flops_fit.study.sweeps import RunFailed, verification_path, verified
+
+
+def verify(settings: VerifySettings, origins: Origins) -> int:
+    """Train the optimum predicted for a budget; show predicted against measured loss."""
+    if settings.target is None:
+        raise ConfigError("verify needs a budget to train at, such as budget=1e13 (FLOPs)")
+    folder = study_folder(settings)
+    plan, law = folder.read_plan(), read_law(folder)
+    check_agreement(settings, plan, folder)
+    spec = build_spec(settings, origins)
+    study = FittedStudy(folder, plan, Runs(), law, None, spec)
+    try:
+        verification = verified(study, law.predict(settings.target), settings=settings)
+    except RunFailed as error:
+        say(f"error: {error}")
+        return SOME_FAILED
+    if settings.json:
+        print_json(verification.to_json())
+    else:
+        results().print(tables.verification_line(verification), markup=False, soft_wrap=True)
+    say(f"verification: {verification_path(folder, verification)}")
+    return OK

@@ -1,0 +1,280 @@
+"""Approach 2: the minimum of each budget's curve, and a line through them (Hoffmann 2022, 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flops_fit.fitting.contract import Fitted, MethodKind
+from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
+from flops_fit.fitting.isoflop.optima import (
+    FEW,
+    NEGATIVE,
+    OK,
+    BudgetOptimum,
+    near_minimum,
+    num_sizes,
+    verdict_on,
+)
+from flops_fit.fitting.noise import FreshNoise, seed_noise
+from flops_fit.fitting.points import Points, usable_points
+from flops_fit.fitting.provenance import recorded_settings
+from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
+from flops_fit.plan.run import Run
+
+NEAR = 10.0
+"""Factor of N from the minimum within which a curve is drawn and its noise judged."""
+
+LEAST_LOSS = 1e-3
+"""Share of the least measured loss below which no drawn curve is taken to fall."""
+
+MOST_NOISE = 1.0
+"""Relative noise of a loss beyond which more would change nothing: such curves are flat."""
+
+STEEPEST_LINE = 3.0
+"""Exponent of N_opt in C beyond which a line is no law: D would fall as C^-2."""
+
+FEWEST_BRACKETED = 2
+"""Bracketed budgets through which a line can be drawn."""
+
+
+ISOFLOP = MethodKind(
+    name="isoflop",
+    read_law=IsoflopLaw.from_json,
+    read_draws=IsoflopDraws.from_columns,
+    approach=2,
+    words="IsoFLOP curves",
+    numbers=("a", "b", "N_coefficient", "trend", "noise"),
+)
+
+
+@dataclass(frozen=True)
+class IsoflopFit:
+    """Approach 2: a curve per budget, its minimum, a power law through the minima.
+
+    `window`: sizes further than this factor from the minimum stay out of the curve (a parabola
+    over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and a range
+    of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least `fewest_in_window`
+    sizes stay in. None takes all.
+    `asymptote` pins the irreducible loss of L(C), in nats per token; None fits it from 4 bracketed
+    budgets on, and below takes half the lowest loss, with intervals over all it may be.
+    """
+
+    curve: CurveFamily = Parabola()  # noqa: RUF009 (frozen)
+    window: float | None = NEAR
+    fewest_in_window: int = 5
+    asymptote: float | None = None
+
+    method: ClassVar[str] = ISOFLOP.name
+
+    def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> IsoflopLaw:
+        points, _ = usable_points(runs, flop_rule or FlopRule.constant())
+        return self.law(points)
+
+    def law(self, points: Points) -> IsoflopLaw:
+        """The line through the bracketed minima. Raises `FitError` below two of them."""
+        noise = self.noise(points)
+        optima = self.optima(points, noise)
+        bracketed = [o for o in optima if o.is_bracketed]
+        if len(bracketed) < FEWEST_BRACKETED:
+            raise _too_few_bracketed(optima)
+        flops = np.array([o.flops for o in bracketed])
+        log_n = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
+        loss = np.array([o.loss for o in bracketed], dtype=float)
+        log_k, a, b = _line(flops, log_n[:, None], points.flop_rule)
+        if abs(a[0]) > STEEPEST_LINE:
+            raise FitError(
+                f"N_opt would move as C^{a[0]:.3g} from budget to budget",
+                "look for budgets or sizes in wrong units, or train budgets further apart",
+            )
+        line = PowerLaw(float(np.exp(log_k[0])), float(a[0]))
+        return IsoflopLaw(
+            line=line,
+            b=float(b[0]),
+            trend=fit_loss_trend(flops, loss, self.asymptote),
+            budgets=optima,
+            flop_rule=points.flop_rule,
+            noise=noise,
+        )
+
+    def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
+        """The law and its draws; without draws where nothing tells the noise."""
+        law = self.law(points)
+        return Fitted(law, self.draws(points, law, draws, seed) if draws else None)
+
+    def recorded(self) -> dict[str, Any]:
+        return recorded_settings(self)
+
+    def noise(self, points: Points) -> float | None:
+        """Relative noise of a loss: of repeated seeds, else about the curves, else None."""
+        seeds = seed_noise(points)
+        if seeds is not None:
+            return seeds.value
+        squares, freedoms = [], []
+        family = self.curve.residual_family
+        for budget in points.budgets:
+            group = near_minimum(points.at_budget(budget), NEAR, self.fewest_in_window)
+            if num_sizes(group) <= family.parameters:
+                continue
+            fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
+            squares.append(float(np.sum((fitted / group.loss - 1) ** 2)))
+            freedoms.append(len(group) - family.parameters)
+        # The median over budgets of unbiased estimates: one budget with a bad run, or of another
+        # shape, must not set the noise of all.
+        if not squares:
+            return None
+        from scipy.special import gammaincinv  # a sixth of a second, for those who only read a law
+
+        medians = 2 * gammaincinv(np.array(freedoms) / 2, 0.5)  # of chi squared
+        return min(float(np.sqrt(np.median(squares / medians))), MOST_NOISE)
+
+    def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
+        """Curve, minimum and verdict of every budget, from small to large."""
+        return tuple(
+            self._optimum(budget, group, points.at_budget(budget), noise)
+            for budget, group in self._groups(points)
+        )
+
+    def draws(self, points: Points, law: IsoflopLaw, count: int, seed: int) -> IsoflopDraws | None:
+        """`count` refits of the bracketed budgets with fresh noise on the fitted curves.
+
+        Noise, not resampled rows: a budget of three sizes has no other resample with a curve. None
+        where nothing tells the noise.
+
+        What the runs of a trunk have in common matters only between budgets, within one each size
+        has a trunk of its own; how much of the noise that is can't be told from a handful of runs
+        (estimates of 0.8 scatter from 0.4 to 1). So each answer takes what widens it: for the
+        minima all of it is common, and they move together; for the losses, whose trend would not
+        feel an error that all budgets share, none. A known asymptote apart, fewer than 4 budgets
+        leave it open: each draw then has another. And each draw has another skewness of the true
+        curves, the same at all budgets, where the family of curves can't show any.
+        """
+        if law.noise is None:
+            return None
+        generator = np.random.default_rng(seed)
+        noise = FreshNoise(count, generator)
+        skewness = self.curve.unseen_skewness * generator.standard_normal(count)
+        groups = dict(self._groups(points))
+        bracketed = [o for o in law.budgets if o.is_bracketed]
+        log_n, loss, shift = np.empty((3, len(bracketed), count))
+        for row, optimum in enumerate(bracketed):
+            group = groups[optimum.budget]
+            log_n[row], lowest = self._redrawn(optimum, group, law.noise * noise.of(group))
+            if any(group.trunks):
+                alone = law.noise * generator.standard_normal((len(group), count))
+                _, lowest = self._redrawn(optimum, group, alone)
+            shift[row], drop = self._shifts(optimum, group, skewness)
+            loss[row] = np.maximum(lowest + drop, LEAST_LOSS * group.loss.min())
+        flops = np.array([o.flops for o in bracketed])
+        measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
+        scatter = _birge_ratio(flops, measured, log_n)
+        widened = measured[:, None] + scatter * (log_n - measured[:, None]) + shift
+        log_k, a, b = _line(flops, widened, points.flop_rule)
+        trend = fit_loss_trend(flops, loss, self.asymptote, generator.uniform(size=count))
+        return IsoflopDraws(log_k, a, b, trend, points.flop_rule, scatter)
+
+    def _redrawn(
+        self, optimum: BudgetOptimum, group: Points, relative: Array
+    ) -> tuple[Array, Array]:
+        """ln N and loss of the minima, (draws,), with errors (n, draws) about the fitted curve."""
+        assert optimum.curve is not None
+        noisy = optimum.curve(group.num_params)[:, None] * np.exp(relative)
+        return self.curve.curve(np.log(group.num_params), noisy).lowest()
+
+    def _shifts(
+        self, optimum: BudgetOptimum, group: Points, skewness: Array
+    ) -> tuple[Array, Array]:
+        """By how much ln N and loss of the minimum are off, (draws,), if the curve is skewed."""
+        assert optimum.curve is not None
+        log_n = np.log(group.num_params)
+        place, lowest = optimum.curve.lowest()
+        cubic = optimum.curve.curvature() * np.outer((log_n - place) ** 3, skewness / 3)
+        skewed = self.curve.curve(log_n, optimum.curve(group.num_params)[:, None] + cubic).lowest()
+        return skewed[0] - place, skewed[1] - lowest
+
+    def _groups(self, points: Points) -> list[tuple[float, Points]]:
+        return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]
+
+    def _in_window(self, group: Points) -> Points:
+        if self.window is None:
+            return group
+        return near_minimum(group, self.window, self.fewest_in_window)
+
+    def _optimum(
+        self, budget: float, group: Points, everything: Points, noise: float | None
+    ) -> BudgetOptimum:
+        flops = float(np.exp(np.mean(np.log(group.flops))))
+        sizes, needed = num_sizes(everything), self.curve.fewest_sizes
+        if num_sizes(group) < needed:
+            reason = f"{sizes} sizes, a curve needs {needed}: train more sizes"
+            return BudgetOptimum(budget, flops, sizes, FEW, reason)
+        curve = self.curve.curve(np.log(group.num_params), group.loss)
+        log_n, loss = curve.lowest()
+        verdict, reason = verdict_on(group, everything, float(log_n), noise)
+        if verdict == OK and loss <= 0:
+            verdict, reason = (
+                NEGATIVE,
+                (f"the curve falls to a loss of {loss:.3g}: look for runs that went wrong"),
+            )
+        num_params = float(np.exp(log_n))
+        return BudgetOptimum(
+            budget=budget,
+            flops=flops,
+            num_sizes=sizes,
+            verdict=verdict,
+            reason=reason,
+            N_opt=num_params,
+            D_opt=float(group.flop_rule.tokens(flops, num_params)),
+            loss=float(loss),
+            curve=curve,
+        )
+
+
+def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
+    """ln coefficient and exponent of N_opt, exponent of D_opt, from ln N_opt (budgets, draws)."""
+    log_c = np.log(flops)
+    a, log_k = np.polyfit(log_c, log_n, 1)
+    on_line = finite_exp(log_k + np.outer(log_c, a))
+    b, _ = np.polyfit(log_c, np.log(rule.tokens(flops[:, None], on_line)), 1)
+    return log_k, a, b
+
+
+def _birge_ratio(flops: Array, measured: Array, drawn: Array) -> float:
+    """How much more the optima ln N_opt (budgets,) scatter about their line than the draws
+    (budgets, draws) about theirs, never below 1."""
+    noise = drawn.std(axis=1)[:, None]
+    if len(flops) < 3 or not np.all(noise > 0):
+        return 1.0
+    line = np.vander(np.log(flops / flops[0]), 2)
+    off_line = np.eye(len(flops)) - line @ np.linalg.pinv(line)
+    squares = np.sum((off_line @ measured / noise.ravel()) ** 2)
+    expected = np.sum((off_line @ (drawn - drawn.mean(axis=1, keepdims=True)) / noise) ** 2, axis=0)
+    return max(1.0, float(np.sqrt(squares / expected.mean())))
+
+
+def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
+    if not optima:
+        return FitError(
+            "no two runs share a budget", "name the budget column, or train sizes at equal FLOPs"
+        )
+    if len(optima) < FEWEST_BRACKETED:
+        return FitError(
+            f"{len(optima)} budget" + ("" if len(optima) == 1 else "s"),
+            "an exponent needs at least two budgets: train another",
+        )
+    bracketed = sum(o.is_bracketed for o in optima)
+    troubles = "; ".join(
+        f"{o.budget:.3g} FLOPs: {o.verdict}, {o.reason}" for o in optima if not o.is_bracketed
+    )
+    return FitError(
+        f"{bracketed} of {len(optima)} budgets have a bracketed minimum, a line needs "
+        f"{FEWEST_BRACKETED}",
+        troubles,
+    )

@@ -1,0 +1,82 @@
+"""The surfaces of many refits: one answer per draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flops_fit.laws import Array, FlopRule, finite_exp, optimal_num_params
+
+
+@dataclass(frozen=True)
+class SurfaceDraws:
+    """The surfaces of many bootstrap refits as columns (draws,): one answer per draw."""
+
+    E: Array
+    log_A: Array
+    log_B: Array
+    alpha: Array
+    beta: Array
+    flop_rule: FlopRule
+
+    def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
+        """Loss at N and D, one number per draw."""
+        log_n, log_d = (np.log(np.asarray(v, dtype=float)) for v in (num_params, num_tokens))
+        capacity = finite_exp(self.log_A - self.alpha * log_n)
+        return np.asarray(self.E + capacity + finite_exp(self.log_B - self.beta * log_d))
+
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
+        """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+        capacity = finite_exp(self.log_A - self.alpha * np.log(num_params))
+        left = np.asarray(loss) - self.E - capacity
+        log_d = (self.log_B - np.log(np.where(left > 0, left, 1.0))) / self.beta
+        return np.where(left > 0, finite_exp(log_d), np.inf)
+
+    @property
+    def a(self) -> Array:
+        return self.beta / (self.alpha + self.beta)
+
+    @property
+    def b(self) -> Array:
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def num_draws(self) -> int:
+        return len(self.alpha)
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return optimal_num_params(
+            self.log_A, self.log_B, self.alpha, self.beta, flops, self.flop_rule
+        )
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        num_params = self.N_opt(flops)
+        return self(num_params, self.flop_rule.tokens(flops, num_params))
+
+    def quantities(self) -> dict[str, Array]:
+        """The fitted numbers that law.json gives intervals for, (draws,) each."""
+        log_ratio = np.log(self.alpha / self.beta) + self.log_A - self.log_B
+        return {
+            "E": self.E,
+            "A": finite_exp(self.log_A),
+            "B": finite_exp(self.log_B),
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "a": self.a,
+            "b": self.b,
+            "G": finite_exp(log_ratio / (self.alpha + self.beta)),
+        }
+
+    def columns(self) -> dict[str, Array]:
+        """Everything needed to read the draws back with `from_columns`."""
+        return {name: getattr(self, name) for name in ("E", "log_A", "log_B", "alpha", "beta")}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> SurfaceDraws:
+        return cls(**columns, flop_rule=rule)

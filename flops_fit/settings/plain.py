@@ -1,0 +1,154 @@
+"""Settings from plain values, as configs and plan.json have them, and back."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from flops_fit.errors import ConfigError
+from flops_fit.settings.declaration import Setting, declared, names_of
+from flops_fit.signatures import did_you_mean
+
+S = TypeVar("S")
+
+
+def from_plain(cls: type[S], values: Any) -> S:
+    """Settings from a composed config. Raises `ConfigError` for a value of another type."""
+    given = {s.name: typed(s, values[s.name]) for s in declared(cls) if s.name in values}
+    return cls(**given)
+
+
+def from_keywords(cls: type[S], keywords: Mapping[str, Any], given: Mapping[str, Any]) -> S:
+    """Settings from those arguments of the Python face that are of this class, and from what is
+    `given` in other ways. Raises `ConfigError` for a value of another type."""
+    own = names_of(cls, lambda setting: bool(setting.python))
+    keywords = {name: value for name, value in keywords.items() if name in own}
+    missing = names_of(cls, lambda setting: setting.is_required)
+    return from_plain(cls, {**dict.fromkeys(missing), **keywords, **given})
+
+
+def check_names(keywords: Iterable[str], *classes: Any) -> None:
+    """Raises `ConfigError` for an argument of the Python face that none of the classes knows."""
+    known = [name for cls in classes for name in names_of(cls, lambda s: bool(s.python))]
+    for name in keywords:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            guess = f"did you mean {close[0]}=? " if close else ""
+            raise ConfigError(f"there is no setting {name!r}: {guess}There are {', '.join(known)}")
+
+
+def stored(cls: type[S], values: Any) -> S | None:
+    """Settings from a file, perhaps of an earlier version; None where it holds none.
+
+    What they did not have yet has its default, what is no setting any more is left out.
+    """
+    if not values:
+        return None
+    missing = [s.name for s in declared(cls) if s.is_required and s.name not in values]
+    return from_plain(cls, {**dict.fromkeys(missing), **values})
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Name -> value as JSON and YAML have it."""
+    return {f.name: _plain(getattr(settings, f.name)) for f in fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+    return plain(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def typed(setting: Setting, value: Any) -> Any:
+    """The value as its type has it: tuples for lists, one number as a list of it."""
+    kinds = alternatives(setting.type)
+    if value is None and (type(None) in kinds or setting.is_required):
+        return None
+    for kind in kinds:
+        if get_origin(kind) is tuple:
+            return _tuple(setting, get_args(kind)[0], value)
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            return _nested(kind, value)
+    check_choice(setting, kinds, value)
+    return scalar(setting, kinds, value)
+
+
+def check_choice(setting: Setting, kinds: Iterable[Any], value: Any) -> None:
+    """Raises `ConfigError` where it is none of the words that there are to choose from."""
+    kinds = [kind for kind in kinds if kind is not type(None)]
+    if not all(get_origin(kind) is Literal for kind in kinds):
+        return
+    words = [word for kind in kinds for word in get_args(kind)]
+    if value not in words:
+        raise ConfigError(
+            f"{setting.name} is {value!r}: {did_you_mean(str(value), words)}give "
+            f"{' or '.join(words)} ({setting.about})"
+        )
+
+
+def _tuple(setting: Setting, item: Any, value: Any) -> tuple[Any, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if item is float:
+        return tuple(_number(setting, v) for v in values)
+    return tuple(values)
+
+
+def _number(setting: Setting, value: Any) -> float:
+    if not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    unit = f" of {setting.unit}" if setting.unit else ""
+    raise ConfigError(
+        f"{setting.name} holds {value!r}: give numbers{unit}, such as {setting.name}=1e15,1e16"
+    )
+
+
+def scalar(setting: Setting, kinds: Iterable[Any], value: Any) -> Any:
+    """The value itself if it is of its type; whole floats count as whole numbers.
+
+    Types that are neither numbers, text nor true and false are whatever they are.
+    """
+    plain_kinds = [kind for kind in kinds if kind in (bool, int, float, str)]
+    if not plain_kinds or len(plain_kinds) < len([k for k in kinds if k is not type(None)]):
+        return value
+    (kind,) = plain_kinds
+    if kind in (int, float) and isinstance(value, Real) and not isinstance(value, bool):
+        if kind is float:
+            return float(value)
+        if float(value).is_integer():
+            return int(float(value)) if isinstance(value, float) else int(str(value))
+    elif kind in (bool, str) and isinstance(value, kind):
+        return value
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    unit = f" of {setting.unit}" if setting.unit else ""
+    raise ConfigError(
+        f"{setting.name} is {_got(value)}: give {words[kind]}{unit} ({setting.about})"
+    )
+
+
+def _got(value: Any) -> str:
+    return "null" if value is None else f"{value!r}, a {type(value).__name__}"
+
+
+def _nested(kind: Any, values: Mapping[str, Any]) -> Any:
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def is_tuple(hint: Any) -> bool:
+    """Whether values of this type are lists on the command line."""
+    return any(get_origin(kind) is tuple for kind in alternatives(hint))

@@ -1,0 +1,240 @@
+"""Fit: laws of a study's runs, or of anyone's table of runs, kept as law.json."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import ConfigError, UserError
+from flops_fit.files import point_to
+from flops_fit.fitting import EnvelopeFit, FitError, ScalingLaw, fit_runs, is_fit_of
+from flops_fit.fitting import FitSettings as Fit
+from flops_fit.fitting.metrics import LOSS
+from flops_fit.fitting.points import Dropped
+from flops_fit.fitting.selection import EveryRun, Selection
+from flops_fit.laws import FlopRule
+from flops_fit.plan.experiment import Plan
+from flops_fit.plan.ids import digest
+from flops_fit.plan.run import Run
+from flops_fit.settings.answers import ColumnNames, TableSettings
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Spec
+from flops_fit.study.found import RUNS_FILE
+from flops_fit.study.runs import Runs
+from flops_fit.tables import (
+    BITS,
+    NATS,
+    bits_per_byte,
+    checkpoints_of,
+    read_table,
+    table_flop_rule,
+    write_runs,
+)
+
+Tell = Callable[[str], None]
+"""Says a line to whoever looks on."""
+
+
+@dataclass(frozen=True)
+class FittedStudy:
+    """A study's plan and runs with the law that follows.
+
+    `plan` is None for a table of runs, `law` where nothing trustworthy can be fitted; `refusal`
+    says why. `spec` is what it was trained from, if just now; `num_trained` runs were.
+    """
+
+    folder: StudyFolder
+    plan: Plan | None
+    runs: Runs
+    law: ScalingLaw | None
+    refusal: str | None
+    spec: Spec | None = None
+    num_trained: int = 0
+
+    @property
+    def answer_folder(self) -> Path:
+        """Where its law and report are kept."""
+        if self.plan is None:
+            return self.folder.latest_plan_folder()
+        return self.folder.plan_folder(self.plan)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How runs are fitted: the method that answers and what else decides the law."""
+
+    answer: Fit
+    draws: int
+    seed: int
+    select: Selection = field(default_factory=EveryRun)
+    metric: str = LOSS
+
+
+def fit_trained(
+    plan: Plan, runs: Sequence[Run], folder: StudyFolder, how: Fitting, spec: Spec | None = None
+) -> FittedStudy:
+    """The study with the law of the plan's runs, kept beside plan.json; one that is there is kept.
+
+    Where nothing can be fitted the study has no law, and says why.
+    """
+    answer_folder = folder.plan_folder(plan)
+    checkpoints = checkpoints_of(runs, folder) if isinstance(how.answer, EnvelopeFit) else []
+    arguments: dict[str, Any] = {
+        "flop_rule": plan.flop_rule,
+        "answer": how.answer,
+        "draws": how.draws,
+        "seed": how.seed,
+        "checkpoints": checkpoints,
+    }
+    study = FittedStudy(folder, plan, Runs(runs), None, None, spec)
+    try:
+        law = law_on_disk(answer_folder)
+        if law is None or not is_fit_of(law, runs, **arguments):
+            law = fit_runs(runs, **arguments)
+            law.save(answer_folder)
+    except FitError as error:
+        return replace(study, refusal=str(error))
+    return replace(study, law=law)
+
+
+def law_on_disk(answer_folder: Path) -> ScalingLaw | None:
+    """The law that was fitted before; None where there is none that can be read."""
+    try:
+        return ScalingLaw.load(answer_folder)
+    except (FileNotFoundError, UserError):
+        return None
+
+
+@dataclass(frozen=True)
+class ToFit:
+    """A study, the folder of its answer, its runs, and what defines their FLOPs.
+
+    `checkpoints()` reads the runs' training curves. `source` says how a table was read, and
+    `dropped` which of its rows were not.
+    """
+
+    folder: StudyFolder
+    answer_folder: Path
+    runs: list[Run]
+    flop_rule: FlopRule
+    checkpoints: Callable[[], list[Run]]
+    plan: Plan | None = None
+    dropped: tuple[Dropped, ...] = ()
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
+    """The study with its runs fitted anew; law.json and runs.csv are written, and in force.
+
+    Raises `FitError` where no method gives a law.
+    """
+    law = fit_runs(
+        given.runs,
+        flop_rule=given.flop_rule,
+        answer=how.answer,
+        select=how.select,
+        draws=how.draws,
+        seed=how.seed,
+        metric=how.metric,
+        checkpoints=given.checkpoints() if isinstance(how.answer, EnvelopeFit) else (),
+    )
+    law = replace(
+        law,
+        dropped=(*given.dropped, *law.dropped),
+        provenance={**law.provenance, **given.source},
+    )
+    law.save(given.answer_folder)
+    write_runs(given.answer_folder / RUNS_FILE, given.runs)
+    tell_of_earlier(given, tell)
+    point_to(given.folder.path / "latest", given.answer_folder)
+    return FittedStudy(given.folder, given.plan, Runs(given.runs), law, None)
+
+
+def tell_of_earlier(given: ToFit, tell: Tell) -> None:
+    """Another answer of the study that is no longer the latest is named."""
+    try:
+        earlier = given.folder.latest_plan_folder()
+    except UserError:
+        return
+    if earlier.resolve() != given.answer_folder.resolve():
+        tell(
+            f"note: this is now the latest answer of {given.folder.path.name}; the earlier one, of "
+            f"other rows or columns, stays in {earlier}"
+        )
+
+
+def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
+    """The runs of a study's plan in force."""
+    planned = folder.read_plan()
+    runs, problems = folder.runs_of(planned)
+    for problem in problems:
+        tell(f"warning: left out: {problem}")
+    answer_folder = folder.plan_folder(planned)
+    curves = partial(checkpoints_of, runs, folder)
+    return ToFit(folder, answer_folder, runs, planned.flop_rule, curves, planned)
+
+
+def table_to_fit(
+    path: Path, settings: TableSettings, output_root: Path, study: str | None, tell: Tell
+) -> ToFit:
+    """A table becomes a study of its own, named after its file."""
+    units = {
+        "nats_per_unit": nats_per_unit(settings.loss_unit, settings.bytes_per_token),
+        "flops_per_param_per_token": settings.flops_per_param_per_token,
+    }
+    read = read_table(path, named_columns(settings.columns), where=settings.where, **units)
+    rule = table_flop_rule(read.runs, units["flops_per_param_per_token"])
+    notes = [*read.notes, *note_on_flops(rule)]
+    for note in notes:
+        tell(f"note: {note}")
+    folder = StudyFolder(output_root / (study or path.stem))
+    rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
+    source = {
+        "path": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "columns": dict(read.columns),
+        "where": settings.where,
+        **units,
+        "notes": notes,
+    }
+    return ToFit(
+        folder=folder,
+        answer_folder=folder.path / "plans" / digest(rows),
+        runs=read.runs,
+        flop_rule=rule,
+        checkpoints=lambda: read.checkpoints,
+        dropped=read.dropped,
+        source={"table": source},
+    )
+
+
+def named_columns(columns: ColumnNames) -> dict[str, str]:
+    """Our name -> the table's, of those that were given."""
+    return {ours: theirs for ours, theirs in vars(columns).items() if theirs}
+
+
+def note_on_flops(rule: FlopRule) -> list[str]:
+    """What is said of a FLOP rule other than C = 6ND."""
+    if rule == FlopRule.constant():
+        return []
+    if rule.is_constant:
+        return [f"C = {rule.flops_per_param_per_token:.3g} N D by the table's own columns"]
+    return [
+        f"C / (N D) depends on N in this table: FLOPs per token of {len(rule.num_params)} sizes"
+    ]
+
+
+def nats_per_unit(unit: str, bytes_per_token: float | None) -> float:
+    """Nats per token of one unit of a table's loss."""
+    if unit == "bits_per_byte" and bytes_per_token:
+        return bits_per_byte(bytes_per_token)
+    if unit in (units := {"nats": NATS, "bits": BITS}):
+        return units[unit]
+    raise ConfigError(
+        f"loss_unit is {unit!r} with bytes_per_token {bytes_per_token}: use nats, bits, or "
+        "bits_per_byte together with bytes_per_token=4.2 or whatever the tokenizer's mean is"
+    )

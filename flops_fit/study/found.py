@@ -1,0 +1,73 @@
+"""Where the studies are: the one that is named, else the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flops_fit.errors import StudyError
+from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting.result import LAW_FILE
+from flops_fit.plan.run import Run
+from flops_fit.store.folder import StudyFolder, latest_study
+from flops_fit.tables import read_table
+
+PLAN_FILE, RUNS_FILE = "plan.json", "runs.csv"
+
+
+def found_study(study: str | None, output_root: str) -> StudyFolder:
+    """The study of this name, else the last one trained. Raises `StudyError` without one."""
+    root = Path(output_root)
+    if not study:
+        return latest_study(root)
+    return existing(StudyFolder(root / study))
+
+
+def fitted_study(study: str | None, output_root: str) -> StudyFolder:
+    """The study of this name, else the last one of those that have a law."""
+    fitted = [
+        pointer
+        for pointer in Path(output_root).glob("*/latest")
+        if (StudyFolder(pointer.parent).latest_plan_folder() / LAW_FILE).exists()
+    ]
+    if study or not fitted:
+        return found_study(study, output_root)
+    newest = max(fitted, key=lambda pointer: pointer.lstat().st_mtime_ns)
+    return StudyFolder(newest.parent)
+
+
+def existing(folder: StudyFolder) -> StudyFolder:
+    """The folder, if it is there."""
+    if not folder.path.is_dir():
+        raise StudyError(
+            f"no study {folder.path.name!r} under {folder.path.parent.resolve()}: run `flops-fit "
+            "train` first, or name another with study=NAME"
+        )
+    return folder
+
+
+def read_law(folder: StudyFolder) -> ScalingLaw:
+    """The law of the answer in force. Raises `StudyError` where nothing was fitted."""
+    answer_folder = folder.latest_plan_folder()
+    if not (answer_folder / LAW_FILE).exists():
+        raise StudyError(
+            f"{folder.path} has no law yet: run `flops-fit fit study={folder.path.name}`"
+        )
+    return ScalingLaw.load(answer_folder)
+
+
+def study_runs(folder: StudyFolder) -> list[Run]:
+    """The runs of the plan in force, or of the table that was fitted."""
+    answer_folder = folder.latest_plan_folder()
+    if (answer_folder / PLAN_FILE).exists():
+        return folder.runs_of(folder.read_plan())[0]
+    return read_table(answer_folder / RUNS_FILE).runs
+
+
+def stands_on(law: ScalingLaw) -> str:
+    """What a law was fitted to, in a few words."""
+    rows = f"{len(law.rows_used)} runs"
+    table = law.provenance.get("table")
+    if not table:
+        return rows
+    where = f" where {table['where']}" if table.get("where") else ""
+    return f"{rows} of {table['path']}{where}"

@@ -1,0 +1,109 @@
+"""Predict: the optimum for what is asked, and the study's own run that comes closest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flops_fit.answers.optimal_config import OptimalConfig, rules_of
+from flops_fit.answers.optimal_run import note_on_size, optimal_experiment
+from flops_fit.errors import PlanError
+from flops_fit.fitting import ScalingLaw
+from flops_fit.laws.prediction import FlatBand, OtherSize, Prediction
+from flops_fit.settings.answers import TargetSettings
+from flops_fit.store.folder import StudyFolder
+from flops_fit.study.found import PLAN_FILE
+
+CONFIGS = "conf"
+"""Folder beside law.json for the configs of optimal runs."""
+
+
+def asked_predictions(law: ScalingLaw, asked: TargetSettings) -> list[Prediction]:
+    """For the budgets, the size or the tokens asked for."""
+    found = [law.predict(budget) for budget in asked.budgets]
+    if asked.num_params is not None:
+        found.append(law.predict_for_num_params(asked.num_params))
+    if asked.num_tokens is not None:
+        found.append(law.predict_for_num_tokens(asked.num_tokens))
+    return found
+
+
+@dataclass(frozen=True)
+class OptimalRun:
+    """The study's own run that comes closest, as a config, and the command that trains it."""
+
+    config: OptimalConfig
+    path: Path
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.config.to_json(), "config": str(self.path), "command": self.command}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A prediction with all that is said about it; None where the law or the study can't tell.
+
+    `notes` say why a run can't be trained or is not quite the optimum.
+    """
+
+    prediction: Prediction
+    band: FlatBand | None
+    other: OtherSize | None
+    run: OptimalRun | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.prediction.to_json(),
+            "flat_band": self.band and self.band.to_json(),
+            "instead": self.other and self.other.to_json(),
+            "optimal_run": self.run and self.run.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def target(
+    law: ScalingLaw, prediction: Prediction, instead: float | None, folder: StudyFolder
+) -> Target:
+    """Flatness and cost of another size by the surface; writes the config of the optimal run."""
+    band = other = None
+    if law.surface is not None:
+        band = law.flat_band(prediction.budget)
+        other = None if instead is None else law.cost_of_size(prediction.budget, instead)
+    run, notes = optimal_run(prediction, folder)
+    if prediction.warning:
+        notes = (*notes, f"warning: {prediction.warning}")
+    return Target(prediction, band, other, run, notes)
+
+
+def optimal_run(
+    prediction: Prediction, folder: StudyFolder
+) -> tuple[OptimalRun | None, tuple[str, ...]]:
+    """The written config of the closest run, and notes; None for a study that no config trained."""
+    answer_folder = folder.latest_plan_folder()
+    if not (answer_folder / PLAN_FILE).exists():
+        return None, ()
+    plan = folder.read_plan()
+    try:
+        experiment = optimal_experiment(plan, prediction, rules_of(plan.settings))
+    except PlanError as error:
+        return None, (f"note: no run of this study's model can be trained there: {error}",)
+    config = OptimalConfig(prediction, experiment, plan, folder.pinned())
+    size_note = note_on_size(experiment, prediction)
+    notes = (f"note: {size_note}",) if size_note else ()
+    if not config.can_be_written:
+        return None, (*notes, str(config))
+    configs, output_root = shortened(answer_folder) / CONFIGS, str(folder.path.parent)
+    try:
+        path = config.write(configs, output_root)
+    except OSError as error:
+        return None, (*notes, f"{config}; no config is written: {error}")
+    return OptimalRun(config, path, config.command(configs, output_root)), notes
+
+
+def shortened(path: Path) -> Path:
+    """The path as seen from the working directory, where it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

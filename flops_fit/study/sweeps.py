@@ -1,0 +1,213 @@
+"""Plan, train and verify: the same for both faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flops_fit.answers.verification import Verification
+from flops_fit.errors import StudyError
+from flops_fit.files import write_json
+from flops_fit.laws.prediction import Prediction
+from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.run import Run
+from flops_fit.plan.trunks import chains, flops_to_train
+from flops_fit.report.screen import SweepProgress, duration, say
+from flops_fit.settings import SweepSettings
+from flops_fit.store.execution import train_missing, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Prepared, Spec
+from flops_fit.study.fits import FittedStudy, Fitting, Tell, fit_trained
+
+if TYPE_CHECKING:
+    from flops_fit.store.execution import Execute
+    from flops_fit.study.machine import Machine
+
+LONG_SECONDS = 86400.0
+"""A sweep that takes longer than this here is warned about."""
+
+SOURCE_WARNING = (
+    "the code of {} has changed since this study's first training; finished runs keep the old "
+    "code's losses: name another study to train all of them anew"
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan that was written, and how long its training takes here, if that can be told."""
+
+    plan: Plan
+    path: Path
+    duration: str | None
+
+
+def plan_study(spec: Spec, folder: StudyFolder, settings: SweepSettings) -> Planned:
+    """Plans, writes plan.json, and puts it in force where the study has no runs yet."""
+    from flops_fit.study.machine import machine_of
+
+    prepared = spec.prepare(folder)
+    plan = prepared.plan
+    path = folder.write_plan(plan)
+    if not folder.has_runs:
+        folder.put_in_force(plan)
+    machine = machine_of(prepared, len(plan), folder, settings)
+    return Planned(plan, path / "plan.json", duration_of(prepared, machine, folder))
+
+
+def duration_of(prepared: Prepared, machine: Machine, folder: StudyFolder) -> str | None:
+    """How long our own training would take, in words; nobody can say of a command."""
+    from flops_fit.training.timing import estimated_seconds
+    from flops_fit.training.trainer import TorchTrainer
+
+    trainer = prepared.trainer.tuned(prepared.plan, machine.threads, folder.pinned())
+    if not isinstance(trainer, TorchTrainer):
+        return None
+    recipe = trainer.recipe
+    seconds = estimated_seconds(prepared.plan, recipe, machine.workers, machine.threads)
+    warning = "warning: " if seconds > LONG_SECONDS else ""
+    at_once = f"{recipe.device}, {machine.workers} at once"
+    return f"{warning}about {duration(seconds)} here ({at_once})"
+
+
+def train_study(
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    how: Fitting,
+    *,
+    tell: Tell = say,
+    warn: Tell | None = None,
+) -> FittedStudy:
+    """Plans, trains what is missing, fits. `warn` says what `tell` would say as a warning."""
+    prepared = spec.prepare(folder)
+    plan = prepared.plan
+    for changed in pin_sources(spec, folder):
+        said = SOURCE_WARNING.format(changed)
+        if warn is None:
+            tell(f"warning: {said}")
+        else:
+            warn(said)
+    retry = [settings.retry] if settings.retry else []
+    todo = folder.missing(plan, retry)
+    tell_what_is_there(plan, folder, len(todo), tell)
+    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
+        runs = train_plan(plan, folder, execute, progress, retry)
+    tell_of_other_lengths(runs, tell)
+    study = fit_trained(plan, runs, folder, how, spec)
+    return replace(study, num_trained=len(todo))
+
+
+def verified(
+    study: FittedStudy,
+    prediction: Prediction,
+    settings: SweepSettings | None = None,
+    tell: Tell = say,
+) -> Verification:
+    """The prediction put to the test with the study's own recipe, and kept beside its law.
+
+    `settings` say on which machine; None: as in the study. Raises `StudyError` where the study
+    can't be trained from here, `RunFailed` where the run comes to no loss.
+    """
+    spec, own = spec_of(study)
+    settings = settings or own
+    folder = study.folder
+    prepared = spec.for_optimum(prediction).prepare(folder)
+    plan = prepared.plan
+    todo = folder.missing(plan)
+    tell_what_is_there(plan, folder, len(todo), tell)
+    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
+        (run,) = train_missing(plan, folder, execute, progress)
+    if run.loss is None:
+        raise RunFailed(f"{run.id} {run.status}: {run.error}")
+    verification = Verification.of(prediction, run)
+    write_json(verification_path(folder, verification), verification.to_json())
+    return verification
+
+
+class RunFailed(StudyError):
+    """The run that was to put a prediction to the test came to no loss."""
+
+
+def verification_path(folder: StudyFolder, verification: Verification) -> Path:
+    """Where a verification is kept."""
+    return folder.latest_plan_folder() / "verifications" / f"{verification.run_id}.json"
+
+
+def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
+    """What the study is made of: as it was trained just now, else by the settings in its plan."""
+    from flops_fit.building.from_config import build_spec
+
+    settings = None if study.plan is None else study.plan.settings
+    if settings is None:
+        raise StudyError(
+            f"{study.folder.path} was fitted from a table of runs: there is nothing to train"
+        )
+    if study.spec is not None:
+        return study.spec, settings
+    if settings.model is None and settings.trainer is None:
+        raise StudyError(
+            f"{study.folder.path} was trained from Python objects: call find_optimal again, which "
+            "trains nothing anew, and verify the study that it returns"
+        )
+    return build_spec(settings, {}), settings
+
+
+@contextmanager
+def launched(
+    todo: Sequence[Experiment],
+    spec: Spec,
+    prepared: Prepared,
+    folder: StudyFolder,
+    settings: SweepSettings,
+) -> Iterator[tuple[Execute, SweepProgress]]:
+    """What trains `todo` here, with its progress on screen and signals caught."""
+    from flops_fit.study.machine import executor, machine_of, stop_on_signals
+
+    machine = machine_of(prepared, len(todo), folder, settings)
+    trainer = prepared.trainer
+    if todo:
+        trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
+        folder.pin({"threads": machine.threads, **trainer.pins})
+    progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
+    running = executor(spec, trainer, folder, machine, fail_fast=settings.fail_fast)
+    with progress, stop_on_signals(progress), running as execute:
+        yield execute, progress
+
+
+def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
+    """Remember the code that the study is trained with; returns the names whose code has changed.
+
+    Ids know names and arguments, not code, so that a new comment makes no run worthless.
+    """
+    pinned = folder.pinned()
+    sources = {f"source of {name}": code for name, code in spec.sources.items()}
+    folder.pin(sources)
+    return [
+        key.removeprefix("source of ")
+        for key, code in sources.items()
+        if pinned.get(key, code) != code
+    ]
+
+
+def tell_what_is_there(plan: Plan, folder: StudyFolder, num_todo: int, tell: Tell) -> None:
+    """The plan's notes, files that can't be read, and how much is to be trained."""
+    for note in plan.notes:
+        tell(f"note: {note}")
+    for problem in folder.runs_of(plan)[1]:
+        tell(f"warning: {problem}: this run is trained again")
+    tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
+
+
+def tell_of_other_lengths(runs: Sequence[Run], tell: Callable[[str], None]) -> None:
+    """Runs that trained more or fewer tokens than planned, by more than a step."""
+    for run in runs:
+        planned, step = run.planned_tokens, run.batch_tokens
+        if run.is_completed and planned and step and abs(run.num_tokens - planned) > step:
+            tell(
+                f"warning: {run.id} trained {run.num_tokens:,.0f} tokens, {planned:,.0f} were "
+                "planned: the law is fitted to what was trained"
+            )

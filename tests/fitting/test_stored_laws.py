@@ -1,0 +1,81 @@
+"""Laws that earlier versions wrote are read, answer as they did, and are written as they were."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flops_fit.fitting import ScalingLaw, fit_runs
+from flops_fit.store.folder import StudyFolder
+from flops_fit.tables import read_table
+
+STUDIES = Path(__file__).resolve().parents[1] / "assets" / "studies"
+FOLDERS = sorted(path.parent for path in STUDIES.glob("*/plans/*/law.json"))
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.relative_to(STUDIES).parts[0])
+def folder(request) -> Path:
+    """The folder of an answer that was stored with schema 1."""
+    return request.param
+
+
+def test_there_are_stored_laws():
+    assert len(FOLDERS) >= 4
+
+
+def test_a_stored_law_predicts_what_it_predicted(folder):
+    law = ScalingLaw.load(folder)
+    assert set(law.fits.draws) == {name.partition(".")[0] for name in law.intervals}
+    for stored in law.predictions:
+        again = law.predict_by(stored.method, stored.budget)
+        for name in ("num_params", "num_tokens", "tokens_per_param", "loss", "extrapolation"):
+            assert getattr(again, name) == pytest.approx(getattr(stored, name), rel=1e-9), name
+        assert again.intervals.keys() == stored.intervals.keys()
+        for name, levels in stored.intervals.items():
+            for level, bounds in levels.items():
+                assert again.intervals[name][level] == pytest.approx(bounds, rel=1e-9)
+
+
+def test_a_stored_law_is_written_as_it_was_byte_for_byte(folder, tmp_path):
+    ScalingLaw.load(folder).save(tmp_path)
+    assert (tmp_path / "law.json").read_bytes() == (folder / "law.json").read_bytes()
+    with np.load(folder / "draws.npz") as old, np.load(tmp_path / "draws.npz") as new:
+        assert set(old) == set(new)
+        for name in old:
+            np.testing.assert_array_equal(old[name], new[name])
+
+
+def test_a_law_without_its_draws_predicts_without_intervals(folder, tmp_path):
+    (tmp_path / "law.json").write_bytes((folder / "law.json").read_bytes())
+    law = ScalingLaw.load(tmp_path)
+    whole = ScalingLaw.load(folder)
+    assert law.draws is None
+    prediction = law.predict(10 * law.largest_budget)
+    assert prediction.intervals == {}
+    assert prediction.num_params == whole.predict(10 * law.largest_budget).num_params
+
+
+def stored_runs(folder):
+    """The runs of a study's plan, or of the table that was fitted."""
+    if not (folder / "plan.json").exists():
+        return read_table(folder / "runs.csv").runs
+    study = StudyFolder(folder.parents[1])
+    return study.runs_of(study.read_plan())[0]
+
+
+def test_the_runs_of_a_stored_law_give_it_again(folder):
+    stored = ScalingLaw.load(folder)
+    runs = stored_runs(folder)
+    draws, seed = stored.provenance["draws"], stored.provenance["seed"]
+    again = fit_runs(runs, flop_rule=stored.flop_rule, draws=draws, seed=seed)
+    for name in ("asked", "settings", "select", "metric", "input_sha256"):
+        assert again.provenance[name] == stored.provenance[name], name
+    assert again.answer == stored.answer
+    assert again.diagnostics.verdict == stored.diagnostics.verdict
+    assert [o.verdict for o in again.budgets] == [o.verdict for o in stored.budgets]
+    for new, old in zip(again.predictions, stored.predictions, strict=True):
+        assert (new.method, new.budget) == (old.method, old.budget)
+        assert new.num_params == pytest.approx(old.num_params, rel=1e-3)
+        assert new.loss == pytest.approx(old.loss, rel=1e-3)
+    ended = stored.surface.start_agreement
+    assert again.surface.start_agreement == pytest.approx(ended, abs=0.13)  # 2 of 16 starts

@@ -1,0 +1,308 @@
+"""Every number in a sentence about a fit is the one that was measured, and means what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sweeps import CHINCHILLA, sweep
+
+from flops_fit.fitting import EnvelopeFit, fit_runs
+from flops_fit.fitting.examine.diagnostics import (
+    BackTest,
+    CountedBy,
+    DeltaFit,
+    Influence,
+    IsoflopBias,
+    NextRuns,
+    Without,
+)
+from flops_fit.fitting.examine.words import findings, verdict
+
+NOTHING = {
+    "exponents": {"isoflop": 0.47, "surface": 0.452},
+    "exponents_agree": None,
+    "without_budget": (),
+    "without_edges": Without("edge sizes", None, None),
+    "back_tests": (),
+    "isoflop_bias": None,
+    "num_draws": {},
+    "parameter_counts": (),
+    "seed_noise": None,
+    "noise": None,
+    "identifiable": True,
+    "start_agreement": 1.0,
+    "at_bounds": (),
+    "deltas": (),
+    "influential_runs": (),
+    "next_runs": (),
+}
+"""Numbers about which nothing is said."""
+
+SPENT = 4e21
+
+
+@pytest.fixture(scope="module")
+def law():
+    return fit_runs(sweep(CHINCHILLA), draws=50)
+
+
+def said(law, *, budgets=None, fits=None, draws=4000, **numbers):
+    """The findings of a clean fit with these numbers planted."""
+    planted = replace(law.diagnostics.numbers, **{**NOTHING, **numbers})
+    optima = law.budgets if budgets is None else budgets
+    return findings(planted, optima, fits or law.fits, draws, SPENT)
+
+
+def test_nothing_is_said_where_nothing_is_to_be_said(law):
+    assert said(law) == ()
+
+
+def test_agreement_is_said_with_each_methods_exponent(law):
+    assert said(law, exponents_agree=True) == (
+        "the methods agree: a = 0.470 (isoflop), 0.452 (surface)",
+    )
+    assert said(law, exponents_agree=False) == (
+        "the methods contradict each other: a = 0.470 (isoflop), 0.452 (surface)",
+    )
+
+
+def test_a_refusal_is_said_by_the_method_that_refused(law):
+    refusals = {"isoflop": "too flat", "envelope": "no curves", "MyFit": "no luck"}
+    assert said(law, fits=replace(law.fits, refusals=refusals)) == (
+        "approach 2 (isoflop) refused: too flat",
+        "approach 1 (envelope) refused: no curves",
+        "MyFit refused: no luck",
+    )
+
+
+def test_each_budget_left_out_is_named_with_its_verdict_and_reason(law):
+    left_out = {1: ("edge", "train smaller"), 3: ("flat", "train more")}
+    budgets = [
+        replace(b, budget=(i + 1) * 1e18, verdict=left_out[i][0], reason=left_out[i][1])
+        if i in left_out
+        else b
+        for i, b in enumerate(law.budgets)
+    ]
+    assert said(law, budgets=budgets) == (
+        "budget 2e+18 is edge: train smaller",
+        "budget 4e+18 is flat: train more",
+    )
+
+
+def test_many_budgets_left_out_are_counted_in_one_sentence(law):
+    budgets = [
+        replace(b, budget=(i + 1) * 1e18, verdict="edge") if i < 4 else b
+        for i, b in enumerate(law.budgets)
+    ]
+    assert said(law, budgets=budgets) == (
+        "4 of 5 budgets stay out of the line: 1e+18 (edge), 2e+18 (edge), 3e+18 (edge), "
+        "4e+18 (edge)",
+    )
+
+
+def test_the_envelope_is_said_with_its_exponent_and_how_many_points_end_their_run():
+    runs = sweep(CHINCHILLA)
+    curves = [
+        replace(run, num_tokens=run.num_tokens * share, flops=run.flops * share,
+                loss=float(CHINCHILLA(run.num_params, run.num_tokens * share)))
+        for run in runs
+        for share in (0.1, 0.3, 1.0)
+    ]  # fmt: skip
+    fitted = fit_runs(runs, answer=EnvelopeFit(), checkpoints=curves, draws=0)
+    section = fitted.to_json()["envelope"]
+    lengths = {run.id: run.num_tokens for run in runs}
+    final = [p for p in section["points"] if p["num_tokens"] == lengths[p["id"]]]
+    (sentence,) = (f for f in fitted.diagnostics.findings if f.startswith("approach 1 (envelope)"))
+    assert f"a = {section['a']:.3f} through {len(section['points'])} checkpoints" in sentence
+    assert f"of which {len(final)} end their run" in sentence
+    assert 0 < len(final) < len(section["points"])
+
+
+def test_draws_are_counted_where_there_are_fewer_than_asked(law):
+    assert said(law, num_draws={"isoflop": 4000, "surface": 1234}) == (
+        "the intervals of approach 3 (surface) rest on 1,234 of the 4,000 draws asked for",
+    )
+
+
+def test_a_surface_that_misses_by_twice_the_scatter_of_seeds_is_said_not_to_fit(law):
+    (sentence,) = said(law, noise=0.0123, seed_noise=0.0045)
+    assert sentence.startswith(
+        "losses scatter by 1.23% about the surface, repeated seeds by 0.45%: the surface does not"
+    )
+    assert said(law, noise=0.0123, seed_noise=0.0062) == ()
+    assert said(law, noise=0.0123, seed_noise=None) == ()
+
+
+def test_an_exponent_that_is_not_determined_is_said_with_what_to_do(law):
+    (sentence,) = said(law, identifiable=False)
+    assert "95% interval of alpha or beta is wider than 0.3: train over a wider range" in sentence
+
+
+def test_numbers_at_a_limit_are_named(law):
+    assert said(law, at_bounds=("E",)) == ("E ended at a limit: the runs do not determine it",)
+    assert said(law, at_bounds=("E", "alpha")) == (
+        "E, alpha ended at a limit: the runs do not determine them",
+    )
+
+
+def test_starts_that_did_not_meet_are_counted(law):
+    (sentence,) = said(law, start_agreement=0.31)
+    assert sentence.startswith("only 31% of the starts reached the best optimum")
+    assert said(law, start_agreement=0.5) == ()
+
+
+def test_exponents_without_a_budget_are_said_from_the_lowest_to_the_highest_by_method(law):
+    parts = [Without("1", 0.44, 0.4501), Without("2", 0.49, 0.4502), Without("3", None, 0.4503)]
+    assert said(law, without_budget=tuple(parts)) == (
+        "with one budget left out at a time a is 0.440 to 0.490 (isoflop)",
+    )
+    parts = [replace(part, surface_a=a) for part, a in zip(parts, (0.46, 0.43, 0.45), strict=True)]
+    assert said(law, without_budget=tuple(parts)) == (
+        "with one budget left out at a time a is 0.440 to 0.490 (isoflop), 0.430 to 0.460 "
+        "(surface)",
+    )
+
+
+def test_exponents_without_the_edges_are_said_from_what_they_are_to_what_they_become(law):
+    assert said(law, without_edges=Without("edge sizes", 0.48, 0.5)) == (
+        "without the edge sizes of every budget a moves from 0.470 to 0.480 (isoflop), from 0.452 "
+        "to 0.500 (surface)",
+    )
+    assert said(law, without_edges=Without("edge sizes", 0.471, None)) == ()
+
+
+def test_the_range_over_thresholds_is_that_of_the_refits(law):
+    deltas = [DeltaFit(d, a, 0.3, 0.3) for d, a in ((1e-4, 0.45), (1e-2, 0.41), (1e-1, 0.43))]
+    (sentence,) = said(law, deltas=tuple(deltas))
+    assert sentence.startswith(
+        "a lies between 0.410 and 0.450 for Huber thresholds from 0.0001 to 0.1"
+    )
+    assert said(law, deltas=tuple(replace(d, a=0.45 + d.delta / 100) for d in deltas)) == ()
+
+
+def test_a_back_test_is_said_with_its_errors_and_how_far_it_reached(law):
+    surface = BackTest("surface", 1e20, 3.162, 2.5, 2.531, -0.01234, 0.30103)
+    line = BackTest("isoflop", 1e20, 3.162, 2.5, 2.4, 0.04167, None)
+    assert said(law, back_tests=(line, surface)) == (
+        "back-test (isoflop): without the largest budget, its loss is predicted +4.17% off, "
+        "3.16 times beyond",
+        "back-test (surface): without the largest budget, its loss is predicted -1.23% off, its "
+        "N_opt by a factor of 2.00, 3.16 times beyond",
+    )
+
+
+def test_a_bias_is_said_as_a_factor_of_the_optimum_and_a_shift_of_the_exponent(law):
+    assert said(law, isoflop_bias=IsoflopBias(0.0512, 1e21, -0.30103)) == (
+        "on this grid approach 2 would put N_opt at 1e+21 FLOPs off by a factor of 0.50 (and a by "
+        "+0.051) if the surface were exact",
+    )
+    assert said(law, isoflop_bias=IsoflopBias(0.0512, 1e21, 0.009)) == ()
+
+
+def test_both_counts_of_N_are_said_with_their_exponent_and_optimum(law):
+    counts = [
+        CountedBy("num_params", "surface", 0.45, 1e20, 1.5e9),
+        CountedBy("num_params_total", "surface", 0.42, 1e20, 1.8e9),
+    ]
+    assert said(law, parameter_counts=tuple(counts)) == (
+        "counting N (surface), at 1e+20 FLOPs: a = 0.450 and N_opt = 1.5e+09 as fitted; a = 0.420 "
+        "and N_opt = 1.8e+09 with all embeddings",
+    )
+
+
+def test_the_most_influential_run_is_named_with_where_a_would_move(law):
+    most, next_to_it = Influence("run-7", 0.401, -2.46), Influence("run-3", 0.47, 1.2)
+    assert said(law, influential_runs=(most,)) == (
+        "1 run moves a by more than one standard error when left out, most of all run-7 (-2.5, to "
+        "a = 0.401)",
+    )
+    assert said(law, influential_runs=(most, next_to_it)) == (
+        "2 runs each move a by more than one standard error when left out, most of all run-7 "
+        "(-2.5, to a = 0.401)",
+    )
+
+
+def proposal(budget, *, now=(1e9, 4e9), after=(1.5e9, 3e9)):
+    return NextRuns(budget, (1e8, 2e8, 4e8, 8e8, 1.6e9), 5 * budget, 1e24, 0.5, after, now)
+
+
+def test_the_proposal_that_is_said_is_the_dearest_that_costs_no_more_than_the_sweep_did(law):
+    cheap, affordable, dear = (proposal(budget) for budget in (1e20, SPENT / 5, SPENT))
+    assert said(law, next_runs=(cheap, affordable, dear)) == (
+        "5 more runs at 8e+20 FLOPs, N = 1e+08 to 1.6e+09 (4e+21 FLOPs in all), would narrow the "
+        "80% interval of N_opt at 1e+24 FLOPs from 1e+09 - 4e+09 to 1.5e+09 - 3e+09",
+    )
+
+
+def test_where_all_proposals_are_dear_the_cheapest_is_said(law):
+    (sentence,) = said(law, next_runs=(proposal(SPENT), proposal(3 * SPENT)))
+    assert sentence.startswith("5 more runs at 4e+21 FLOPs")
+
+
+def test_no_runs_are_proposed_for_an_interval_that_is_narrow_already(law):
+    assert said(law, next_runs=(proposal(1e20, now=(1e9, 1.04e9)),)) == ()
+    assert len(said(law, next_runs=(proposal(1e20, now=(1e9, 1.06e9)),))) == 1
+
+
+def judged(law, *, answer="surface", budgets=None, **numbers):
+    planted = {"reach": 10.0, "has_intervals": True, "bias_explains": None, **numbers}
+    planted = replace(law.diagnostics.numbers, **{**NOTHING, **planted})
+    return verdict(planted, law.budgets if budgets is None else budgets, 2e20, answer)
+
+
+@pytest.mark.parametrize("answer", ["surface", "isoflop", "envelope", "MyFit"])
+def test_a_reach_is_said_in_multiples_and_in_flops_with_what_it_promises(law, answer):
+    assert judged(law, answer=answer) == (
+        "usable up to 10 times the largest trained budget (2e+21 FLOPs): the 80% interval of N_opt "
+        "stays within a factor of 2 either way"
+    )
+
+
+def test_no_reach_at_all_is_said_at_the_largest_trained_budget(law):
+    assert judged(law, reach=None) == (
+        "even at the largest trained budget, 2e+20 FLOPs, N_opt is uncertain by more than a factor "
+        "of 2: train more runs first"
+    )
+
+
+def test_the_verdict_on_undetermined_exponents_trusts_a_line_of_three_budgets_only(law):
+    three, two = (
+        [replace(b, verdict="edge") if i >= bracketed else b for i, b in enumerate(law.budgets)]
+        for bracketed in (3, 2)
+    )
+    trust = "alpha and beta are not determined by these runs: trust approach 2 (isoflop) and the"
+    more = "alpha and beta are not determined by these runs: train more sizes and budgets"
+    assert judged(law, identifiable=False, budgets=three).startswith(trust)
+    assert judged(law, identifiable=False, budgets=two).startswith(more)
+    no_line = judged(law, identifiable=False, budgets=three, exponents={"surface": 0.45})
+    assert no_line.startswith(more)
+
+
+def test_a_contradiction_is_forgiven_only_where_the_bias_explains_it(law):
+    assert "trust approach 3 (surface)" in judged(law, exponents_agree=False, bias_explains=True)
+    for explains in (False, None):
+        words = judged(law, exponents_agree=False, bias_explains=explains)
+        assert words.startswith("the two methods contradict each other: rely on neither")
+    assert judged(law, exponents_agree=True).startswith("usable up to 10 times")
+
+
+@pytest.mark.parametrize("answer", ["envelope", "MyFit"])
+def test_contradictions_of_the_two_methods_say_nothing_of_a_third(law, answer):
+    words = judged(law, answer=answer, exponents_agree=False, identifiable=False)
+    assert words.startswith("usable up to 10 times")
+
+
+def test_what_a_proposal_may_cost_is_what_all_runs_of_the_sweep_cost():
+    """Twelve runs at each budget: 17.5 times the largest in all, and five runs at 3 times it 15."""
+    runs = sweep(CHINCHILLA, sizes=tuple(np.geomspace(1 / 8, 8, 12)), noise=0.01, seed=1)
+    (sentence,) = (f for f in fit_runs(runs, draws=50).diagnostics.findings if "more runs" in f)
+    assert sum(run.flops for run in runs) == pytest.approx(1.75e21, rel=0.01)
+    assert sentence.startswith("5 more runs at 3e+20 FLOPs")
+    assert "(1.5e+21 FLOPs in all)" in sentence
+
+
+def test_law_json_has_the_words_that_are_shown(law):
+    stored = law.to_json()["diagnostics"]
+    assert list(stored)[:2] == ["verdict", "findings"]
+    assert stored["verdict"] == law.diagnostics.verdict
+    assert stored["findings"] == list(law.diagnostics.findings)
