@@ -96,13 +96,21 @@ def read_python_batch(path: Path) -> LabelledImages:
     """A pickled dict with `data` (num_images, 3072) uint8 and a list `labels`."""
     batch = unpickled(read_cifar10_file(path), path)
     try:
-        rows, labels = batch[b"data"], np.array(batch[b"labels"], np.uint8)
+        rows, labels = batch[b"data"], label_bytes(batch[b"labels"])
         pixels = rows.reshape(-1, *CIFAR10_SHAPE)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} holds no images and labels of CIFAR-10: {error!r}") from error
     if pixels.dtype != np.uint8:
         raise ConfigError(f"{path} holds pixels of {pixels.dtype}, CIFAR-10's are uint8")
     return LabelledImages(pixels, labels)
+
+
+def label_bytes(labels: Any) -> np.ndarray:
+    """Raises `OverflowError` for labels that are no bytes, which numpy 1 would take modulo 256."""
+    numbers = np.array(labels, np.int64)
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() <= np.iinfo(np.uint8).max:
+        raise OverflowError(f"labels from {numbers.min()} to {numbers.max()}")
+    return numbers.astype(np.uint8)
 
 
 def read_cifar10_file(path: Path) -> bytes:
