@@ -17,9 +17,16 @@ S = TypeVar("S")
 
 
 def from_plain(cls: type[S], values: Any) -> S:
-    """Settings from a composed config. Raises `ConfigError` for a value of another type."""
-    given = {s.name: typed(s, values[s.name]) for s in declared(cls) if s.name in values}
-    return cls(**given)
+    """Settings from a composed config. Raises `ConfigError` for a value of another type, or one
+    that makes no sense."""
+    for setting in declared(cls):
+        if setting.name in values:
+            check_value(setting, values[setting.name])
+    return _typed(cls, values)
+
+
+def _typed(cls: type[S], values: Any) -> S:
+    return cls(**{s.name: typed(s, values[s.name]) for s in declared(cls) if s.name in values})
 
 
 def from_keywords(cls: type[S], keywords: Mapping[str, Any], given: Mapping[str, Any]) -> S:
@@ -49,7 +56,7 @@ def stored(cls: type[S], values: Any) -> S | None:
     if not values:
         return None
     missing = [s.name for s in declared(cls) if s.is_required and s.name not in values]
-    return from_plain(cls, {**dict.fromkeys(missing), **values})
+    return _typed(cls, {**dict.fromkeys(missing), **values})
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -76,20 +83,22 @@ def typed(setting: Setting, value: Any) -> Any:
             return _tuple(setting, get_args(kind)[0], value)
         if is_dataclass(kind) and isinstance(value, Mapping):
             return _nested(kind, value)
-    check_choice(setting, kinds, value)
     return scalar(setting, kinds, value)
 
 
-def check_choice(setting: Setting, kinds: Iterable[Any], value: Any) -> None:
-    """Raises `ConfigError` where it is none of the words that there are to choose from."""
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    if not all(get_origin(kind) is Literal for kind in kinds):
-        return
+def check_value(setting: Setting, value: Any) -> None:
+    """Raises `ConfigError` where it is none of the words to choose from, or below the least."""
+    kinds = [kind for kind in alternatives(setting.type) if kind is not type(None)]
     words = [word for kind in kinds for word in get_args(kind)]
-    if value not in words:
+    only_words = all(get_origin(kind) is Literal for kind in kinds)
+    if only_words and value is not None and value not in words:
         raise ConfigError(
             f"{setting.name} is {value!r}: {did_you_mean(str(value), words)}give "
             f"{' or '.join(words)} ({setting.about})"
+        )
+    if setting.least is not None and isinstance(value, Real) and value < setting.least:
+        raise ConfigError(
+            f"{setting.name} is {value}: it must be at least {setting.least:g} ({setting.about})"
         )
 
 
