@@ -26,18 +26,22 @@ COMMANDS = json.loads((ASSETS / "ids.json").read_text())
 CALLS = json.loads((ASSETS / "python_ids.json").read_text())
 
 
+def planned(words):
+    """Experiments that `flops-fit plan` makes of these words."""
+    register_schemas()
+    words = for_hydra(VERBS["plan"], [*words, "study=earlier"])
+    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("plan", words), resolve=True)
+    spec = build_spec(from_plain(SweepSettings, config), {})
+    return spec.prepare(StudyFolder(Path("study"))).plan.experiments
+
+
 @pytest.mark.parametrize("case", COMMANDS, ids=lambda case: " ".join(case["words"][-2:]))
 def test_of_a_command(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokens = np.random.default_rng(0).integers(0, 50, 20_000)
     tokens.astype(np.uint16).tofile(tmp_path / "tokens.bin")
-    register_schemas()
-    words = for_hydra(VERBS["plan"], [*case["words"], "study=earlier"])
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("plan", words), resolve=True)
-    spec = build_spec(from_plain(SweepSettings, config), {})
-    plan = spec.prepare(StudyFolder(tmp_path / "study")).plan
-    assert [e.id for e in plan.experiments] == case["ids"]
+    assert [e.id for e in planned(case["words"])] == case["ids"]
 
 
 @pytest.mark.parametrize("case", CALLS, ids=lambda case: str(case["kwargs"]))
@@ -60,3 +64,19 @@ def test_of_a_call(case, tmp_path):
         **keywords,
     )
     assert [e.id for e in plan.experiments] == case["ids"]
+
+
+def test_of_the_trunks_that_runs_share(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (stored,) = ASSETS.glob("studies/trunks/plans/*/plan.json")
+    earlier = json.loads(stored.read_text(encoding="utf-8"))["experiments"]
+    words = ["model=mlp", "dataset=toy", "budgets=[1e7,3e7,1e8]", "batch_size=64", "num_sizes=3"]
+    words += ["span=4", "center=100", "min_steps=10", "schedule=wsd", "share_trunks=true"]
+    assert {e.trunk for e in planned(words)} == {e["trunk"] for e in earlier}
+    assert len({e["trunk"] for e in earlier}) == len({e["num_params"] for e in earlier})
+
+
+def test_there_is_no_trunk_where_none_is_shared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["model=mlp", "dataset=toy", "budgets=[1e7]", "num_sizes=3", "min_steps=10"]
+    assert {e.trunk for e in planned(words)} == {""}

@@ -1,0 +1,253 @@
+"""Cells of the tables and words of the lines, for values made by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from flops_fit.answers.comparison import AtBudget, Comparison, Contender, Estimate
+from flops_fit.answers.crossing import Crossing
+from flops_fit.answers.verification import Verification
+from flops_fit.fitting import fit_runs
+from flops_fit.fitting.points import Dropped
+from flops_fit.fitting.simulation import simulate_sweep
+from flops_fit.laws import FlopRule, LossSurface
+from flops_fit.laws.prediction import FlatBand, OtherSize, Prediction
+from flops_fit.plan.experiment import Experiment, Plan, Size
+from flops_fit.plan.run import Run
+from flops_fit.report import tables
+
+E1 = Experiment(1e9, Size("width", 8), 100, 120, 5000, 4, 4, 600.0, 540.0, 600.0, 10_000, 0)
+E2 = replace(E1, size=Size("width", 16), num_params=200, num_steps=2500, flops_per_token=1200.0)
+E3 = replace(E2, budget=3e9, num_steps=7500, unique_tokens=None, flops_per_token_counted=None)
+PLAN = Plan(
+    tuple(replace(e, id=name) for name, e in zip("xyz", (E1, E2, E3), strict=True)),
+    FlopRule.constant(),
+)
+PREDICTION = Prediction(
+    "surface", 1e20, 2.5e8, 5e9, 20.0, 2.5, 10.0,
+    {
+        "num_params": {"80": (2.4e8, 2.6e8), "95": (2e8, 3e8)},
+        "num_tokens": {"80": (4.8e9, 5.2e9), "95": (4e9, 6e9)},
+        "loss": {"80": (2.49, 2.51), "95": (2.45, 2.55)},
+    },
+)  # fmt: skip
+BARE = replace(PREDICTION, intervals={})
+
+
+def headers(table):
+    return [column.header for column in table.columns]
+
+
+def rows(table):
+    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+class TestPlan:
+    def test_has_a_row_for_every_experiment(self):
+        table = tables.plan_table(PLAN)
+        assert headers(table) == [
+            "budget", "width", "N", "D", "steps", "D/N", "FLOPs", "counted/6ND", "epochs"
+        ]  # fmt: skip
+        assert rows(table) == [
+            ["1e+09", "8", "100", "20k", "5,000", "200", "20.0%", "0.90", "2"],
+            ["1e+09", "16", "200", "10k", "2,500", "50", "20.0%", "0.90", "1"],
+            ["3e+09", "16", "200", "30k", "7,500", "150", "60.0%", "", ""],
+        ]
+
+    def test_has_no_columns_for_what_no_experiment_has(self):
+        plain = [replace(e, flops_per_token_counted=None, unique_tokens=20_000) for e in (E1, E2)]
+        table = tables.plan_table(Plan(tuple(plain), FlopRule.constant()))
+        assert headers(table)[-1] == "FLOPs"
+
+    def test_a_line_stands_between_budgets(self):
+        assert [row.end_section for row in tables.plan_table(PLAN).rows] == [False, True, True]
+
+
+def test_runs_stand_beside_what_was_planned():
+    done = Run(
+        "x", "completed", 100, 20_000, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.04
+    )
+    failed = replace(done, id="y", status="failed", loss=None, wall_time_seconds=None)
+    table = tables.runs_table(PLAN, {"x": done, "y": failed})
+    assert headers(table) == ["run", "budget", "width", "status", "loss", "seconds"]
+    assert rows(table) == [
+        ["x", "1e+09", "8", "completed", "0.2500", "2.0"],
+        ["y", "1e+09", "16", "failed", "", ""],
+        ["z", "3e+09", "16", "missing", "", ""],
+    ]
+    assert [column.justify for column in table.columns] == ["left", *["right"] * 5]
+
+
+def test_predictions_with_and_without_intervals():
+    table = tables.predictions_table([PREDICTION, BARE], "error_rate")
+    assert headers(table) == [
+        "budget", "by", "N", "95%", "D", "95%", "D/N", "error rate", "95%", "x top budget"
+    ]  # fmt: skip
+    assert rows(table) == [
+        ["1e+20", "surface", "250M", "200M - 300M", "5B", "4B - 6B", "20", "2.5000",
+         "2.4500 - 2.5500", "10"],
+        ["1e+20", "surface", "250M", "", "5B", "", "20", "2.5000", "", "10"],
+    ]  # fmt: skip
+
+
+def test_variants_are_named_by_the_words_they_do_not_share():
+    variants = [
+        tables.Variant(["model=mlp", "seed=1", "span=4"], 2, 3, 0.12345, "0.5"),
+        tables.Variant(["model=mlp", "seed=2", "span=8"], 0, 3, None, "no law"),
+    ]
+    table = tables.variants_table(variants)
+    assert headers(table) == ["variant", "runs", "trained now", "best loss", "N_opt ~ C^"]
+    assert rows(table) == [
+        ["seed=1 span=4", "3", "2", "0.1235", "0.5"],
+        ["seed=2 span=8", "3", "0", "", "no law"],
+    ]
+    assert [column.justify for column in table.columns] == ["left", *["right"] * 4]
+    assert all(column.no_wrap for column in table.columns)
+
+
+class TestCrossing:
+    crossing = Crossing(1.5e20, 3.0, {"80": (1.3e20, 1.7e20), "95": (1e20, 2e20)}, 0.97)
+
+    def test_says_where_how_far_and_in_how_many_draws(self):
+        assert tables.crossing_line(self.crossing) == (
+            "the losses cross at 1.5e+20 FLOPs (95%: 1e+20 - 2e+20), 3 times the smaller top "
+            "budget; 97% of the draws cross"
+        )
+
+    def test_open_bounds_are_words(self):
+        open_ended = replace(self.crossing, intervals={"95": (0.0, math.inf)})
+        assert "(95%: below - no limit)" in tables.crossing_line(open_ended)
+
+    def test_without_draws_nothing_is_said_of_them(self):
+        bare = replace(self.crossing, intervals={}, share_of_draws=None)
+        assert tables.crossing_line(bare).endswith("1.5e+20 FLOPs, 3 times the smaller top budget")
+
+    def test_laws_that_never_cross(self):
+        never = Crossing(None, None, {}, 0.25)
+        assert tables.crossing_line(never) == (
+            "the losses don't cross up to 1000 times the largest budget; 25% of the draws cross"
+        )
+
+
+class TestLeftOut:
+    def test_one_run_goes_by_its_id_and_more_by_their_number(self):
+        dropped = [Dropped("a", "diverged"), Dropped("b", "failed"), Dropped("c", "failed")]
+        assert tables.left_out_line(dropped) == "left out: 2 runs (failed), a (diverged)"
+
+    def test_the_commonest_reasons_are_named_and_the_others_counted(self):
+        reasons = [f"reason {i}" for i in range(tables.MOST_REASONS + 2) for _ in range(9 - i)]
+        line = tables.left_out_line([Dropped(str(i), r) for i, r in enumerate(reasons)])
+        named = [f"{9 - i} runs (reason {i})" for i in range(tables.MOST_REASONS)]
+        assert line == f"left out: {', '.join(named)}, and for 2 more reasons"
+
+
+def test_a_flat_band_is_said_with_its_intervals():
+    band = FlatBand(1e20, 0.001, 1e8, 4e8, {"low": {"95": (9e7, 1.2e8)}})
+    assert tables.band_line(band) == (
+        "at 1e+20 FLOPs all sizes from 100M (95%: 90M - 120M) to 400M lose less than 0.1%"
+    )
+
+
+class TestCost:
+    other = OtherSize(
+        1e8, 1e10, 2.6, 0.04, 0.5,
+        {"excess_loss": {"95": (0.03, 0.05)}, "excess_compute": {"95": (0.4, math.inf)}},
+    )  # fmt: skip
+
+    def test_is_told_in_loss_and_in_compute(self):
+        assert tables.cost_line(self.other, 1e20) == (
+            "N = 100M at 1e+20 FLOPs: loss 2.6000, 4.00% (95%: 3.00% - 5.00%) above the best; to "
+            "reach the best it takes 50.0% (95%: 40.0% - no limit) more FLOPs"
+        )
+
+    def test_may_be_beyond_any_number_of_tokens(self):
+        hopeless = replace(self.other, excess_compute=None, intervals={})
+        assert tables.cost_line(hopeless, 1e20, "error_rate") == (
+            "N = 100M at 1e+20 FLOPs: error rate 2.6000, 4.00% above the best; no amount of tokens "
+            "brings it to the best"
+        )
+
+
+class TestVerification:
+    def test_tells_predicted_measured_and_whether_the_interval_held(self):
+        v = Verification(PREDICTION, "run", 2.6e8, 4.8e9, 2.48, 0.004)
+        assert tables.verification_line(v) == (
+            "at 1e+20 FLOPs, 10 times the top budget: predicted 2.5000 (95%: 2.4500 - 2.5500) at "
+            "N = 250M, measured 2.4800 ± 0.004 at N = 260M: +0.81% off, inside the interval"
+        )
+        low = replace(v, measured=2.4, stderr=None)
+        assert tables.verification_line(low).endswith(
+            "measured 2.4000 at N = 260M: +4.17% off, outside the interval"
+        )
+
+    def test_without_intervals_there_is_nothing_to_be_inside_of(self):
+        v = Verification(BARE, "run", 2.6e8, 4.8e9, 2.5, None)
+        assert tables.verification_line(v).endswith("N = 260M: +0.00% off")
+
+
+def test_a_comparison_has_a_row_for_every_budget():
+    surface = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+    a, b = (Contender(name, "surface", surface, None, (1e18, 1e19)) for name in ("old", "new"))
+    row = AtBudget(
+        1e19, 1.0, ("old", "new"), Estimate(2.5, {"95": (2.4, 2.6)}), Estimate(2.4, {}),
+        Estimate(0.8, {"95": (0.7, math.inf)}), 0.8, None,
+    )  # fmt: skip
+    beyond = replace(
+        row, budget=1e20, extrapolation=10.0, trained_in=(), multiplier=Estimate(None, {}),
+        multiplier_extrapolation=None,
+    )  # fmt: skip
+    crossing = Crossing(None, None, {}, None)
+    table = tables.comparison_table(Comparison(a, b, "", (), (row, beyond), crossing))
+    assert table.title == "A = old, B = new"
+    assert table.title_justify == "left"
+    assert headers(table) == [
+        "budget", "x top budget", "trained in", "loss A", "95%", "loss B", "95%", "B needs, x",
+        "95%", "x top of B",
+    ]  # fmt: skip
+    assert rows(table) == [
+        ["1e+19", "1", "A and B", "2.5000", "2.4000 - 2.6000", "2.4000", "", "0.8",
+         "0.7 - no limit", "0.8"],
+        ["1e+20", "10", "", "2.5000", "2.4000 - 2.6000", "2.4000", "", "never", "", ""],
+    ]  # fmt: skip
+
+
+class TestLaw:
+    """Tables and lines of a law fitted to simulated runs, of which one budget has two sizes."""
+
+    @pytest.fixture
+    def law(self):
+        surface = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
+        runs = simulate_sweep(surface, (1e18, 3e18, 1e19, 3e19), sizes=(1 / 8, 1 / 3, 1, 3, 8))
+        return fit_runs(runs[:-3], draws=20)
+
+    def test_budgets_have_their_optimum_or_only_a_verdict(self, law):
+        table = tables.budgets_table(law)
+        assert headers(table) == ["budget", "N_opt", "D_opt", "D/N", "loss", "verdict"]
+        short = tables.short_number
+        *fitted, few = rows(table)
+        assert fitted == [
+            [f"{b.budget:.3g}", short(b.N_opt), short(b.D_opt), f"{b.D_opt / b.N_opt:.3g}",
+             f"{b.loss:.4f}", "ok"]
+            for b in law.budgets[:-1]
+        ]  # fmt: skip
+        assert few == ["3e+19", "", "", "", "", "few"]
+
+    def test_every_method_tells_its_exponent_in_words(self, law):
+        low, high = law.intervals["surface.a"]["95"]
+        a = law.fits.laws["surface"].a
+        assert tables.exponent(law, "surface") == f"{a:.3f} (95%: {low:.3f} to {high:.3f})"
+        assert tables.law_lines(law) == [
+            f"approach 2, IsoFLOP curves: N_opt ~ C^{tables.exponent(law, 'isoflop')}",
+            f"approach 3, loss surface: N_opt ~ C^{tables.exponent(law, 'surface')}",
+        ]
+
+    def test_one_that_refuses_tells_why(self, law):
+        fits = replace(law.fits, laws={"isoflop": law.isoflop}, refusals={"Mine": "too few runs"})
+        bare = replace(law, fits=fits, intervals={})
+        assert tables.law_lines(bare) == [
+            f"approach 2, IsoFLOP curves: N_opt ~ C^{law.isoflop.a:.3f}",
+            "Mine: too few runs",
+        ]
