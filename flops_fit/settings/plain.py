@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -43,8 +42,7 @@ def check_names(keywords: Iterable[str], *classes: Any) -> None:
     known = [name for cls in classes for name in names_of(cls, lambda s: bool(s.python))]
     for name in keywords:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            guess = f"did you mean {close[0]}=? " if close else ""
+            guess = did_you_mean(name, known)
             raise ConfigError(f"there is no setting {name!r}: {guess}There are {', '.join(known)}")
 
 
@@ -82,7 +80,7 @@ def typed(setting: Setting, value: Any) -> Any:
         if get_origin(kind) is tuple:
             return _tuple(setting, get_args(kind)[0], value)
         if is_dataclass(kind) and isinstance(value, Mapping):
-            return _nested(kind, value)
+            return _nested(setting, kind, value)
     return scalar(setting, kinds, value)
 
 
@@ -148,9 +146,15 @@ def _got(value: Any) -> str:
     return "null" if value is None else f"{value!r}, a {type(value).__name__}"
 
 
-def _nested(kind: Any, values: Mapping[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in known})
+def _nested(setting: Setting, kind: Any, values: Mapping[str, Any]) -> Any:
+    known = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(
+                f"{setting.name}.{name} names nothing that is read: "
+                f"{did_you_mean(str(name), known)}There are {', '.join(known)}"
+            )
+    return kind(**values)
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
