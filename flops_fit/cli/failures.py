@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -19,7 +20,7 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from flops_fit.cli.exit_codes import ERROR
+from flops_fit.cli.exit_codes import ERROR, OK
 from flops_fit.cli.mistakes import column_called
 from flops_fit.cli.verbs import VERBS
 from flops_fit.errors import UserError
@@ -29,6 +30,9 @@ from flops_fit.signatures import did_you_mean, nearest
 
 def report_failure(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # of `flops-fit plan --cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return OK
     if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
         say(
             f"error: can't use {error.filename}: {error.strerror}: choose a folder you can write "
@@ -47,8 +51,8 @@ def report_composition(error: Exception) -> int:
 
     Whatever it raises, its own assertions included, comes of what was asked for.
     """
-    told = UserError | HydraException | OmegaConfBaseException | YAMLError | OSError
-    if isinstance(error, told):
+    told = UserError | HydraException | OmegaConfBaseException | YAMLError | BrokenPipeError
+    if isinstance(error, told) or (isinstance(error, OSError) and error.filename):
         return report_failure(error)
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
