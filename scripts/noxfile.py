@@ -65,9 +65,9 @@ def lowest(session: nox.Session) -> None:
     session.chdir(ROOT)
     session.install("-c", "constraints.txt", "torch")
     extras = PROJECT["optional-dependencies"]
-    promised = [*PROJECT["dependencies"], *extras["text"], *extras["images"]]
+    promised = {*PROJECT["dependencies"], *extras["text"], *extras["images"]}
     oldest = [oldest_of(one) for one in promised if not one.startswith("torch")]
-    session.install("pytest", "hypothesis", "setuptools", *oldest)
+    session.install("setuptools", *(set(extras["dev"]) - promised), *oldest)
     session.install("--no-deps", "-e", ".")
     session.run("python", "-m", "pytest", *FAST, "-W", "default", *session.posargs)
 
