@@ -156,7 +156,9 @@ def test_compute_budgets_are_required():
 
 
 def test_a_misspelt_argument_is_refused(sweep):
-    with pytest.raises(ConfigError, match="no setting 'learning_rat': did you mean learning_rate="):
+    with pytest.raises(
+        ConfigError, match="no setting 'learning_rat': did you mean 'learning_rate'"
+    ):
         find_optimal(**sweep, dataset=waves(100), learning_rat=1e-3)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from flops_fit.errors import ConfigError, UserError
 from flops_fit.files import shipped_configs
 from flops_fit.settings.sweep import Node
-from flops_fit.signatures import check_argument_names, current_name, with_targets
+from flops_fit.signatures import check_argument_names, current_name, did_you_mean, with_targets
 
 SIZE, FLOPS = "size", "flops"
 """Keys of a model's YAML that are for us, not for its constructor."""
@@ -108,8 +107,7 @@ def chosen(group: str, option: str) -> Any:
     path = folder / f"{option}.yaml"
     if not path.exists():
         options = sorted(file.stem for file in folder.glob("*.yaml"))
-        close = difflib.get_close_matches(option, options, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
+        guess = did_you_mean(option, options)
         raise ConfigError(f"there is no {group} {option!r}: {guess}There are {', '.join(options)}")
     node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     assert isinstance(node, Mapping)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
     OmegaConfBaseException,
     ValidationError,
 )
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from flops_fit.cli.exit_codes import ERROR
+from flops_fit.cli.exit_codes import ERROR, OK
+from flops_fit.cli.mistakes import column_called
 from flops_fit.cli.verbs import VERBS
 from flops_fit.errors import UserError
 from flops_fit.settings import Setting, declared
@@ -25,6 +30,9 @@ from flops_fit.signatures import did_you_mean, nearest
 
 def report_failure(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # of `flops-fit plan --cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return OK
     if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
         say(
             f"error: can't use {error.filename}: {error.strerror}: choose a folder you can write "
@@ -43,8 +51,8 @@ def report_composition(error: Exception) -> int:
 
     Whatever it raises, its own assertions included, comes of what was asked for.
     """
-    told = UserError | HydraException | OmegaConfBaseException | YAMLError | OSError
-    if isinstance(error, told):
+    told = UserError | HydraException | OmegaConfBaseException | YAMLError | BrokenPipeError
+    if isinstance(error, told) or (isinstance(error, OSError) and error.filename):
         return report_failure(error)
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
@@ -54,7 +62,7 @@ def _hint(error: Exception) -> str:
     match error:
         case UnicodeDecodeError():
             return " (a config is no UTF-8 text)"
-        case ValueError() | TypeError() | AssertionError() | AttributeError():
+        case ValueError() | AssertionError() if "defaults" in str(error) or not str(error):
             return (
                 " (a `defaults` list takes names of configs, [group: name, ..]: quote one that "
                 "YAML reads as a value, such as on, no or 1e3)"
@@ -66,15 +74,20 @@ def explained(error: BaseException) -> str:
     """What was got, what was expected and what to do, where Hydra's own words would not say."""
     message = str(error).split("\nConfig search path")[0].strip()
     cause = error.__cause__ or error.__context__
-    match error, cause:
-        case MarkedYAMLError(), _:
+    match error:
+        case MarkedYAMLError():
             return yaml_fault(error)
-        case OverrideParseException(), _:
+        case OverrideParseException():
             return unreadable(error.override)
-        case _, ValidationError(full_key=str() as key, value=value):
+        case InterpolationKeyError(full_key=str() as key):
+            return not_to_be_read(key, message)
+        case MissingMandatoryValue(full_key=str() as key):
+            return f"{key} must be given: {key}=VALUE"
+    match cause if isinstance(error, HydraException) else error:
+        case ValidationError(full_key=str() as key, value=value):
             return wrong_type(key, value)
-        case _, (ConfigKeyError() | ConfigAttributeError()) if cause.parent_node is not None:
-            return no_such_key(message, cause)
+        case (ConfigKeyError() | ConfigAttributeError()) as missing if missing.parent_node:
+            return no_such_key(message, missing)
     for pattern, sentence in SENTENCES:
         if found := re.search(pattern, message, re.DOTALL):
             return sentence(found)
@@ -93,6 +106,9 @@ def yaml_fault(error: MarkedYAMLError) -> str:
 def unreadable(word: str) -> str:
     """A word that Hydra's grammar does not take."""
     name, equals, value = word.partition("=")
+    setting = setting_called(name)
+    if setting and setting.unit:
+        return f"can't read {word}: numbers{of_unit(setting)} are written 1e9, lists [1e9,3e9]"
     quoted = f"\"{name}='{value}'\"" if equals else "NAME=VALUE"
     return (
         f"can't read {word}: brackets come in pairs, commas between values; plain text that has "
@@ -100,11 +116,30 @@ def unreadable(word: str) -> str:
     )
 
 
+def of_unit(setting: Setting) -> str:
+    return f" of {setting.unit}" if setting.unit else ""
+
+
+def not_to_be_read(key: str, message: str) -> str:
+    """A value that is taken from a key which is not there."""
+    found = re.search(r"Interpolation key '([^']*)'", message)
+    source = found[1] if found else "another key"
+    head = source.partition(".")[0]
+    return (
+        f"{key} is read from {source}, which is not there: choose a {head} that goes with it, or "
+        f"set {key}=VALUE"
+    )
+
+
 def wrong_type(key: str, value: object) -> str:
     """A value that the schema refuses: one of the few that it checks."""
     setting = setting_called(key)
     about = f" ({setting.about})" if setting else ""
-    kind = "true or false" if setting and setting.type is bool else "one name or plain text"
+    kind = "one name or plain text"
+    if setting and setting.type is bool:
+        kind = "true or false"
+    if setting and is_dataclass(setting.type):
+        kind = f"names with values: {key}.{fields(setting.type)[0].name}=VALUE"
     got = "null" if value is None else repr(value)
     return f"{key} is {got}: give {kind}{about}"
 
@@ -112,7 +147,8 @@ def wrong_type(key: str, value: object) -> str:
 def no_such_key(message: str, cause: Any) -> str:
     """A key that is in none of the configs, on the command line or in a file."""
     key, known = str(cause.full_key), [str(name) for name in cause.parent_node]
-    close = nearest(str(cause.key), known)
+    is_column = key.startswith("columns.")
+    close = column_called(str(cause.key)) if is_column else nearest(str(cause.key), known)
     meant = f"{key.rpartition('.')[0]}.{close}".lstrip(".") if close else ""
     guess = f"did you mean {meant}? " if meant else ""
     if place := re.match("In '([^']*)'", message):
@@ -121,7 +157,11 @@ def no_such_key(message: str, cause: Any) -> str:
         )
     names = ", ".join(name for name in known if name[:1] != "_") if "." in key else "--help's"
     word = re.search(r"use \+(.*)", message)
-    plus = f"; an argument that is in no config takes a plus: +{word[1]}" if word else ""
+    plus = (
+        f"; an argument that is in no config takes a plus: +{word[1]}"
+        if word and not is_column
+        else ""
+    )
     return f"there is no {key}: {guess}There are {names}{plus}"
 
 

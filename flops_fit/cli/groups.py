@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class Group:
     is_optional: bool
 
 
-def groups_of(verb: str) -> dict[str, Group]:
+@cache
+def groups_of(verb: str) -> Mapping[str, Group]:
     """Name -> group, of all that the verb's config begins with."""
     from omegaconf import OmegaConf  # a tenth of a second, which `flops-fit --help` needs not
 

@@ -16,24 +16,6 @@ NAME_WIDTH, WIDTH = 27, 100
 """Columns of a setting with its default, and of a line of help."""
 
 
-def help_text() -> str:
-    """What `flops-fit --help` prints."""
-    verbs = "\n".join(f"  {verb.name:<9}{verb.about}" for verb in VERBS.values())
-    return f"""flops-fit: how large a model, on how many tokens, to what loss, and how sure.
-
-Usage: flops-fit VERB [SETTING=VALUE ...] [FLAGS]
-
-{verbs}
-
-Start here:
-  flops-fit train model=mlp dataset=toy
-  flops-fit plan 'budgets=[1e15,1e16]'
-  flops-fit VERB --help
-
-Shell completion: eval "$(flops-fit -sc install=bash)"
-"""
-
-
 def verb_help(verb: Verb) -> str:
     """The verb's `hydra.help.template`, filled in here: Hydra takes half a second over it."""
     from omegaconf import OmegaConf

@@ -4,7 +4,7 @@ take some of them in silence and answer others in its own terms."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from flops_fit.cli.words import (
     NUMBERS,
     TABLE_TEXTS,
     TEXTS,
+    VALUE_FLAGS,
     renamed,
     split_at_commas,
     split_flags,
@@ -38,6 +39,23 @@ OVERRIDE = re.compile(
     r"(?P<sign>\+\+|\+|~)?(?P<key>[^=@]+)(?P<package>@[^=]*)?(=(?P<value>.*))?", re.DOTALL
 )
 """A word as Hydra reads it."""
+
+CHOICES = {
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(
+        ("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    ),
+}
+"""What a flag's value may be."""
+
+QUOTES = "“”„‘’«»"
+"""Quotes of typography, which shells take for letters."""
+
+TYPED_DASH = re.compile(rf"(^|[\[,(eE])[{DASHES}][\d.]")
+"""A dash of typography in the place of a minus."""
+
+THOUSANDS = re.compile(r"\[?\d{1,3}(,000)+\]?")
+"""A number with commas, which part a list."""
 
 NO_NAMES = re.compile(r"(null|true|false|[-+]?(nan|inf)|[-+]?[\d.]+(e[-+]?\d+)?)", re.IGNORECASE)
 """What Hydra takes for a value and never for the name of a config."""
@@ -120,6 +138,20 @@ def check_blanks(words: Sequence[str]) -> None:
             )
 
 
+def check_typography(word: str) -> None:
+    """Raises `UsageError` for characters that look like those that are meant."""
+    name, _, value = word.partition("=")
+    if TEXTS.fullmatch(name) or TABLE_TEXTS.fullmatch(name):
+        return
+    if quote := next((c for c in word if c in QUOTES), None):
+        raise UsageError(f"{word} holds a quote of typography ({quote}): type ' or \" in its place")
+    if TYPED_DASH.search(value):
+        raise UsageError(f"{word} holds a dash of typography in the place of a minus: type -")
+    if name == "budgets" and THOUSANDS.fullmatch(value):
+        number = value.strip("[]").replace(",", "")
+        raise UsageError(f"{word}: commas part a list: write budgets={number} or {float(number):g}")
+
+
 def _open_brackets(text: str) -> int:
     return sum(text.count(c) for c in "[{(") - sum(text.count(c) for c in "]})")
 
@@ -129,7 +161,7 @@ class Known:
     """What words can name: a verb's settings, its groups and the user's own."""
 
     verb: Verb
-    groups: dict[str, Group]
+    groups: Mapping[str, Group]
     folders: Folders
 
     @property
@@ -155,6 +187,7 @@ class Known:
                 f"{word} begins with a dash of typography (U+{ord(word[0]):04X}): write {flag}"
             )
         if name in FLAGS or sum(flag.startswith(name) for flag in FLAGS if name[:2] == "--") == 1:
+            self.check_flag_value(name, value or after, is_given="=" in word)
             return
         meant = self.meant(name.lstrip("-").replace("-", "_"))
         if meant and (value or name.startswith("--")):
@@ -163,8 +196,18 @@ class Known:
         guess = did_you_mean(name, FLAGS)
         raise UsageError(f"there is no flag {name}: {guess}{self.help}")
 
+    def check_flag_value(self, name: str, value: str, *, is_given: bool) -> None:
+        """Raises `UsageError` for a flag whose value is missing or none of its choices."""
+        if name in CHOICES and value not in CHOICES[name] and (value or name in ("--cfg", "-c")):
+            raise UsageError(f"{name} {value or 'VALUE'}: give one of {', '.join(CHOICES[name])}")
+        if name in VALUE_FLAGS and name not in CHOICES and (not value or value[:1] == "-"):
+            raise UsageError(f"{name} takes a value: {name} VALUE")
+        if name not in VALUE_FLAGS and name in FLAGS and is_given:
+            raise UsageError(f"{name} takes no value: write {name}")
+
     def check(self, word: str, words: Sequence[str]) -> None:
         """Raises `UsageError` or `ConfigError` where the word means nothing among the words."""
+        check_typography(word)
         parts = OVERRIDE.fullmatch(word)
         if parts is None or (parts["value"] is None and parts["sign"] != "~"):
             raise UsageError(self.without_value(word))

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
-
-from flops_fit.settings import (
-    CompareSettings,
-    FitSettings,
-    PredictSettings,
-    ReportSettings,
-    StatusSettings,
-    SweepSettings,
-    VerifySettings,
-)
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Verb:
-    """A command: the function of its name in the module of its name."""
+class Verb(NamedTuple):
+    """A command: the function of its name in the module of its name, and its settings."""
 
     name: str
     about: str
-    settings: type
+    settings_class: str  # of flops_fit.settings
+
+    @property
+    def settings(self) -> Any:
+        """The class of what it can be told."""
+        return getattr(import_module("flops_fit.settings"), self.settings_class)
 
     def function(self) -> Callable[[Any, Mapping[str, str]], int]:
         """(settings, config group -> its file) -> exit code."""
@@ -34,14 +27,16 @@ class Verb:
 
 
 _ALL = (
-    Verb("plan", "which sizes to train on how many tokens, at each budget", SweepSettings),
-    Verb("train", "plan, train what is missing, fit the law, print the answer", SweepSettings),
-    Verb("fit", "fit scaling laws to a study's runs, or to any table of runs", FitSettings),
-    Verb("predict", "best size, tokens and loss at a budget, with intervals", PredictSettings),
-    Verb("verify", "train the best size for a budget: predicted against measured", VerifySettings),
-    Verb("compare", "two laws: loss at equal compute, compute for equal loss", CompareSettings),
-    Verb("report", "figures, tables and runs.csv of a study", ReportSettings),
-    Verb("status", "what of a study is completed, failed and missing", StatusSettings),
+    Verb("plan", "which sizes to train on how many tokens, at each budget", "SweepSettings"),
+    Verb("train", "plan, train what is missing, fit the law, print the answer", "SweepSettings"),
+    Verb("fit", "fit scaling laws to a study's runs, or to any table of runs", "FitSettings"),
+    Verb("predict", "best size, tokens and loss at a budget, with intervals", "PredictSettings"),
+    Verb(
+        "verify", "train the best size for a budget: predicted against measured", "VerifySettings"
+    ),
+    Verb("compare", "two laws: loss at equal compute, compute for equal loss", "CompareSettings"),
+    Verb("report", "figures, tables and runs.csv of a study", "ReportSettings"),
+    Verb("status", "what of a study is completed, failed and missing", "StatusSettings"),
 )
 
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _ALL}

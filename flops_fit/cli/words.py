@@ -83,7 +83,8 @@ def renamed(verb: Verb, word: str) -> str:
     name, equals, value = word.partition("=")
     settings = names_of(verb.settings, lambda setting: True)
     meant = next((setting for setting in ("target", "budgets") if setting in settings), None)
-    is_budget = name == "budget" and (not value or NUMBERS.fullmatch(value))
+    is_group = "budget" in groups_of(verb.name)
+    is_budget = name == "budget" and (not is_group or not value or NUMBERS.fullmatch(value))
     return f"{meant}{equals}{value}" if meant and equals and is_budget else word
 
 

@@ -44,7 +44,7 @@ class FittingSettings(LawSettings):
         MISSING, "which of several runs of one (N, D)", python="str | Selection | None"
     )
     metric: str = answer("loss", "or another of the runs' metrics, 1-NAME for what grows")
-    seed: int = answer(StepSettings.seed, "of the bootstrap")
+    seed: int = answer(StepSettings.seed, "of the bootstrap", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ class Setting:
     `section` is the dataclass that declares it. `in_id` tells a setting that a run's id knows under
     its own name: a deciding one where it is set, a pinned one as it was pinned; other deciding ones
     reach the id through the experiment (its batch, steps, rate, seed) or the data. `python` is its
-    type as an argument of the Python face, empty where the face has another way to give it.
+    type as an argument of the Python face, empty where the face has another way to give it. No
+    number below `least` makes sense.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Setting:
     unit: str
     in_id: bool
     python: str
+    least: float | None
     section: type
 
 
@@ -52,6 +54,7 @@ class _Words:
     unit: str
     in_id: bool
     python: str | None
+    least: float | None
 
 
 def _declare(
@@ -62,9 +65,10 @@ def _declare(
     *,
     in_id: bool = False,
     python: str | None = None,
+    least: float | None = None,
 ) -> Any:
     """A dataclass field; `python` is for types that differ there ("" for no argument)."""
-    metadata = {KEY: _Words(kind, about, unit, in_id, python)}
+    metadata = {KEY: _Words(kind, about, unit, in_id, python, least)}
     if default is MISSING:
         return field(metadata=metadata)
     if isinstance(default, Mapping):
@@ -138,5 +142,6 @@ def _setting(of: Field[Any], hint: Any, cls: type) -> Setting:
         unit=words.unit,
         in_id=words.in_id,
         python=python,
+        least=words.least,
         section=section,
     )

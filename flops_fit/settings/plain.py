@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -17,9 +16,16 @@ S = TypeVar("S")
 
 
 def from_plain(cls: type[S], values: Any) -> S:
-    """Settings from a composed config. Raises `ConfigError` for a value of another type."""
-    given = {s.name: typed(s, values[s.name]) for s in declared(cls) if s.name in values}
-    return cls(**given)
+    """Settings from a composed config. Raises `ConfigError` for a value of another type, or one
+    that makes no sense."""
+    for setting in declared(cls):
+        if setting.name in values:
+            check_value(setting, values[setting.name])
+    return _typed(cls, values)
+
+
+def _typed(cls: type[S], values: Any) -> S:
+    return cls(**{s.name: typed(s, values[s.name]) for s in declared(cls) if s.name in values})
 
 
 def from_keywords(cls: type[S], keywords: Mapping[str, Any], given: Mapping[str, Any]) -> S:
@@ -36,8 +42,7 @@ def check_names(keywords: Iterable[str], *classes: Any) -> None:
     known = [name for cls in classes for name in names_of(cls, lambda s: bool(s.python))]
     for name in keywords:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            guess = f"did you mean {close[0]}=? " if close else ""
+            guess = did_you_mean(name, known)
             raise ConfigError(f"there is no setting {name!r}: {guess}There are {', '.join(known)}")
 
 
@@ -49,7 +54,7 @@ def stored(cls: type[S], values: Any) -> S | None:
     if not values:
         return None
     missing = [s.name for s in declared(cls) if s.is_required and s.name not in values]
-    return from_plain(cls, {**dict.fromkeys(missing), **values})
+    return _typed(cls, {**dict.fromkeys(missing), **values})
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -75,21 +80,23 @@ def typed(setting: Setting, value: Any) -> Any:
         if get_origin(kind) is tuple:
             return _tuple(setting, get_args(kind)[0], value)
         if is_dataclass(kind) and isinstance(value, Mapping):
-            return _nested(kind, value)
-    check_choice(setting, kinds, value)
+            return _nested(setting, kind, value)
     return scalar(setting, kinds, value)
 
 
-def check_choice(setting: Setting, kinds: Iterable[Any], value: Any) -> None:
-    """Raises `ConfigError` where it is none of the words that there are to choose from."""
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    if not all(get_origin(kind) is Literal for kind in kinds):
-        return
+def check_value(setting: Setting, value: Any) -> None:
+    """Raises `ConfigError` where it is none of the words to choose from, or below the least."""
+    kinds = [kind for kind in alternatives(setting.type) if kind is not type(None)]
     words = [word for kind in kinds for word in get_args(kind)]
-    if value not in words:
+    only_words = all(get_origin(kind) is Literal for kind in kinds)
+    if only_words and value is not None and value not in words:
         raise ConfigError(
             f"{setting.name} is {value!r}: {did_you_mean(str(value), words)}give "
             f"{' or '.join(words)} ({setting.about})"
+        )
+    if setting.least is not None and isinstance(value, Real) and value < setting.least:
+        raise ConfigError(
+            f"{setting.name} is {value}: it must be at least {setting.least:g} ({setting.about})"
         )
 
 
@@ -139,9 +146,15 @@ def _got(value: Any) -> str:
     return "null" if value is None else f"{value!r}, a {type(value).__name__}"
 
 
-def _nested(kind: Any, values: Mapping[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in known})
+def _nested(setting: Setting, kind: Any, values: Mapping[str, Any]) -> Any:
+    known = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(
+                f"{setting.name}.{name} names nothing that is read: "
+                f"{did_you_mean(str(name), known)}There are {', '.join(known)}"
+            )
+    return kind(**values)
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -23,6 +23,9 @@ FLOPS_PER_PARAM_PER_TOKEN = 6.0
 backward (4), once for the gradient of the input and once for the gradient of the weight
 (Kaplan et al. 2020, section 2.1)."""
 
+TINY_NORM = 1e-12
+"""Of a gradient: clipping it to less, or to nothing, leaves nothing to learn from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartSettings:
@@ -76,16 +79,16 @@ class StepSettings:
     """Training: what a step is"""
 
     batch_size: int = decides(64, "of an optimizer step", "samples")
-    seed: int = decides(0, "of the weights, and of the order of the data")
-    data_seed: int | None = decides(None, "of the order of the data; null: seed")
+    seed: int = decides(0, "of the weights, and of the order of the data", least=0)
+    data_seed: int | None = decides(None, "of the order of the data; null: seed", least=0)
     clip_grad_norm: float | None = decides(
-        None, "clips the gradient's norm; null: never", in_id=True
+        None, "clips the gradient's norm; null: never", in_id=True, least=TINY_NORM
     )
     share_trunks: bool = decides(
         False, "with schedule=wsd: runs of a size share all but their cooldown"
     )
     micro_batch_size: int | None = machine(
-        None, "in memory at once; null: the whole batch", "samples"
+        None, "in memory at once; null: the whole batch", "samples", least=1
     )
 
 
@@ -98,10 +101,10 @@ class DataSettings:
     )
     held_out_samples: int | None = pinned(
         None, "measured at the end of a run; null: within 10% of the cheapest run", "samples",
-        in_id=True,
+        in_id=True, least=1,
     )  # fmt: skip
     tokens_per_sample: int | None = decides(
-        None, "null: the length of token ids, 1 for anything else", "tokens"
+        None, "null: the length of token ids, 1 for anything else", "tokens", least=1
     )
 
 
@@ -117,11 +120,11 @@ class MachineSettings:
     compile_above: float | None = machine(
         None, "size of a run from which torch.compile is worth its start; null: never", "FLOPs"
     )
-    workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core")
-    threads: int | None = pinned(None, "CPU threads of a run; null: by trial")
+    workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
+    threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
-    checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds")
+    checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ class LawSettings:
     """Law: how the runs are fitted"""
 
     fit: Node = answer(MISSING, "the method that answers", python="str | Fit | None")
-    draws: int = answer(4000, "bootstrap refits behind the intervals; 0: no intervals")
+    draws: int = answer(4000, "bootstrap refits behind the intervals; 0: no intervals", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

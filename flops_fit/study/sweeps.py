@@ -141,14 +141,14 @@ def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
     """What the study is made of: as it was trained just now, else by the settings in its plan."""
     from flops_fit.building.from_config import build_spec
 
-    settings = None if study.plan is None else study.plan.settings
-    if settings is None:
+    if study.plan is None:
         raise StudyError(
             f"{study.folder.path} was fitted from a table of runs: there is nothing to train"
         )
-    if study.spec is not None:
+    settings = study.plan.settings
+    if study.spec is not None and settings is not None:
         return study.spec, settings
-    if settings.model is None and settings.trainer is None:
+    if settings is None or not (settings.model or settings.trainer):
         raise StudyError(
             f"{study.folder.path} was trained from Python objects: call find_optimal again, which "
             "trains nothing anew, and verify the study that it returns"
