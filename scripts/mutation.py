@@ -33,7 +33,7 @@ GOAL = 0.85
 
 FITTING = tuple(
     f"tests/fitting/test_{name}.py"
-    for name in ("bootstrap", "examine", "fit_runs", "isoflop", "methods", "surface", "words")
+    for name in ("bootstrap", "examine", "fit_runs", "isoflop", "methods", "surface", "fit_words")
 )
 TABLES = ("tests/fitting/test_run_tables.py", "tests/fitting/test_rows.py")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import textwrap
 from string import Template
 
@@ -12,8 +13,8 @@ from flops_fit.files import shipped_configs
 from flops_fit.settings.declaration import Setting, sections
 from flops_fit.settings.listing import default_text
 
-NAME_WIDTH, WIDTH = 27, 100
-"""Columns of a setting with its default, and of a line of help."""
+NAME_WIDTH, WIDEST = 27, 100
+"""Columns of a setting with its default, and of a line of help where the terminal has as many."""
 
 
 def verb_help(verb: Verb) -> str:
@@ -39,8 +40,9 @@ def setting_line(setting: Setting) -> str:
     head = f"  {setting.name}={default_text(setting)}"
     unit = f" [{setting.unit}]" if setting.unit else ""
     gap = " " * (NAME_WIDTH - len(head)) if len(head) < NAME_WIDTH else "  "
+    width = min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns)
     return textwrap.fill(
-        f"{head}{gap}{setting.about}{unit}", WIDTH, subsequent_indent=" " * NAME_WIDTH,
+        f"{head}{gap}{setting.about}{unit}", width, subsequent_indent=" " * NAME_WIDTH,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
 
