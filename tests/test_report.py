@@ -305,7 +305,7 @@ def test_a_row_of_the_runs_table_is_what_became_of_that_experiment():
     assert table == [
         ("run", "budget", "width", "status", "loss", "seconds"),
         ("run-8", "1e+09", "8", "missing", "", ""),
-        ("run-16", "2e+09", "16", "done", "2.5000", "3.2"),
+        ("run-16", "2e+09", "16", "completed", "2.5000", "3.2"),
     ]
 
 

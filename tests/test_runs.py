@@ -98,7 +98,7 @@ class TestRun:
         assert Run.from_json({**run.to_json(), "colour": "red"}) == run
 
     def test_another_schema_version_is_refused(self):
-        with pytest.raises(StudyError, match=r"result.json has schema version 99.*reads 1"):
+        with pytest.raises(StudyError, match=r"result.json has schema version 99.*reads up to 1"):
             Run.from_json({**completed_run().to_json(), "schema_version": 99})
 
     @pytest.mark.parametrize(

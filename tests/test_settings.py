@@ -289,7 +289,7 @@ def test_what_follows_from_the_settings_is_of_today():
         ("batch_size", "64", "batch_size is '64', a str: give a whole number of samples"),
         ("batch_size", 64.5, "batch_size is 64.5, a float: give a whole number of samples"),
         ("batch_size", True, "batch_size is True, a bool"),
-        ("span", None, "span is None"),
+        ("span", None, "span is null"),
         ("fail_fast", 1, "fail_fast is 1, a int: give true or false"),
         ("device", 3, "device is 3, a int: give text"),
     ],
