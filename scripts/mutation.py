@@ -53,7 +53,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "flops_fit/fitting/examine/diagnostics.py": FITTING,
     "flops_fit/fitting/bootstrap.py": FITTING,
     "flops_fit/fitting/noise.py": FITTING,
-    "flops_fit/settings": ("tests/test_settings.py", "tests/test_planning.py"),
+    "flops_fit/settings": ("tests/test_setting_values.py",),
 }
 """File or folder of flops_fit -> the tests that concern it."""
 

@@ -33,7 +33,6 @@ from flops_fit.settings import (
     Setting,
     SweepSettings,
     declared,
-    from_keywords,
     from_plain,
     plain,
     stored,
@@ -281,34 +280,6 @@ def test_what_follows_from_the_settings_is_of_today():
         [sys.executable, script, "--check"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("batch_size", "64", "batch_size is '64', a str: give a whole number of samples"),
-        ("batch_size", 64.5, "batch_size is 64.5, a float: give a whole number of samples"),
-        ("batch_size", True, "batch_size is True, a bool"),
-        ("span", None, "span is null"),
-        ("fail_fast", 1, "fail_fast is 1, a int: give true or false"),
-        ("device", 3, "device is 3, a int: give text"),
-    ],
-)
-def test_a_value_of_another_type_is_named_with_what_it_means(name, value, says):
-    with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
-        from_keywords(SweepSettings, {name: value}, {})
-
-
-def test_whole_floats_count_as_whole_numbers():
-    settings = from_keywords(SweepSettings, {"batch_size": 1e2, "span": 3}, {"budgets": 1e9})
-    assert (settings.batch_size, settings.span, settings.budgets) == (100, 3.0, (1e9,))
-    assert isinstance(settings.batch_size, int)
-
-
-def test_settings_of_an_earlier_version_have_todays_defaults_for_what_they_lack():
-    read = stored(SweepSettings, {"budgets": [1e9], "batch_size": 8, "of_another_time": 1})
-    assert (read.batch_size, read.budgets, read.draws) == (8, (1e9,), SweepSettings.draws)
-    assert stored(SweepSettings, {}) is None
 
 
 def test_stored_settings_come_back_as_they_were():
