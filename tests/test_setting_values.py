@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,34 +44,45 @@ class Names:
     second: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lower:
-    """A first section: of two lines.
+def classes() -> tuple[Any, Any]:
+    @dataclass(frozen=True, kw_only=True)
+    class Lower:
+        """A first section: of two lines.
 
-    The rest of it.
-    """
+        The rest of it.
+        """
 
-    rate: float = decides(0.5, "how fast", "per step", in_id=True, least=0)
-    must: Any = decides(MISSING, "has no default", python="")
-    words: Literal["one", "two"] | None = answer(None, "which")
+        rate: float = decides(0.5, "how fast", "per step", in_id=True, least=0)
+        must: Any = decides(MISSING, "has no default", python="")
+        words: Literal["one", "two"] | None = answer(None, "which")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Upper(Lower):
+        """A second section"""
+
+        count: int = machine(3, "how many", "runs", least=1)
+        maybe: int | None = pinned(None, "or none")
+        flag: bool = machine(False, "whether")
+        name: str = answer("", "what it is | was called")
+        budgets: tuple[float, ...] = chooses((), "of each", "FLOPs", python="Sequence[float]")
+        tags: tuple[str, ...] = chooses((), "labels")
+        either: float | Literal["auto"] = chooses("auto", "a number or auto")
+        entries: Any = decides({}, "a mapping")
+        names: Names = answer(Names, "inside")
+
+    return Lower, Upper
 
 
-@dataclass(frozen=True, kw_only=True)
-class Upper(Lower):
-    """A second section"""
-
-    count: int = machine(3, "how many", "runs", least=1)
-    maybe: int | None = pinned(None, "or none")
-    flag: bool = machine(False, "whether")
-    name: str = answer("", "what it is called")
-    budgets: tuple[float, ...] = chooses((), "of each", "FLOPs", python="Sequence[float]")
-    tags: tuple[str, ...] = chooses((), "labels")
-    either: float | Literal["auto"] = chooses("auto", "a number or auto")
-    entries: Any = decides({}, "a mapping")
-    names: Names = answer(Names, "inside")
-
-
+Lower, Upper = classes()
 BY_NAME = {setting.name: setting for setting in declared(Upper)}
+
+
+@pytest.fixture(autouse=True)
+def declared_anew():
+    """The classes are made in every test, by the functions that it is about."""
+    global Lower, Upper, BY_NAME
+    Lower, Upper = classes()
+    BY_NAME = {setting.name: setting for setting in declared(Upper)}
 
 
 def test_a_declaration_says_all_there_is_to_know():
@@ -142,7 +153,7 @@ def test_whole_numbers_are_floats_where_floats_are_meant():
         ("rate", "fast", "rate is 'fast', a str: give a number of per step (how fast)"),
         ("rate", -1, "rate is -1: it must be at least 0 (how fast)"),
         ("flag", 1, "flag is 1, a int: give true or false (whether)"),
-        ("name", 3, "name is 3, a int: give text (what it is called)"),
+        ("name", 3, "name is 3, a int: give text (what it is | was called)"),
         ("maybe", "x", "maybe is 'x', a str: give a whole number (or none)"),
         ("words", "ones", "words is 'ones': did you mean 'one'? give one or two (which)"),
         ("budgets", ["x"], "budgets holds 'x': give numbers of FLOPs, such as budgets=1e15,1e16"),
@@ -196,6 +207,16 @@ def test_plain_values_come_back_as_the_same_settings():
     assert again.names == settings.names
 
 
+def test_defaults_of_lists_and_numbers_are_shown_as_they_are_typed():
+    setting = BY_NAME["budgets"]
+    for value, text in (
+        ((1e15, 2.0), "[1e+15,2]"), ([True, None], "[true,null]"), (0.1, "0.1"), (True, "true"),
+        ((), "[]"), (("a", "b"), "[a,b]"), (1234567.0, "1.23457e+06"), (3, "3"), ("x", "x"),
+    ):  # fmt: skip
+        assert default_text(replace(setting, default=value)) == text
+    assert default_text(replace(setting, is_required=True)) == ".."
+
+
 def test_types_are_told_apart():
     assert alternatives(int | None) == (int, type(None))
     assert alternatives(float) == (float,)
@@ -221,6 +242,8 @@ def test_a_page_has_every_section_once_with_its_verbs():
     assert page.count("## A second section\n\nOf `go`.\n") == 1
     assert "| `rate` | `0.5` | per step | how fast | decides |" in page
     assert "| setting | default | unit | meaning | kind |\n|---|---|---|---|---|\n| `rate`" in page
+    assert "| `name` | `''` |  | what it is / was called | answer |" in page
+    assert page.endswith("| `names` | `..` |  | inside | answer |\n")
 
 
 def test_types_of_arguments_are_those_of_the_declarations():
