@@ -138,14 +138,15 @@ def find_optimal(
         metrics=settings.get("metrics"),
         rules=Rules(settings.get("learning_rate_rule"), settings.get("batch_rule")),
     )
-    spec = replace(study_spec(brought, sweep), settings=recorded(sweep))
+    kept = recorded(sweep)
+    spec = replace(study_spec(brought, sweep), settings=kept)
     if not train or not face.resume:
         plan = spec.prepare(folder).plan
         if not train:
             return plan
         folder.set_aside(plan)
     how = Fitting(method(settings.get("fit")), sweep.draws, sweep.seed)
-    return Study(train_study(spec, folder, recorded(sweep), how, warn=warned))
+    return Study(train_study(spec, folder, kept, how, warn=warned))
 
 
 def given(
@@ -157,10 +158,11 @@ def given(
             f"compute_budgets is {compute_budgets!r}: give a list of FLOPs, such as "
             "compute_budgets=[1e15, 1e16]"
         )
-    if not len(compute_budgets):
+    budgets = tuple(compute_budgets)
+    if not budgets:
         raise PlanError("compute_budgets is empty: give some in FLOPs, such as [1e15, 1e16]")
     epochs = {} if face.epochs is None else {"max_epochs": face.epochs}
-    return {"budgets": tuple(compute_budgets), "study": folder.path.name, **epochs}
+    return {"budgets": budgets, "study": folder.path.name, **epochs}
 
 
 def recorded(sweep: SweepSettings) -> SweepSettings:
@@ -244,18 +246,15 @@ def load_law(path: str | Path) -> ScalingLaw:
     """
     path = Path(path)
     if path.is_file():
-        folder = path.parent
-        return ScalingLaw.load(folder) if path.name == LAW_FILE else _law_of_file(path)
+        if path.name == LAW_FILE:  # with the draws beside it
+            return ScalingLaw.load(path.parent)
+        return ScalingLaw.from_json(read_json(path))
     for folder in (path, path / "latest"):
         if (folder / LAW_FILE).exists():
             return ScalingLaw.load(folder)
     if path.is_dir():
         return ScalingLaw.load(StudyFolder(path).latest_plan_folder())
     raise StudyError(f"{path} does not exist: give a law.json, or the folder of a study")
-
-
-def _law_of_file(path: Path) -> ScalingLaw:
-    return ScalingLaw.from_json(read_json(path))
 
 
 def _whole_signature() -> inspect.Signature:

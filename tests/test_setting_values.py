@@ -128,7 +128,8 @@ def test_lists_become_tuples_and_one_number_a_list_of_it():
 
 
 @pytest.mark.parametrize(
-    ("value", "becomes"), [(1e2, 100), (7, 7), (np.int64(9), 9), (np.float64(2.0), 2)]
+    ("value", "becomes"),
+    [(1e2, 100), (7, 7), (np.int64(9), 9), (np.float64(2.0), 2), (np.float32(4.0), 4)],
 )
 def test_whole_numbers_may_be_written_as_floats(value, becomes):
     settings = from_keywords(Upper, {"count": value, "maybe": value}, {"must": 0})

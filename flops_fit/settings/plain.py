@@ -132,7 +132,7 @@ def scalar(setting: Setting, kinds: Iterable[Any], value: Any) -> Any:
         if kind is float:
             return float(value)
         if float(value).is_integer():
-            return int(float(value)) if isinstance(value, float) else int(str(value))
+            return int(value)  # type: ignore[call-overload]
     elif kind in (bool, str) and isinstance(value, kind):
         return value
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
