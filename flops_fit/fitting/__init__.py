@@ -4,6 +4,7 @@ result = fit_runs(runs, answer=SurfaceFit())  # or a frozen dataclass of your ow
 result.predict(1e21)
 """
 
+from flops_fit.fitting.combined import CombinedFit, CombinedLaw
 from flops_fit.fitting.contract import FitSettings
 from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeLaw
 from flops_fit.fitting.errors import FitError
@@ -26,6 +27,8 @@ __all__ = [
     "AbsoluteError",
     "Akima",
     "BudgetOptimum",
+    "CombinedFit",
+    "CombinedLaw",
     "Cubic",
     "EnvelopeFit",
     "EnvelopeLaw",

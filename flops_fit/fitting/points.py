@@ -208,6 +208,15 @@ def places(points: Points) -> NDArray[np.int64]:
     return group.ravel()
 
 
+def near_best(points: Points, factor: float) -> NDArray[np.bool_]:
+    """Which rows are within `factor` of N from the row of least loss of their budget, (n,)."""
+    _, group = np.unique(points.budget, return_inverse=True)
+    order = np.lexsort((points.loss, group))
+    best = order[np.unique(group[order], return_index=True)[1]]  # a row for each budget
+    distance = np.abs(np.log(points.num_params / points.num_params[best][group]))
+    return np.asarray(distance <= np.log(factor) + SAME_POINT)
+
+
 def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
     """Indices of the rows that share N and D, one array for each (N, D) with several rows."""
     group = places(points)

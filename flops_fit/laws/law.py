@@ -154,38 +154,44 @@ def exponent_between(law: Law | LawDraws, low: float, high: float) -> Array:
 
 @dataclass(frozen=True)
 class LossSurface:
-    """L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, section 3.3)."""
+    """L(N, D) = E + A / N^alpha + B N^kappa / D^beta (Hoffmann et al. 2022, section 3.3).
+
+    Theirs has kappa = 0. Above it, larger models make less of the same data, which is what the 404
+    runs of Farseer (Li et al. 2025, arXiv 2506.10972) show.
+    """
 
     E: float
     A: float
     B: float
     alpha: float
     beta: float
+    kappa: float = 0.0
 
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         n, d = np.asarray(num_params, dtype=float), np.asarray(num_tokens, dtype=float)
-        return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
+        return self.E + self.A * n**-self.alpha + self.B * n**self.kappa * d**-self.beta
 
     @property
     def a(self) -> float:
         """Exponent of N_opt in C where C = constant * N * D."""
-        return self.beta / (self.alpha + self.beta)
+        return self.beta / (self.alpha + self.beta + self.kappa)
 
     @property
     def b(self) -> float:
         """Exponent of D_opt in C where C = constant * N * D."""
-        return self.alpha / (self.alpha + self.beta)
+        return (self.alpha + self.kappa) / (self.alpha + self.beta + self.kappa)
 
     @property
     def G(self) -> float:
         """N_opt = G (C/constant)^a and D_opt = (C/constant)^b / G."""
-        log_ratio = np.log(self.alpha / self.beta) + np.log(self.A) - np.log(self.B)
-        return float(finite_exp(log_ratio / (self.alpha + self.beta)))
+        data_exponent = self.beta + self.kappa
+        log_ratio = np.log(self.alpha / data_exponent) + np.log(self.A) - np.log(self.B)
+        return float(finite_exp(log_ratio / (self.alpha + data_exponent)))
 
     def N_opt(self, flops: ArrayLike, rule: FlopRule) -> Array:
         """The N of least loss among all (N, D) that spend `flops` under `rule`."""
         log_a, log_b = np.log(self.A), np.log(self.B)
-        return optimal_num_params(log_a, log_b, self.alpha, self.beta, flops, rule)
+        return optimal_num_params(log_a, log_b, self.alpha, self.beta, flops, rule, self.kappa)
 
     def loss_opt(self, flops: ArrayLike, rule: FlopRule) -> Array:
         """The least loss that `flops` can buy under `rule`."""
@@ -196,7 +202,8 @@ class LossSurface:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
         left_for_data = np.asarray(loss) - self.E - self.A * num_params**-self.alpha
         with np.errstate(divide="ignore"):
-            tokens = (np.maximum(left_for_data, 0.0) / self.B) ** (-1.0 / self.beta)
+            per_token = self.B * num_params**self.kappa
+            tokens = (np.maximum(left_for_data, 0.0) / per_token) ** (-1.0 / self.beta)
         return np.asarray(tokens)
 
 
@@ -207,18 +214,19 @@ def optimal_num_params(
     beta: ArrayLike,
     flops: ArrayLike,
     rule: FlopRule,
+    kappa: ArrayLike = 0.0,
 ) -> Array:
-    """argmin over N of A / N^alpha + B / D^beta along rule(N) D = flops; arguments broadcast.
+    """argmin over N of A / N^alpha + B N^kappa / D^beta along rule(N) D = flops; arguments broadcast.
 
-    On a segment where rule(N) = c N^s the minimum has a closed form,
-    N^(alpha + s beta) = (alpha A / s beta B) (C/c)^beta; the answer is the best of the segments'
-    minima, each kept inside its segment. For a constant rule this is G (C/constant)^a.
+    On a segment where rule(N) = c N^s the minimum has a closed form, with t = s beta + kappa
+    N^(alpha + t) = (alpha A / t B) (C/c)^beta; the answer is the best of the segments' minima, each
+    kept inside its segment. For a constant rule this is G (C/constant)^a.
     """
     log_a, log_b, alpha, beta = (np.asarray(v, dtype=float) for v in (log_A, log_B, alpha, beta))
     log_c = np.log(np.asarray(flops, dtype=float))
     minima, losses = [], []
     for segment in rule.segments:
-        data_exponent = segment.slope * beta
+        data_exponent = segment.slope * beta + kappa
         log_data = log_b - beta * (log_c - segment.log_coefficient)  # of B / D^beta at N = 1
         # Where FLOPs per token fall with N, larger is better up to the segment's end.
         rising = data_exponent > 0

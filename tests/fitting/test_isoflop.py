@@ -7,7 +7,6 @@ from sweeps import ASYMMETRIC, BUDGETS, CHINCHILLA, SIZES, SYMMETRIC, points, ro
 
 from flops_fit.fitting import Akima, Cubic, FitError, IsoflopFit, Parabola
 from flops_fit.fitting.examine.sensitivity import isoflop_bias
-from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
 from flops_fit.laws import FlopRule
 
 SIX = FlopRule.constant()
@@ -169,26 +168,6 @@ def test_intervals_allow_for_the_shift_of_a_parabola_where_exponents_differ():
     assert np.std(clean.draws.a) < 0.003  # the shift is the same at all budgets
 
 
-def test_loss_trend_recovers_a_planted_asymptote():
-    flops = np.geomspace(1e17, 1e20, 6)
-    planted = 1.8 + 2.0 * (flops / 1e18) ** -0.15
-    trend = fit_loss_trend(flops, planted, None)
-    assert trend.asymptote == pytest.approx(1.8, rel=1e-4)
-    assert trend.gamma == pytest.approx(0.15, rel=1e-4)
-    assert trend(1e23) == pytest.approx(1.8 + 2.0 * 1e5**-0.15, rel=1e-5)
-
-
-def test_loss_trend_of_few_budgets_takes_half_the_lowest_loss_unless_it_is_pinned():
-    flops = np.geomspace(1e17, 1e19, 3)
-    losses = 1.5 + 2.0 * (flops / 1e18) ** -0.2
-    trend = fit_loss_trend(flops, losses, None)
-    assert trend.asymptote == pytest.approx(losses[-1] / 2)
-    np.testing.assert_allclose(trend(flops), losses, rtol=0.01)
-    pinned = fit_loss_trend(flops, losses, 1.5)
-    assert pinned.asymptote == 1.5
-    assert pinned.gamma == pytest.approx(0.2, rel=1e-6)
-
-
 def test_what_few_budgets_leave_open_of_the_asymptote_is_in_the_interval():
     """A power law through three budgets would put the loss below the planted one, surely."""
     sample = points(sweep(CHINCHILLA, budgets=(1e18, 1e19, 1e20), noise=0.001))
@@ -198,7 +177,7 @@ def test_what_few_budgets_leave_open_of_the_asymptote_is_in_the_interval():
     low, high = np.quantile(draws.loss_opt(1e24), (0.025, 0.975))
     assert low < law.loss_opt(1e24) < high
     assert low < CHINCHILLA.loss_opt(1e24, SIX) < high
-    assert np.ptp(np.quantile(draws.loss_opt(1e19), (0.025, 0.975))) < 0.1 * (high - low)
+    assert np.ptp(np.quantile(draws.loss_opt(1e19), (0.025, 0.975))) < 0.3 * (high - low)
 
 
 def test_many_draws_are_fitted_as_each_alone():

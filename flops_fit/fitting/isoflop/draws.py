@@ -16,6 +16,7 @@ from flops_fit.laws import Array, FlopRule, finite_exp
 class IsoflopDraws:
     """Lines and trends of many noise draws as columns (draws,): one answer per draw.
 
+    `departure` is the ln by which the loss of a measured optimum departs from the trend.
     `scatter` (1 or more) is how much wider the optima scatter about the line than the noise of
     their curves explains; the draws are widened by it (Birge's ratio).
     """
@@ -24,6 +25,7 @@ class IsoflopDraws:
     a: Array
     b: Array
     trend: LossTrend
+    departure: Array
     flop_rule: FlopRule
     scatter: float
 
@@ -39,7 +41,7 @@ class IsoflopDraws:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
 
     def loss_opt(self, flops: ArrayLike) -> Array:
-        return self.trend(flops)
+        return np.asarray(self.trend(flops) * np.exp(self.departure))
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
@@ -51,6 +53,7 @@ class IsoflopDraws:
             "log_coefficient": self.log_coefficient,
             "a": self.a,
             "b": self.b,
+            "departure": self.departure,
             "scatter": np.array(self.scatter),
             **{f"trend_{name}": np.asarray(v) for name, v in self.trend.__dict__.items()},
         }
@@ -61,4 +64,7 @@ class IsoflopDraws:
         trend = LossTrend(
             c["trend_asymptote"], c["trend_drop"], c["trend_gamma"], float(c["trend_scale"])
         )
-        return cls(c["log_coefficient"], c["a"], c["b"], trend, rule, float(c["scatter"]))
+        departure = c.get("departure", np.zeros(1))  # earlier versions had none
+        return cls(
+            c["log_coefficient"], c["a"], c["b"], trend, departure, rule, float(c["scatter"])
+        )

@@ -13,7 +13,7 @@ from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
 from flops_fit.fitting.isoflop.draws import IsoflopDraws
 from flops_fit.fitting.isoflop.law import IsoflopLaw
-from flops_fit.fitting.isoflop.loss_trend import fit_loss_trend
+from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
 from flops_fit.fitting.isoflop.optima import (
     FEW,
     NEGATIVE,
@@ -32,11 +32,11 @@ from flops_fit.plan.run import Run
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""
 
-LEAST_LOSS = 1e-3
-"""Share of the least measured loss below which no drawn curve is taken to fall."""
-
 MOST_NOISE = 1.0
 """Relative noise of a loss beyond which more would change nothing: such curves are flat."""
+
+REDRAWN = 200
+"""Draws from which a standard deviation is told, to 5%."""
 
 STEEPEST_LINE = 3.0
 """Exponent of N_opt in C beyond which a line is no law: D would fall as C^-2."""
@@ -63,16 +63,26 @@ class IsoflopFit:
     over a wider range is pulled by its steeper arm: with alpha = 0.465, beta = 0.155 and a range
     of 16 each way log10 N_opt is 0.13 off, with 8 it is 0.06), but at least `fewest_in_window`
     sizes stay in. None takes all.
-    `asymptote` pins the irreducible loss of L(C), in nats per token; None fits it from 4 bracketed
-    budgets on, and below takes half the lowest loss, with intervals over all it may be.
+    `recent`: only the last so many bracketed budgets decide the line and L(C); None takes all.
+    `exponent` holds a fixed (0.5, say), so that the line has only its height to find.
+    `asymptote` pins the irreducible loss of L(C), in nats per token; None weighs what it may be by
+    what published laws have in common and by the optima (see `TrendPosterior`).
     """
 
     curve: CurveFamily = Parabola()  # noqa: RUF009 (frozen)
     window: float | None = NEAR
     fewest_in_window: int = 5
     asymptote: float | None = None
+    recent: int | None = None
+    exponent: float | None = None
 
     method: ClassVar[str] = ISOFLOP.name
+
+    def __post_init__(self) -> None:
+        if self.recent is not None and self.recent < FEWEST_BRACKETED:
+            raise FitError(
+                f"recent is {self.recent}", f"a line needs {FEWEST_BRACKETED} budgets or more"
+            )
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> IsoflopLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
@@ -82,13 +92,12 @@ class IsoflopFit:
         """The line through the bracketed minima. Raises `FitError` below two of them."""
         noise = self.noise(points)
         optima = self.optima(points, noise)
-        bracketed = [o for o in optima if o.is_bracketed]
+        bracketed = self._deciding(optima)
         if len(bracketed) < FEWEST_BRACKETED:
             raise _too_few_bracketed(optima)
         flops = np.array([o.flops for o in bracketed])
         log_n = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
-        loss = np.array([o.loss for o in bracketed], dtype=float)
-        log_k, a, b = _line(flops, log_n[:, None], points.flop_rule)
+        log_k, a, b = _line(flops, log_n[:, None], points.flop_rule, self.exponent)
         if abs(a[0]) > STEEPEST_LINE:
             raise FitError(
                 f"N_opt would move as C^{a[0]:.3g} from budget to budget",
@@ -98,7 +107,7 @@ class IsoflopFit:
         return IsoflopLaw(
             line=line,
             b=float(b[0]),
-            trend=fit_loss_trend(flops, loss, self.asymptote),
+            trend=self._trend(bracketed, noise).trend,
             budgets=optima,
             flop_rule=points.flop_rule,
             noise=noise,
@@ -150,11 +159,9 @@ class IsoflopFit:
 
         What the runs of a trunk have in common matters only between budgets, within one each size
         has a trunk of its own; how much of the noise that is can't be told from a handful of runs
-        (estimates of 0.8 scatter from 0.4 to 1). So each answer takes what widens it: for the
-        minima all of it is common, and they move together; for the losses, whose trend would not
-        feel an error that all budgets share, none. A known asymptote apart, fewer than 4 budgets
-        leave it open: each draw then has another. And each draw has another skewness of the true
-        curves, the same at all budgets, where the family of curves can't show any.
+        (estimates of 0.8 scatter from 0.4 to 1). All of it is taken to be common, and the minima
+        of the budgets move together, which widens their line. Each draw has another skewness of
+        the true curves, the same at all budgets, where the family of curves can't show any.
         """
         if law.noise is None:
             return None
@@ -162,23 +169,50 @@ class IsoflopFit:
         noise = FreshNoise(count, generator)
         skewness = self.curve.unseen_skewness * generator.standard_normal(count)
         groups = dict(self._groups(points))
-        bracketed = [o for o in law.budgets if o.is_bracketed]
-        log_n, loss, shift = np.empty((3, len(bracketed), count))
+        bracketed = self._deciding(law.budgets)
+        log_n, shift = np.empty((2, len(bracketed), count))
         for row, optimum in enumerate(bracketed):
             group = groups[optimum.budget]
-            log_n[row], lowest = self._redrawn(optimum, group, law.noise * noise.of(group))
-            if any(group.trunks):
-                alone = law.noise * generator.standard_normal((len(group), count))
-                _, lowest = self._redrawn(optimum, group, alone)
-            shift[row], drop = self._shifts(optimum, group, skewness)
-            loss[row] = np.maximum(lowest + drop, LEAST_LOSS * group.loss.min())
+            log_n[row], _ = self._redrawn(optimum, group, law.noise * noise.of(group))
+            shift[row] = self._shift(optimum, group, skewness)
         flops = np.array([o.flops for o in bracketed])
         measured = np.log(np.array([o.N_opt for o in bracketed], dtype=float))
         scatter = _birge_ratio(flops, measured, log_n)
         widened = measured[:, None] + scatter * (log_n - measured[:, None]) + shift
-        log_k, a, b = _line(flops, widened, points.flop_rule)
-        trend = fit_loss_trend(flops, loss, self.asymptote, generator.uniform(size=count))
-        return IsoflopDraws(log_k, a, b, trend, points.flop_rule, scatter)
+        log_k, a, b = _line(flops, widened, points.flop_rule, self.exponent)
+        trend, departure = self._trend(bracketed, law.noise).draws(count, generator)
+        return IsoflopDraws(log_k, a, b, trend, departure, points.flop_rule, scatter)
+
+    def _deciding(self, optima: Sequence[BudgetOptimum]) -> list[BudgetOptimum]:
+        """The bracketed optima through which line and trend go."""
+        bracketed = [o for o in optima if o.is_bracketed]
+        return bracketed if self.recent is None else bracketed[-self.recent :]
+
+    def _trend(self, bracketed: Sequence[BudgetOptimum], noise: float | None) -> TrendPosterior:
+        """What their losses say of L(C)."""
+        per_loss = np.mean([self.curve.residual_family.parameters / o.num_sizes for o in bracketed])
+        return TrendPosterior(
+            np.array([o.flops for o in bracketed]),
+            np.array([o.loss for o in bracketed], dtype=float),
+            self.asymptote,
+            (noise or 0.0) * float(np.sqrt(per_loss)),
+        )
+
+    def deviations(self, points: Points, optima: Sequence[BudgetOptimum]) -> Array:
+        """Standard deviations of ln N and ln loss of each minimum by the noise of its losses alone.
+
+        (optima, 2); zeros where nothing tells the noise.
+        """
+        noise = self.noise(points) or 0.0
+        generator = np.random.default_rng(0)
+        groups = dict(self._groups(points))
+        found = np.zeros((len(optima), 2))
+        for row, optimum in enumerate(optima):
+            group = groups[optimum.budget]
+            relative = noise * generator.standard_normal((len(group), REDRAWN))
+            log_n, loss = self._redrawn(optimum, group, relative)
+            found[row] = log_n.std(), loss.std() / loss.mean()
+        return found
 
     def _redrawn(
         self, optimum: BudgetOptimum, group: Points, relative: Array
@@ -188,16 +222,14 @@ class IsoflopFit:
         noisy = optimum.curve(group.num_params)[:, None] * np.exp(relative)
         return self.curve.curve(np.log(group.num_params), noisy).lowest()
 
-    def _shifts(
-        self, optimum: BudgetOptimum, group: Points, skewness: Array
-    ) -> tuple[Array, Array]:
-        """By how much ln N and loss of the minimum are off, (draws,), if the curve is skewed."""
+    def _shift(self, optimum: BudgetOptimum, group: Points, skewness: Array) -> Array:
+        """By how much ln N of the minimum is off, (draws,), if the curve is skewed."""
         assert optimum.curve is not None
         log_n = np.log(group.num_params)
-        place, lowest = optimum.curve.lowest()
+        place, _ = optimum.curve.lowest()
         cubic = optimum.curve.curvature() * np.outer((log_n - place) ** 3, skewness / 3)
-        skewed = self.curve.curve(log_n, optimum.curve(group.num_params)[:, None] + cubic).lowest()
-        return skewed[0] - place, skewed[1] - lowest
+        skewed = self.curve.curve(log_n, optimum.curve(group.num_params)[:, None] + cubic)
+        return np.asarray(skewed.lowest()[0] - place)
 
     def _groups(self, points: Points) -> list[tuple[float, Points]]:
         return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]
@@ -237,10 +269,16 @@ class IsoflopFit:
         )
 
 
-def _line(flops: Array, log_n: Array, rule: FlopRule) -> tuple[Array, Array, Array]:
+def _line(
+    flops: Array, log_n: Array, rule: FlopRule, exponent: float | None
+) -> tuple[Array, Array, Array]:
     """ln coefficient and exponent of N_opt, exponent of D_opt, from ln N_opt (budgets, draws)."""
     log_c = np.log(flops)
-    a, log_k = np.polyfit(log_c, log_n, 1)
+    if exponent is None:
+        a, log_k = np.polyfit(log_c, log_n, 1)
+    else:
+        a = np.full(log_n.shape[1], exponent)
+        log_k = log_n.mean(axis=0) - exponent * log_c.mean()
     on_line = finite_exp(log_k + np.outer(log_c, a))
     b, _ = np.polyfit(log_c, np.log(rule.tokens(flops[:, None], on_line)), 1)
     return log_k, a, b

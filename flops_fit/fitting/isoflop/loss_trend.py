@@ -1,29 +1,47 @@
-"""The best loss of each budget as a function of compute: L(C) = L0 + K / C^gamma."""
+"""The best loss of each budget as a function of compute: L(C) = L0 + K / C^gamma.
+
+Where it is heading lies in L0, and a sweep over one or two decades hardly tells it: a curve through
+the optima that is free to choose errs to either side, by 14% at ten times the largest budget in
+one of ten published sweeps. What published laws have in common is the share of L0 in the least loss
+that was measured. So L0 has a prior; so has the distance that optima keep from any such curve, and
+that distance grows with age: recipes are tuned at the largest budgets, and small ones have few
+steps. All figures: docs/forecasts.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array
 
-GAMMA_GRID = np.geomspace(5e-3, 1.0, 60)
-"""Exponents tried before the polish. Published L(C) fall with exponents of 0.05 to 0.2."""
+SHARES = np.linspace(0.02, 0.98, 49)
+"""L0 over the least loss, tried."""
 
-GOLDEN = (np.sqrt(5.0) - 1) / 2
-POLISH_STEPS = 60
-"""Golden-section steps: 0.618^60 of a bracket of 20% is far below double precision of gamma."""
+SHARE, SHARE_SPREAD = 0.73, 0.08
+"""Mean and standard deviation of that share. Of the surfaces of Hoffmann et al. 2022, Besiroglu et
+al. 2024 and Muennighoff et al. 2023 it is 0.57 to 0.63 at 1e19 FLOPs, 0.76 to 0.83 at 3e21."""
 
-FEWEST_BUDGETS_FOR_ASYMPTOTE = 4
-"""Below it three numbers would run exactly through the optima: L0 is then unknown."""
+OTHER_KIND = 0.05
+"""Prior probability that this is a loss of another kind (an error rate, a squared error), of whose
+L0 nothing is known."""
 
-UNKNOWN_SHARE = 0.5
-"""Share of the lowest loss that is taken for L0 where it is unknown: the middle of what it may be.
-(0, the usual choice, is the one value that no published surface has, and puts the loss too low
-everywhere beyond.)"""
+DEPARTURE, DEPARTURE_FREEDOM = 0.0025, 4.0
+"""Relative standard deviation of a newest optimum from the curve, and on how many degrees of
+freedom that rests."""
+
+AGE = 0.7
+"""ln C: optima older than the newest by that much (a factor of 2) depart twice as far, by twice
+that much three times as far."""
+
+SLOWEST = 1e-3
+"""Least gamma of a draw: a loss that doesn't fall with compute is no trend."""
 
 
 @dataclass(frozen=True)
@@ -49,58 +67,169 @@ class LossTrend:
         return cls(asymptote, drop, gamma, data["scale"])
 
 
-def fit_loss_trend(
-    flops: Array, loss: Array, asymptote: float | None, unknown_share: ArrayLike = UNKNOWN_SHARE
-) -> LossTrend:
-    """Least squares of relative error through (budgets,) or (budgets, draws) losses.
+@dataclass(frozen=True)
+class TrendPosterior:
+    """What optima (budgets,) at FLOPs (budgets,) say of L(C), given what published sweeps say.
 
-    `asymptote` pins L0; None fits it where there are at least 4 budgets. Below, L0 is
-    `unknown_share` (from 0 to 1, one or one per draw) of the lowest loss.
+    `asymptote` pins L0, None leaves it to the prior and the data. `noise` is the relative standard
+    deviation of one optimum's loss by the noise of its runs. For each L0 the line of ln(L - L0) on
+    ln C is a linear problem; its errors are those of ln L, in which the prior of the line is flat.
     """
-    scale = float(np.exp(np.mean(np.log(flops))))
-    log_c = np.log(flops / scale)
-    losses = loss.reshape(len(flops), -1)
-    pinned = None if asymptote is None else np.asarray(asymptote)
-    if pinned is None and len(flops) < FEWEST_BUDGETS_FOR_ASYMPTOTE:
-        pinned = unknown_share * losses.min(axis=0)
-    errors = np.stack([_projected(log_c, losses, np.array(g), pinned)[2] for g in GAMMA_GRID])
-    best = np.clip(np.argmin(errors, axis=0), 1, len(GAMMA_GRID) - 2)
-    gamma = _golden_section(
-        lambda g: _projected(log_c, losses, g, pinned)[2],
-        GAMMA_GRID[best - 1],
-        GAMMA_GRID[best + 1],
-    )
-    level, drop, _ = _projected(log_c, losses, gamma, pinned)
-    shape = loss.shape[1:]
-    return LossTrend(level.reshape(shape), drop.reshape(shape), gamma.reshape(shape), scale)
 
+    flops: Array
+    loss: Array
+    asymptote: float | None = None
+    noise: float = 0.0
 
-def _projected(
-    log_c: Array, losses: Array, gamma: Array, asymptote: Array | None
-) -> tuple[Array, Array, Array]:
-    """L0, K >= 0 of least relative error for given exponents, and that error; all (draws,)."""
-    shape = losses.shape[1:]
-    decay = np.exp(-np.broadcast_to(gamma, shape) * log_c[:, None]) / losses  # (budgets, draws)
-    level, one = 1.0 / losses, np.ones_like(losses)
-    if asymptote is None:
-        s_ll, s_ld, s_dd = (
-            np.sum(u * v, axis=0) for u, v in ((level, level), (level, decay), (decay, decay))
+    def __post_init__(self) -> None:
+        if self.asymptote is not None and not self.asymptote < self.loss.min():
+            raise FitError(
+                f"the asymptote is pinned at {self.asymptote:g}, and a loss of "
+                f"{self.loss.min():.4g} was reached",
+                "pin it below every loss, or leave it to the fit (asymptote=null)",
+            )
+
+    @cached_property
+    def floors(self) -> Array:
+        """The values of L0 that are tried, (G,)."""
+        if self.asymptote is not None:
+            return np.array([self.asymptote])
+        return np.asarray(SHARES * self.loss.min())
+
+    @property
+    def scale(self) -> float:
+        """FLOPs of the newest optimum."""
+        return float(self.flops.max())
+
+    @property
+    def freedom(self) -> float:
+        return DEPARTURE_FREEDOM + max(len(self.flops) - 2, 0)
+
+    @cached_property
+    def lines(self) -> Lines:
+        return Lines.through(np.log(self.flops / self.scale), self.loss, self.floors)
+
+    @cached_property
+    def departures(self) -> Array:
+        """Squared relative departure of a newest optimum, for each L0 (G,)."""
+        prior = DEPARTURE_FREEDOM * (DEPARTURE**2 + self.noise**2)
+        return np.asarray((prior + self.lines.misfit) / self.freedom)
+
+    @cached_property
+    def weights(self) -> Array:
+        """Posterior probability of each L0, (G,)."""
+        log_prior = np.log(_prior(self.floors / self.loss.min()))
+        log_weight = log_prior - self.freedom / 2 * np.log(self.departures)
+        weight = np.exp(log_weight - log_weight.max())
+        return np.asarray(weight / weight.sum())
+
+    @cached_property
+    def trend(self) -> LossTrend:
+        """The curve at the mean L0."""
+        floor = float(self.weights @ self.floors)
+        lines = Lines.through(np.log(self.flops / self.scale), self.loss, np.array([floor]))
+        gamma = max(float(-lines.slope[0]), 0.0)
+        return LossTrend(np.array(floor), np.exp(lines.level[0]), np.array(gamma), self.scale)
+
+    def variance(self, flops: ArrayLike) -> Array:
+        """Of ln of the loss that an optimum at `flops` (n,) will show."""
+        log_c, line = self._lines_at(flops)
+        loss = self.floors[:, None] + np.exp(line)
+        spread = self.departures[:, None] * self.freedom / (self.freedom - 2)
+        within = spread * ((np.exp(line) / loss) ** 2 * self.lines.variance(log_c) + 1)
+        between = np.log(loss) - self.weights @ np.log(loss)
+        return np.asarray(self.weights @ (within + between**2))
+
+    def noise_variance(self, flops: ArrayLike) -> Array:
+        """The part of it that the noise of the runs makes, through the height of the curve."""
+        log_c, line = self._lines_at(flops)
+        share = np.exp(line) / (self.floors[:, None] + np.exp(line))
+        return np.asarray(self.weights @ (self.noise**2 * share**2 * self.lines.variance(log_c)))
+
+    def _lines_at(self, flops: ArrayLike) -> tuple[Array, Array]:
+        """ln C (n,) over the newest, and ln(L - L0) there by each line, (G, n)."""
+        log_c = np.log(np.atleast_1d(np.asarray(flops, dtype=float)) / self.scale)
+        return log_c, self.lines.level[:, None] + self.lines.slope[:, None] * log_c
+
+    def to_json(self) -> dict[str, Any]:
+        """What it follows from."""
+        return {
+            "flops": self.flops.tolist(),
+            "loss": self.loss.tolist(),
+            "asymptote": self.asymptote,
+            "noise": self.noise,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrendPosterior:
+        arrays = {name: np.array(data[name]) for name in ("flops", "loss")}
+        return cls(**arrays, asymptote=data["asymptote"], noise=data["noise"])
+
+    def draws(self, count: int, generator: np.random.Generator) -> tuple[LossTrend, Array]:
+        """Curves as they may as well be, (count,), and the ln by which an optimum departs."""
+        chosen = generator.choice(len(self.floors), size=count, p=self.weights)
+        squares = generator.chisquare(self.freedom, count) / self.freedom
+        spread = np.sqrt(self.departures[chosen] / squares)
+        level, slope = self.lines.scattered(chosen, spread, generator)
+        trend = LossTrend(
+            self.floors[chosen], np.exp(level), np.maximum(-slope, SLOWEST), self.scale
         )
-        determinant = s_ll * s_dd - s_ld**2
-        fitted = (s_dd * level.sum(axis=0) - s_ld * decay.sum(axis=0)) / determinant
-        floor = np.maximum(fitted, 0.0)
-    else:
-        floor = np.broadcast_to(asymptote, shape)
-    rest = one - floor * level
-    drop = np.maximum(np.sum(rest * decay, axis=0) / np.sum(decay**2, axis=0), 0.0)
-    return floor, drop, np.sum((rest - drop * decay) ** 2, axis=0)
+        return trend, spread * generator.standard_normal(count)
 
 
-def _golden_section(error: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """argmin of `error` between `low` and `high`, for every draw at once."""
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    for _ in range(POLISH_STEPS):
-        go_left = error(left) < error(right)
-        low, high = np.where(go_left, low, left), np.where(go_left, right, high)
-        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    return (low + high) / 2
+@dataclass(frozen=True)
+class Lines:
+    """ln(L - L0) = level + slope * ln(C / newest) by least squares for each L0, (G,) each.
+
+    A squared error is that of ln L over the relative variance of an optimum of its age; `misfit`
+    is their sum. `information` are the entries (level, both, slope) of the inverse covariance.
+    """
+
+    level: Array
+    slope: Array
+    misfit: Array
+    information: tuple[Array, Array, Array]
+
+    @classmethod
+    def through(cls, log_c: Array, loss: Array, floors: Array) -> Lines:
+        """`log_c` and `loss` are (budgets,), `log_c` less that of the newest; `floors` (G,)."""
+        aged = 1 - log_c / AGE
+        rest = loss - floors[:, None]  # (G, budgets)
+        y, share = np.log(rest), rest / loss
+        weight = (share / aged) ** 2
+        ones, sums, squares = weight.sum(axis=1), weight @ log_c, weight @ log_c**2
+        right, tilted = (weight * y).sum(axis=1), (weight * y) @ log_c
+        determinant = ones * squares - sums**2
+        level = (squares * right - sums * tilted) / determinant
+        slope = (ones * tilted - sums * right) / determinant
+        residual = y - level[:, None] - slope[:, None] * log_c
+        misfit = (weight * residual**2).sum(axis=1)
+        return cls(level, slope, misfit, (ones, sums, squares))
+
+    @property
+    def determinant(self) -> Array:
+        ones, sums, squares = self.information
+        return np.asarray(ones * squares - sums**2)
+
+    def variance(self, log_c: Array) -> Array:
+        """Of the line's height at ln C (n,) over the newest, in units of an error's, (G, n)."""
+        ones, sums, squares = (entry[:, None] for entry in self.information)
+        return np.asarray((squares - 2 * sums * log_c + ones * log_c**2) / self.determinant[:, None])
+
+    def scattered(
+        self, chosen: Array, spread: Array, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Levels and slopes of the `chosen` lines as errors of size `spread` let them be."""
+        ones, sums, _ = (entry[chosen] for entry in self.information)
+        first, second = spread * generator.standard_normal((2, len(chosen)))
+        tilt = second * np.sqrt(ones / self.determinant[chosen])
+        return (
+            self.level[chosen] + first / np.sqrt(ones) - tilt * sums / ones,
+            self.slope[chosen] + tilt,
+        )
+
+
+def _prior(share: Array) -> Array:
+    """Of each share, up to a factor."""
+    common = np.exp(-0.5 * ((share - SHARE) / SHARE_SPREAD) ** 2) / SHARE_SPREAD
+    return np.asarray((1 - OTHER_KIND) * common / np.sqrt(2 * np.pi) + OTHER_KIND)

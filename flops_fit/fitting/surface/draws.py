@@ -20,28 +20,31 @@ class SurfaceDraws:
     log_B: Array
     alpha: Array
     beta: Array
+    kappa: Array
     flop_rule: FlopRule
 
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         """Loss at N and D, one number per draw."""
         log_n, log_d = (np.log(np.asarray(v, dtype=float)) for v in (num_params, num_tokens))
         capacity = finite_exp(self.log_A - self.alpha * log_n)
-        return np.asarray(self.E + capacity + finite_exp(self.log_B - self.beta * log_d))
+        data = finite_exp(self.log_B + self.kappa * log_n - self.beta * log_d)
+        return np.asarray(self.E + capacity + data)
 
     def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
         capacity = finite_exp(self.log_A - self.alpha * np.log(num_params))
         left = np.asarray(loss) - self.E - capacity
-        log_d = (self.log_B - np.log(np.where(left > 0, left, 1.0))) / self.beta
+        log_b = self.log_B + self.kappa * np.log(num_params)
+        log_d = (log_b - np.log(np.where(left > 0, left, 1.0))) / self.beta
         return np.where(left > 0, finite_exp(log_d), np.inf)
 
     @property
     def a(self) -> Array:
-        return self.beta / (self.alpha + self.beta)
+        return self.beta / (self.alpha + self.beta + self.kappa)
 
     @property
     def b(self) -> Array:
-        return self.alpha / (self.alpha + self.beta)
+        return (self.alpha + self.kappa) / (self.alpha + self.beta + self.kappa)
 
     @property
     def num_draws(self) -> int:
@@ -49,7 +52,7 @@ class SurfaceDraws:
 
     def N_opt(self, flops: ArrayLike) -> Array:
         return optimal_num_params(
-            self.log_A, self.log_B, self.alpha, self.beta, flops, self.flop_rule
+            self.log_A, self.log_B, self.alpha, self.beta, flops, self.flop_rule, self.kappa
         )
 
     def D_opt(self, flops: ArrayLike) -> Array:
@@ -61,22 +64,26 @@ class SurfaceDraws:
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
-        log_ratio = np.log(self.alpha / self.beta) + self.log_A - self.log_B
+        data_exponent = self.beta + self.kappa
+        log_ratio = np.log(self.alpha / data_exponent) + self.log_A - self.log_B
         return {
             "E": self.E,
             "A": finite_exp(self.log_A),
             "B": finite_exp(self.log_B),
             "alpha": self.alpha,
             "beta": self.beta,
+            "kappa": self.kappa,
             "a": self.a,
             "b": self.b,
-            "G": finite_exp(log_ratio / (self.alpha + self.beta)),
+            "G": finite_exp(log_ratio / (self.alpha + data_exponent)),
         }
 
     def columns(self) -> dict[str, Array]:
         """Everything needed to read the draws back with `from_columns`."""
-        return {name: getattr(self, name) for name in ("E", "log_A", "log_B", "alpha", "beta")}
+        names = ("E", "log_A", "log_B", "alpha", "beta", "kappa")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> SurfaceDraws:
-        return cls(**columns, flop_rule=rule)
+        kappa = np.zeros(len(columns["alpha"]))  # of earlier versions
+        return cls(**{"kappa": kappa, **columns}, flop_rule=rule)

@@ -12,7 +12,7 @@ from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.contract import Fitted, MethodKind
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.noise import FreshNoise, SeedNoise, seed_noise
-from flops_fit.fitting.points import Points, blocks, places, usable_points
+from flops_fit.fitting.points import Points, blocks, near_best, places, usable_points
 from flops_fit.fitting.provenance import recorded_settings
 from flops_fit.fitting.surface.draws import SurfaceDraws
 from flops_fit.fitting.surface.law import SurfaceLaw
@@ -20,6 +20,7 @@ from flops_fit.fitting.surface.objectives import Huber, Objective
 from flops_fit.fitting.surface.solver import (
     Design,
     Ending,
+    Mask,
     Solutions,
     Space,
     Weights,
@@ -59,6 +60,9 @@ FEWEST_TRUNKS = 6
 """Trunks from which on drawing them tells an uncertainty: nominal 90% intervals cover 0.95 of
 simulated sweeps with 6, and 0.76 with 4."""
 
+SAME_FLOPS = 1e-9
+"""Relative difference of the FLOPs of two rows that is rounding."""
+
 COLLINEAR = 0.02
 """Smallest allowed spread (standard deviation) of ln N, ln D across their common line. A sweep of
 three sizes within a factor of 2 at two budgets a factor of 2 apart has 0.3."""
@@ -79,11 +83,18 @@ class SurfaceFit:
     """Approach 3: minimise the summed objective over (E, A, B, alpha, beta), E, A, B >= 0.
 
     `tied_exponents` sets alpha = beta, for few runs. `asymptote` pins E, in nats per token.
+    `interaction` frees kappa, by which larger models make less of the same data. `within`: only the
+    sizes within this factor of N from the best of their budget enter, since the form holds near the
+    optimum and the far arms of a sweep bend it; None takes all. `dearest`: only this share of the
+    runs, those of most compute, enters.
     """
 
     objective: Objective = Huber()  # noqa: RUF009 (frozen)
     tied_exponents: bool = False
     asymptote: float | None = None
+    interaction: bool = False
+    within: float | None = None
+    dearest: float = 1.0
 
     method: ClassVar[str] = SURFACE.name
 
@@ -93,6 +104,7 @@ class SurfaceFit:
 
     def law(self, points: Points) -> SurfaceLaw:
         """The best surface through `points`. Raises `FitError` where they can't determine one."""
+        points = points.where(self.entering(points))
         self.check(points)
         design = _design(points)
         space = self.space(design)
@@ -125,15 +137,18 @@ class SurfaceFit:
         Resampling asks nothing of the noise or of the form of the law, so repeated seeds replace
         it only where there are too few different (N, D) to draw from.
         """
+        points = points.where(self.entering(points))
         if self.can_resample(points):
             weights = resample_weights(points, count, seed, self.fewest_runs)
-            return self.refits(points, law, weights)
+            return self._solved(_design(points), points.flop_rule, law, weights)
         noise = seed_noise(points)
         return None if noise is None else self._noise_draws(points, law, noise, count, seed)
 
     def refits(self, points: Points, law: SurfaceLaw, weights: Weights) -> SurfaceDraws:
         """Refits under each row of `weights` (draws, n), started from `law`."""
-        return self._solved(_design(points), points.flop_rule, law, weights)
+        entering = self.entering(points)
+        design = _design(points.where(entering))
+        return self._solved(design, points.flop_rule, law, weights[:, entering])
 
     def _noise_draws(
         self, points: Points, law: SurfaceLaw, noise: SeedNoise, count: int, seed: int
@@ -157,12 +172,20 @@ class SurfaceFit:
         space = Space.free(design)
         if self.asymptote is not None:
             space = space.with_asymptote(self.asymptote)
-        return space.with_tied_exponents() if self.tied_exponents else space
+        if self.tied_exponents:
+            space = space.with_tied_exponents()
+        return space.with_interaction() if self.interaction else space
+
+    def entering(self, points: Points) -> Mask:
+        """Which rows decide the surface, (n,)."""
+        dear = points.flops >= np.quantile(points.flops, 1 - self.dearest) * (1 - SAME_FLOPS)
+        return dear if self.within is None else np.asarray(dear & near_best(points, self.within))
 
     @property
     def fewest_runs(self) -> int:
         """Different (N, D) that this fit needs."""
-        return FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
+        fewest = FEWEST_RUNS_TIED if self.tied_exponents else FEWEST_RUNS
+        return fewest + int(self.interaction)
 
     def can_resample(self, points: Points) -> bool:
         """Whether resamples differ enough to tell an uncertainty."""

@@ -12,6 +12,10 @@ from flops_fit.fitting.surface.objectives import Objective, objective_named
 from flops_fit.laws import Array, FlopRule, LossSurface
 
 
+NUMBERS = ("E", "A", "B", "alpha", "beta", "kappa")
+"""Of a surface; files of earlier versions have no kappa, which was 0."""
+
+
 @dataclass(frozen=True)
 class SurfaceLaw:
     """The optimum of a fitted surface under a FLOP rule, and how the fit ended.
@@ -66,7 +70,7 @@ class SurfaceLaw:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> SurfaceLaw:
         return cls(
-            surface=LossSurface(**{k: data[k] for k in ("E", "A", "B", "alpha", "beta")}),
+            surface=LossSurface(**{k: data[k] for k in NUMBERS if k in data}),
             flop_rule=rule,
             objective=objective_named(data["objective"], data["delta"]),
             value=data["value"],

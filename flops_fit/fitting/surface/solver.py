@@ -1,8 +1,8 @@
 """Many weighted surface fits at once: damped Newton steps on a shared design, batched in numpy.
 
-A fit is a row of 5 numbers (E, ln A', ln B', alpha, beta) of
-    u = E + A' exp(-alpha x) + B' exp(-beta y),    x, y = ln N, ln D less their means,
-because A and alpha of the uncentred surface are 0.999 correlated. A bootstrap resample is a row of
+A fit is a row of 6 numbers (E, ln A', ln B', alpha, beta, kappa) of
+    u = E + A' exp(-alpha x) + B' exp(kappa x - beta y),    x, y = ln N, ln D less their means,
+or of the first 5 where kappa = 0. The means come off because A and alpha of the uncentred surface are 0.999 correlated. A bootstrap resample is a row of
 integer weights, so 4,000 of them share x and y.
 """
 
@@ -33,6 +33,12 @@ NO_SCALE = 1e-150
 
 CHUNK_VALUES = 20_000
 """Rows times fits handled together: the arrays of a step then stay in a core's cache (2 MB)."""
+
+LAST = 5
+"""Place of kappa among the numbers of a fit."""
+
+STEEPEST_BEND = 2.0
+"""Bound of kappa either way. Fits of Farseer's runs have 0.1 to 0.15."""
 
 STEEPEST = 12.0
 """Upper bound of alpha and beta. The steepest published optimum is 5 (Gemstones, one width)."""
@@ -71,20 +77,23 @@ class Design:
         return self if self.loss.ndim == 1 else replace(self, loss=self.loss[fits])
 
     def centred(self, surface: LossSurface) -> Array:
-        """The 5 numbers of an uncentred surface."""
-        log_a = np.log(surface.A) - surface.alpha * self.mean_log_n
-        log_b = np.log(surface.B) - surface.beta * self.mean_log_d
-        return np.array([surface.E, log_a, log_b, surface.alpha, surface.beta])
+        """The 6 numbers of an uncentred surface."""
+        s = surface
+        log_a = np.log(s.A) - s.alpha * self.mean_log_n
+        log_b = np.log(s.B) - s.beta * self.mean_log_d + s.kappa * self.mean_log_n
+        return np.array([s.E, log_a, log_b, s.alpha, s.beta, s.kappa])
 
     def surface(self, fit: Array) -> LossSurface:
-        """The uncentred surface of one row of 5 numbers."""
-        E, log_a, log_b, alpha, beta = self.uncentred(fit)
-        return LossSurface(*map(float, (E, np.exp(log_a), np.exp(log_b), alpha, beta)))
+        """The uncentred surface of one row of numbers."""
+        E, log_a, log_b, *exponents = self.uncentred(fit)
+        return LossSurface(*map(float, (E, np.exp(log_a), np.exp(log_b), *exponents)))
 
-    def uncentred(self, fits: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """E, ln A, ln B, alpha, beta of fits (..., 5)."""
-        E, log_a, log_b, alpha, beta = np.moveaxis(np.asarray(fits), -1, 0)
-        return E, log_a + alpha * self.mean_log_n, log_b + beta * self.mean_log_d, alpha, beta
+    def uncentred(self, fits: Array) -> tuple[Array, ...]:
+        """E, ln A, ln B, alpha, beta, kappa of fits (..., 5 or 6)."""
+        E, log_a, log_b, alpha, beta, *kappa = np.moveaxis(np.asarray(fits), -1, 0)
+        bend = kappa[0] if kappa else np.zeros_like(beta)
+        log_b = log_b + beta * self.mean_log_d - bend * self.mean_log_n
+        return E, log_a + alpha * self.mean_log_n, log_b, alpha, beta, bend
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,10 @@ class Ending:
 
 @dataclass(frozen=True)
 class Space:
-    """What a fit may vary: k free numbers between `low` and `high` (k,), sent to the 5 by `basis`.
+    """What a fit may vary: k free numbers between `low` and `high` (k,), sent to the m by `basis`.
 
-    `basis` (5, k) is the identity, or sends one exponent to both alpha and beta.
+    `basis` (m, k) is the identity, or sends one exponent to both alpha and beta; m is 6 where kappa
+    is free, else 5.
     """
 
     basis: Array
@@ -117,8 +127,18 @@ class Space:
 
     def with_tied_exponents(self) -> Space:
         """alpha = beta."""
-        one_exponent = self.basis[:, :4] + np.eye(5)[:, [4]] * [0, 0, 0, 1]
-        return Space(one_exponent, self.low[:4], self.high[:4])
+        basis = np.delete(self.basis, 4, axis=1)
+        basis[4, 3] = 1.0
+        return Space(basis, np.delete(self.low, 4), np.delete(self.high, 4))
+
+    def with_interaction(self) -> Space:
+        """kappa free."""
+        grown = np.eye(len(self.basis) + 1, self.basis.shape[1] + 1)
+        grown[:-1, :-1] = self.basis
+        grown[-1, -1] = 1.0
+        return Space(
+            grown, np.append(self.low, -STEEPEST_BEND), np.append(self.high, STEEPEST_BEND)
+        )
 
     def with_asymptote(self, E: float) -> Space:
         """The irreducible loss pinned at E."""
@@ -130,19 +150,21 @@ class Space:
         """Which of the fit's numbers ended at a limit that nobody pinned them to."""
         free = self.from_fits(fit[None])[0]
         ends = (self.low < self.high) & ((free <= self.low) | (free >= self.high))
-        names = ("E", "A", "B", "alpha", "beta")
+        names = ("E", "A", "B", "alpha", "beta", "kappa")
         return tuple(names[i] for i in np.flatnonzero(self.basis @ ends))
 
     def nearest(self, fits: Array) -> Array:
-        """The fits (B, 5) of this space nearest to any fits (B, 5)."""
+        """The fits (B, m) of this space nearest to any fits (B, 5 or 6)."""
         return self.fits(self.from_fits(fits))
 
     def inside(self, free: Array) -> Array:
         return np.clip(free, self.low, self.high)
 
     def from_fits(self, fits: Array) -> Array:
-        """The free numbers (B, k) nearest to fits (B, 5)."""
-        return self.inside(fits @ np.linalg.pinv(self.basis).T)
+        """The free numbers (B, k) nearest to fits (B, 5 or 6); a kappa that fits lack is 0."""
+        rows = len(self.basis)
+        padded = np.pad(fits[:, :rows], ((0, 0), (0, max(0, rows - fits.shape[1]))))
+        return self.inside(padded @ np.linalg.pinv(self.basis).T)
 
     def fits(self, free: Array) -> Array:
         return free @ self.basis.T
@@ -153,7 +175,7 @@ class Space:
 
 
 class Solutions(NamedTuple):
-    """B fits: their numbers (B, 5), summed objectives (B,), gradients (B,), steps taken (B,).
+    """B fits: their numbers (B, m), summed objectives (B,), gradients (B,), steps taken (B,).
 
     A gradient is the decrease that a full Newton step still promises, as a share of the objective.
     """
@@ -165,9 +187,12 @@ class Solutions(NamedTuple):
 
 
 def terms(fits: Array, design: Design) -> tuple[Array, Array, Array]:
-    """Predicted loss, A' exp(-alpha x) and B' exp(-beta y), each (B, n)."""
+    """Predicted loss and its terms in N and in D, each (B, n)."""
     capacity = np.exp(fits[:, 1:2] - fits[:, 3:4] * design.x)
-    data = np.exp(fits[:, 2:3] - fits[:, 4:5] * design.y)
+    log_data = fits[:, 2:3] - fits[:, 4:5] * design.y
+    if fits.shape[1] > LAST:
+        log_data = log_data + fits[:, LAST:] * design.x
+    data = np.exp(log_data)
     return fits[:, 0:1] + capacity + data, capacity, data
 
 
@@ -186,7 +211,7 @@ def solve(
     space: Space,
     ending: Ending,
 ) -> Solutions:
-    """Minimise from each of `starts` (B, 5) under `weights` (B, n), in chunks that fit a cache."""
+    """Minimise from each of `starts` (B, 5 or 6) under `weights` (B, n), in chunks that fit a cache."""
     size = max(1, CHUNK_VALUES // len(design.x))
     parts = [slice(i, i + size) for i in range(0, len(starts), size)]
     chunks = [
@@ -280,12 +305,14 @@ def _local_model(
     predicted, capacity, data = terms(space.fits(free), design)
     value, slope, curvature, majorant = objective.penalty(predicted, design.loss)
     slope = slope * weights
-    jacobian = np.stack(  # (B, 5, n)
-        [np.ones_like(capacity), capacity, data, -design.x * capacity, -design.y * data], axis=1
-    )
+    rows = [np.ones_like(capacity), capacity, data, -design.x * capacity, -design.y * data]
+    if len(space.basis) > LAST:
+        rows.append(design.x * data)
+    jacobian = np.stack(rows, axis=1)  # (B, m, n)
     columns = jacobian.swapaxes(1, 2)
     hessian = (jacobian * (curvature * weights)[:, None]) @ columns
     # Second derivatives of the prediction itself: only within a term, ln A' with alpha.
+    _bend(hessian, slope * data, design)
     for log_term, exponent, term, where in ((1, 3, capacity, design.x), (2, 4, data, design.y)):
         pulled = slope * term
         first = pulled @ where
@@ -301,3 +328,17 @@ def _local_model(
         hessian=basis.T @ hessian @ basis,
         majorant=basis.T @ least_majorant @ basis,
     )
+
+
+def _bend(hessian: Array, pulled: Array, design: Design) -> None:
+    """Adds the second derivatives by kappa to Hessians (B, m, m), where it is free.
+
+    `pulled` (B, n) is the slope of each row's penalty times its term in D.
+    """
+    if hessian.shape[1] <= LAST:
+        return
+    by_log_b, by_beta = pulled @ design.x, -(pulled @ (design.x * design.y))
+    for other, mixed in ((2, by_log_b), (4, by_beta)):
+        hessian[:, LAST, other] += mixed
+        hessian[:, other, LAST] += mixed
+    hessian[:, LAST, LAST] += pulled @ design.x**2

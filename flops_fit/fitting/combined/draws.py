@@ -1,0 +1,116 @@
+"""The combination as it may as well be: other candidates, noise, and what grows with distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.fitting.combined.law import CombinedLaw, tokens_to_reach
+from flops_fit.fitting.isoflop.loss_trend import LossTrend, TrendPosterior
+from flops_fit.laws import Array, FlopRule, Law, exponent_between
+
+TREND = "trend:"
+"""Prefix of the columns of the curves through the optima."""
+
+
+@dataclass(frozen=True)
+class CombinedDraws:
+    """Answers of the combination, one per draw: each departs from those of `law` in two ways.
+
+    By the candidate that is taken in place of all, whose number stands in `size_by` and `loss_by`;
+    and by errors as large as the law says: standard normals `size_errors` and `loss_errors`, for
+    the loss rather the curves `trends` over the law's own and the ln by which an optimum departs
+    from its curve, where optima tell such curves. All are (draws,).
+    """
+
+    law: CombinedLaw
+    size_by: NDArray[np.int64]
+    loss_by: NDArray[np.int64]
+    size_errors: Array
+    loss_errors: Array
+    trends: LossTrend | None
+
+    @classmethod
+    def of(cls, law: CombinedLaw, count: int, seed: int) -> CombinedDraws:
+        generator = np.random.default_rng(seed)
+        parts = list(law.parts.values())
+        size_by = _picked([part.for_size for part in parts], count, generator)
+        loss_by = _picked([part.for_loss for part in parts], count, generator)
+        size_errors, loss_errors = generator.standard_normal((2, count))
+        trends = None
+        if isinstance(law.loss.errors, TrendPosterior):
+            trends, loss_errors = law.loss.errors.draws(count, generator)
+        return cls(law, size_by, loss_by, size_errors, loss_errors, trends)
+
+    @property
+    def flop_rule(self) -> FlopRule:
+        return self.law.flop_rule
+
+    @property
+    def num_draws(self) -> int:
+        return len(self.size_by)
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        width = self.law.size
+        errors = np.sqrt(width.errors.variance(flops)) * self.size_errors
+        spread = self._spread(self.size_by, lambda law: law.N_opt(flops))
+        return np.asarray(self.law.N_opt(flops) * np.exp(np.sqrt(width.factor) * (spread + errors)))
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        width = self.law.loss
+        spread = self._spread(self.loss_by, lambda law: law.loss_opt(flops))
+        beyond = np.sqrt(width.factor) * (spread + self._loss_errors(flops))
+        return np.asarray(self.law.loss_opt(flops) * np.exp(beyond))
+
+    def _loss_errors(self, flops: ArrayLike) -> Array:
+        errors = self.law.loss.errors
+        if self.trends is None or not isinstance(errors, TrendPosterior):
+            return np.asarray(np.sqrt(errors.variance(flops)) * self.loss_errors)
+        return np.asarray(np.log(self.trends(flops) / errors.trend(flops)) + self.loss_errors)
+
+    def _spread(self, by: NDArray[np.int64], answer: Callable[[Law], Array]) -> Array:
+        """ln of the chosen candidate's answer over that of all."""
+        laws = [part.law for part in self.law.parts.values()]
+        each = np.array([np.broadcast_to(np.log(answer(law)), by.shape) for law in laws])
+        return np.asarray(each[by, np.arange(len(by))] - np.log(answer(self.law)))
+
+    def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
+        """Loss of any size and length: each draw has its own height and its own optimum."""
+        n = np.asarray(num_params, dtype=float)
+        flops = self.flop_rule(n) * np.asarray(num_tokens, dtype=float)
+        moved = n * self.law.N_opt(flops) / self.N_opt(flops)
+        shape = self.law.shape(moved, self.flop_rule.tokens(flops, moved), flops)
+        return np.asarray(self.loss_opt(flops) * shape)
+
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
+        """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+        return tokens_to_reach(self, np.asarray(loss, dtype=float), num_params)
+
+    def quantities(self) -> dict[str, Array]:
+        """The fitted numbers that law.json gives intervals for, (draws,) each."""
+        return {"a": exponent_between(self, *self.law.trained)}
+
+    def columns(self) -> dict[str, Array]:
+        """Everything needed to read the draws back with `from_columns`, beside the law."""
+        names = ("size_by", "loss_by", "size_errors", "loss_errors")
+        found: dict[str, Array] = {name: getattr(self, name) for name in names}
+        trends = {} if self.trends is None else vars(self.trends)
+        return found | {f"{TREND}{name}": np.asarray(v) for name, v in trends.items()}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array], law: CombinedLaw) -> CombinedDraws:
+        curves = {k.removeprefix(TREND): v for k, v in columns.items() if k.startswith(TREND)}
+        rest = {k: v for k, v in columns.items() if not k.startswith(TREND)}
+        trends = LossTrend(**{**curves, "scale": float(curves["scale"])}) if curves else None
+        return cls(law=law, trends=trends, **rest)
+
+
+def _picked(shares: list[float], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """A candidate's number for each draw, (count,), by their weights."""
+    return generator.choice(len(shares), size=count, p=np.array(shares) / sum(shares))

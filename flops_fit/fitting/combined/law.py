@@ -1,0 +1,143 @@
+"""Several laws as one, each with its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from flops_fit.files import plain
+from flops_fit.fitting.combined.errors import LineErrors, errors_from_json, errors_to_json
+from flops_fit.fitting.combined.evidence import Test
+from flops_fit.fitting.contract import FittedLaw
+from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
+from flops_fit.fitting.methods import kind_of
+from flops_fit.laws import Array, FlopRule, exponent_between, finite_exp
+from flops_fit.laws.prediction import LossLaw, last_where
+
+MOST_LOG_TOKENS = 70.0
+"""ln D (1e30) at which the search for a loss ends: no run reaches it."""
+
+
+def tokens_to_reach(law: Callable[[float, Array], Array], loss: Array, num_params: float) -> Array:
+    """D at which `law` of N falls to `loss`, elementwise by bisection; inf where it never does."""
+    low, high = np.zeros(loss.shape), np.full(loss.shape, MOST_LOG_TOKENS)
+    above = last_where(lambda x: np.asarray(law(num_params, np.exp(x)) > loss), low, high)
+    return np.where(above < MOST_LOG_TOKENS - 1, finite_exp(above), np.inf)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A candidate's law, and what it counts: `for_size` in N, `for_loss` in the loss."""
+
+    kind: str
+    law: FittedLaw
+    for_size: float
+    for_loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        weights = {"for_size": self.for_size, "for_loss": self.for_loss}
+        return {"kind": self.kind, **weights, "law": self.law.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> Part:
+        law = kind_of(data["kind"]).read_law({"budgets": [], **data["law"]}, rule)
+        return cls(data["kind"], law, data["for_size"], data["for_loss"])
+
+
+@dataclass(frozen=True)
+class Width:
+    """What widens an interval: the candidates' spread and `errors`, as variances times `factor`.
+
+    `factor` is what the back-tests `tests` of the combination say of them.
+    """
+
+    errors: TrendPosterior | LineErrors
+    factor: float
+    tests: tuple[Test, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        tests = [plain(vars(test)) for test in self.tests]
+        return {"factor": self.factor, "errors": errors_to_json(self.errors), "tests": tests}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Width:
+        tests = tuple(Test(**test) for test in data["tests"])
+        return cls(errors_from_json(data["errors"]), data["factor"], tests)
+
+
+@dataclass(frozen=True)
+class CombinedLaw:
+    """The weighted geometric mean of laws: N_opt by one set of weights, the loss by another.
+
+    `trained` are the smallest and the largest trained FLOPs. Where one of the laws knows the loss
+    of any size, so does this one: theirs is the shape along a budget, the weighted mean the height.
+    """
+
+    parts: Mapping[str, Part]
+    size: Width
+    loss: Width
+    trained: tuple[float, float]
+    flop_rule: FlopRule
+
+    @property
+    def a(self) -> float:
+        """Exponent of N_opt over the trained budgets."""
+        return float(exponent_between(self, *self.trained))
+
+    def N_opt(self, flops: ArrayLike) -> Array:
+        return np.asarray(np.exp(sum(p.for_size * np.log(p.law.N_opt(flops)) for p in self._all)))
+
+    def D_opt(self, flops: ArrayLike) -> Array:
+        return self.flop_rule.tokens(flops, self.N_opt(flops))
+
+    def loss_opt(self, flops: ArrayLike) -> Array:
+        logs = (p.for_loss * np.log(p.law.loss_opt(flops)) for p in self._all)
+        return np.asarray(np.exp(sum(logs)))
+
+    @property
+    def knows_any_size(self) -> bool:
+        return any(isinstance(part.law, LossLaw) for part in self._all)
+
+    def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
+        """Loss of any size and length."""
+        flops = self.flop_rule(num_params) * np.asarray(num_tokens, dtype=float)
+        return self.loss_opt(flops) * self.shape(num_params, num_tokens, flops)
+
+    def shape(self, num_params: ArrayLike, num_tokens: ArrayLike, flops: ArrayLike) -> Array:
+        """Loss of a size over the least loss of its budget, by the laws that know any size."""
+        knowing = [(part.for_loss, part.law) for part in self._all if isinstance(part.law, LossLaw)]
+        total = sum(weight for weight, _ in knowing)
+        logs = (
+            weight / total * np.log(law(num_params, num_tokens) / law.loss_opt(flops))
+            for weight, law in knowing
+        )
+        return np.asarray(np.exp(sum(logs)))
+
+    def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
+        """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
+        return tokens_to_reach(self, np.asarray(loss, dtype=float), num_params)
+
+    @property
+    def _all(self) -> tuple[Part, ...]:
+        return tuple(self.parts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the FLOP rule, which stands for itself in law.json."""
+        return {
+            "a": self.a,
+            "parts": {name: part.to_json() for name, part in self.parts.items()},
+            "size": self.size.to_json(),
+            "loss": self.loss.to_json(),
+            "trained": list(self.trained),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> CombinedLaw:
+        low, high = data["trained"]
+        parts = {name: Part.from_json(part, rule) for name, part in data["parts"].items()}
+        size, loss = (Width.from_json(data[name]) for name in ("size", "loss"))
+        return cls(parts, size, loss, (low, high), rule)
