@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,10 +85,12 @@ class LossOfAny(Protocol):
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
 
 
+@runtime_checkable
 class LossLaw(Law, LossOfAny, Protocol):
     """A law that knows the loss of any size and length."""
 
 
+@runtime_checkable
 class LossLawDraws(LawDraws, LossOfAny, Protocol):
     """Many such laws: every answer has one number per draw."""
 

@@ -1,24 +1,37 @@
-"""Imports of the fitting half go down only, and its two methods know nothing of each other."""
+"""Imports of the fitting half go down only, and its methods know nothing of each other."""
 
 import ast
 from pathlib import Path
 
 import flops_fit.fitting
+from flops_fit.fitting.methods import kinds, named_kind
 
 FOLDER = Path(flops_fit.fitting.__file__).parent
+
+METHODS = {path.parent.name for path in FOLDER.glob("*/__init__.py") if "KIND" in path.read_text()}
 
 FLOORS = [
     {"errors", "provenance"},
     {"points", "metrics", "simulation"},
     {"noise", "bootstrap", "selection", "contract"},
     {"tabulated"},
-    {"isoflop", "surface", "envelope", "own"},
+    METHODS,
     {"methods"},
-    {"examine"},
+    {"fits"},
+    {"examine", "earlier"},
     {"result"},
     {"fit"},
 ]
 """From the lowest up. A room may use the floors below it, and itself."""
+
+
+def test_the_methods_are_found():
+    assert {kind.name for kind in kinds()} == METHODS == {"isoflop", "surface", "envelope", "own"}
+
+
+def test_a_kind_is_named_after_its_room():
+    for room in METHODS:
+        assert named_kind(room).name == room
 
 
 def test_every_room_uses_the_floors_below_it_only():
