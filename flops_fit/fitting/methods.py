@@ -21,12 +21,12 @@ HERE = __name__.rpartition(".")[0]
 
 def kinds() -> tuple[MethodKind, ...]:
     """All kinds: those that are always tried first, then by the numbers of their approaches."""
-    return _kinds(_packages())
+    return _kinds(_folders())
 
 
 def named_kind(name: str) -> MethodKind | None:
     """The kind whose package has this name; no other is imported."""
-    return _kind_in(name) if name in _packages() else None
+    return _kind_in(name) if name in _packages(_folders()) else None
 
 
 def kind_of(method: str) -> MethodKind:
@@ -114,19 +114,19 @@ def _foreign_kind() -> MethodKind:
     return next(kind for kind in kinds() if kind.settings is None)
 
 
-def _packages() -> tuple[str, ...]:
-    """Names of the packages in this folder, and in any that `__path__` was made to name too."""
-    return _packages_in(tuple(sys.modules[HERE].__path__))
+def _folders() -> tuple[str, ...]:
+    """This one, and any that the `__path__` of the package was made to name too."""
+    return tuple(sys.modules[HERE].__path__)
 
 
 @cache
-def _packages_in(folders: tuple[str, ...]) -> tuple[str, ...]:
+def _packages(folders: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found.name for found in pkgutil.iter_modules(folders) if found.ispkg)
 
 
 @cache
-def _kinds(packages: tuple[str, ...]) -> tuple[MethodKind, ...]:
-    found = (_kind_in(name) for name in packages)
+def _kinds(folders: tuple[str, ...]) -> tuple[MethodKind, ...]:
+    found = (_kind_in(name) for name in _packages(folders))
     return tuple(sorted(filter(None, found), key=lambda kind: place_of(kind.name)))
 
 

@@ -126,7 +126,7 @@ def test_law_json_has_the_documented_keys(law):
         "intervals",
     } == set(data["predictions"][0])
     assert data["flop_rule"] == {"num_params": [1.0], "flops_per_token": [6.0]}
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["provenance"]["input_sha256"]
 
 
