@@ -51,32 +51,32 @@ def back_tests(
     """
     if len(points.budgets) < 2:
         return ()
-    smaller, largest = points.budgets[:-1], points.budgets[-1]
+    largest = points.budgets[-1]
     top = next((o for o in optima if o.budget == largest), None)
-    flops = largest if top is None else top.flops
-    is_bracketed = top is not None and top.is_bracketed
-    size = top.N_opt if top is not None and is_bracketed else None
-    loss = top.loss if top is not None and is_bracketed else None
-    measured = loss or float(points.at_budget(largest).loss.min())
     rest = points.where(points.budget < largest)
-    tests = []
-    for method in methods:
-        law = kind_of(method.method).law_of_part(method, rest)
-        if law is None:
-            continue
-        predicted = float(law.loss_opt(flops))
-        tests.append(
-            BackTest(
-                method=method.method,
-                budget=largest,
-                extrapolation=largest / smaller[-1],
-                loss_predicted=predicted,
-                loss_measured=measured,
-                loss_error=predicted / measured - 1,
-                log10_num_params_error=size and float(np.log10(law.N_opt(flops) / size)),
-            )
-        )
-    return tuple(tests)
+    laws = {m.method: kind_of(m.method).law_of_part(m, rest) for m in methods}
+    return tuple(
+        _back_test(points, method, law, top) for method, law in laws.items() if law is not None
+    )
+
+
+def _back_test(points: Points, method: str, law: FittedLaw, top: Optimum | None) -> BackTest:
+    """What `law` says of the largest budget, whose own optimum is `top`."""
+    smaller, largest = points.budgets[-2:]
+    flops = largest if top is None else top.flops
+    measured, log_ratio = float(points.at_budget(largest).loss.min()), None
+    if top is not None and top.is_bracketed and top.N_opt and top.loss:
+        measured, log_ratio = top.loss, float(np.log10(law.N_opt(flops) / top.N_opt))
+    predicted = float(law.loss_opt(flops))
+    return BackTest(
+        method=method,
+        budget=largest,
+        extrapolation=largest / smaller,
+        loss_predicted=predicted,
+        loss_measured=measured,
+        loss_error=predicted / measured - 1,
+        log10_num_params_error=log_ratio,
+    )
 
 
 def biases(
