@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit
-from flops_fit.fitting.methods import fit_all
+from flops_fit.fitting.fits import fit_all
 from flops_fit.fitting.points import usable_points
 from flops_fit.fitting.simulation import simulate_sweep, simulate_trunks
 from flops_fit.laws import FlopRule, LossSurface

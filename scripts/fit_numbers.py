@@ -26,7 +26,7 @@ from fit_coverage import (
 )
 
 from flops_fit.fitting import Akima, EnvelopeFit, Huber, IsoflopFit, SurfaceFit
-from flops_fit.fitting.examine.sensitivity import isoflop_bias
+from flops_fit.fitting.examine.sensitivity import bias_on_grid
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface, PowerLaw
@@ -148,7 +148,7 @@ def noise_free() -> tuple[str, str]:
         errors.append(abs(law.surface.alpha / alpha - 1))
         true = surface.N_opt(1e24, FlopRule.constant())
         shift = float(np.log10(IsoflopFit().law(sample).N_opt(1e24) / true))
-        told = isoflop_bias(sample, IsoflopFit(), law.surface, 1e24)
+        told = bias_on_grid(sample, IsoflopFit(), law, "surface", 1e24)
         differences.append(abs(shift - told.log10_num_params) if told else np.inf)
     return (
         "the planted surface; the bias of approach 2 as estimated",

@@ -236,10 +236,10 @@ def test_beyond_the_budgets_the_other_method_stands_beside_the_one_that_answers(
 def test_the_methods_are_named_in_words_with_their_exponents_and_refusals():
     low, high = LAW.intervals["surface.a"]["95"]
     left, right = LAW.intervals["isoflop.a"]["95"]
+    line, surface = (LAW.of(method).a for method in ("isoflop", "surface"))
     assert tables.law_lines(LAW) == [
-        f"approach 2, IsoFLOP curves: N_opt ~ C^{LAW.isoflop.a:.3f} (95%: {left:.3f} to "
-        f"{right:.3f})",
-        f"approach 3, loss surface: N_opt ~ C^{LAW.surface.a:.3f} (95%: {low:.3f} to {high:.3f})",
+        f"approach 2, IsoFLOP curves: N_opt ~ C^{line:.3f} (95%: {left:.3f} to {right:.3f})",
+        f"approach 3, loss surface: N_opt ~ C^{surface:.3f} (95%: {low:.3f} to {high:.3f})",
     ]
     refused = replace(LAW.fits, laws={}, refusals={"envelope": "no curves", "MyFit": "no luck"})
     assert tables.law_lines(replace(LAW, fits=refused)) == [

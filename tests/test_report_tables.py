@@ -245,9 +245,11 @@ class TestLaw:
         ]
 
     def test_one_that_refuses_tells_why(self, law):
-        fits = replace(law.fits, laws={"isoflop": law.isoflop}, refusals={"Mine": "too few runs"})
+        fits = replace(
+            law.fits, laws={"isoflop": law.of("isoflop")}, refusals={"Mine": "too few runs"}
+        )
         bare = replace(law, fits=fits, intervals={})
         assert tables.law_lines(bare) == [
-            f"approach 2, IsoFLOP curves: N_opt ~ C^{law.isoflop.a:.3f}",
+            f"approach 2, IsoFLOP curves: N_opt ~ C^{law.of('isoflop').a:.3f}",
             "Mine: too few runs",
         ]

@@ -85,7 +85,7 @@ def test_a_table_is_fitted_and_its_law_read_again(folder, tmp_path):
     study = fit_table(table, draws=50)
     assert study.plan is None
     assert study.folder == Path("outputs/table")
-    assert study.law.surface.surface.alpha == pytest.approx(0.34, abs=0.01)
+    assert study.law.of("surface").surface.alpha == pytest.approx(0.34, abs=0.01)
     for path in ("outputs/table", Path("outputs/table/latest"), "outputs/table/latest/law.json"):
         assert load_law(path).predict(1e19) == study.predict(1e19)
     other = fit_table(table, output_dir=tmp_path / "x/mine", draws=0, fit="isoflop")

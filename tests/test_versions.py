@@ -8,37 +8,36 @@ from pathlib import Path
 import pytest
 
 from flops_fit.errors import StudyError
-from flops_fit.plan import versions
+from flops_fit.fitting.result import LAW_VERSIONS
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
-from flops_fit.plan.versions import upgraded
+from flops_fit.plan.versions import PLAN_VERSIONS, RESULT_VERSIONS, FileVersions
 
 STUDIES = Path(__file__).parent / "assets" / "studies"
 PLANS = sorted(STUDIES.glob("*/plans/*/plan.json"))
 
 
-@pytest.fixture
-def next_version(monkeypatch):
-    """A later flops-fit, whose result.json calls the loss something else."""
-    monkeypatch.setattr(versions, "SCHEMA_VERSION", 3)
+def test_every_step_between_is_taken():
     steps = {
-        ("result.json", 1): lambda data: {**data, "held_out": data["loss"]},
-        ("result.json", 2): lambda data: {**data, "twice": 2 * data["held_out"]},
+        1: lambda data: {**data, "held_out": data["loss"]},
+        2: lambda data: {**data, "twice": 2 * data["held_out"]},
     }
-    monkeypatch.setattr(versions, "UPGRADES", steps)
-
-
-def test_every_step_between_is_taken_and_files_without_one_are_as_they_were(next_version):
+    file = FileVersions("result.json", 3, steps)
     old = {"schema_version": 1, "loss": 2.0}
-    assert upgraded(old, "result.json")["twice"] == 4.0
-    assert upgraded({**old, "schema_version": 2, "held_out": 3.0}, "result.json")["twice"] == 6.0
-    assert upgraded(old, "plan.json") == old
+    assert file.upgraded(old)["twice"] == 4.0
+    assert file.upgraded({**old, "schema_version": 2, "held_out": 3.0})["twice"] == 6.0
+    assert file.upgraded({**old, "schema_version": 3}) == {**old, "schema_version": 3}
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1", 1.5])
+@pytest.mark.parametrize("file", [PLAN_VERSIONS, RESULT_VERSIONS, LAW_VERSIONS])
+def test_every_earlier_version_has_its_upgrade(file):
+    assert sorted(file.upgrades) == list(range(1, file.current))
+
+
+@pytest.mark.parametrize("version", [None, 0, 3, "1", 1.5])
 def test_a_version_that_is_not_known_is_refused_by_name(version):
-    with pytest.raises(StudyError, match=f"law.json has schema version {version}, .* up to 1"):
-        upgraded({"schema_version": version}, "law.json")
+    with pytest.raises(StudyError, match=f"law.json has schema version {version}, .* up to 2"):
+        LAW_VERSIONS.upgraded({"schema_version": version})
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.parts[-4])

@@ -22,7 +22,9 @@ from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law, LawDraws
 from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
 from flops_fit.plan.run import Run
-from flops_fit.plan.versions import SCHEMA_VERSION
+
+COMPARISON_VERSION = 1
+"""Of comparison.json, which nothing reads again."""
 
 COMPARABLE = (
     "losses can be compared only where both were measured on the same held-out data in the same "
@@ -119,7 +121,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """As docs/law-json.md describes it. Holds no NaN, no infinity and no draws."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": COMPARISON_VERSION,
             "verdict": self.verdict,
             "comparable": COMPARABLE,
             "warnings": list(self.warnings),

@@ -99,7 +99,7 @@ def _is_hydra_key(name: str) -> bool:
 
 
 def chosen(group: str, option: str) -> Any:
-    """What a shipped option of a config group is, such as fit=isoflop, built.
+    """What a shipped option of a config group is, such as loss=mse, built.
 
     Raises `ConfigError` where there is no such option.
     """

@@ -1,6 +1,6 @@
-"""Scaling laws from runs: approach 1 (envelope), 2 (IsoFLOP) and 3 (surface), and how sure.
+"""Scaling laws from runs by several methods, and how sure they are.
 
-result = fit_runs(runs, answer=SurfaceFit())  # or a frozen dataclass of your own
+result = fit_runs(runs)  # or answer= the settings of a method, or a frozen dataclass of your own
 result.predict(1e21)
 """
 

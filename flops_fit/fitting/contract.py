@@ -1,14 +1,32 @@
-"""What a method of fitting is to the rest: a name, and a law with its draws from points."""
+"""What a method of fitting is to the rest: a package of this folder that exposes one `KIND`.
+
+Its fit, law, draws, JSON, what is examined of it and the words for that live in its own room; the
+rest of flops-fit knows it by what stands here, and never by name.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.plan.run import Run
+
+Mask = NDArray[np.bool_]
+
+WORTH_SAYING_OF_A = 0.01
+"""Change of the exponent a below which nothing is said of it: a tenth of a decade of N over ten of
+compute."""
+
+Exponents = list[float | None]
+"""The exponent a of several refits; None where the method refuses."""
 
 
 class FitSettings(Protocol):
@@ -37,24 +55,30 @@ class FittedDraws(LawDraws, Protocol):
         """Everything needed to read the draws back."""
 
 
-@dataclass(frozen=True)
-class MethodKind:
-    """What people and law.json call a kind of method, and how its laws are read back.
+class Optimum(Protocol):
+    """What one budget says by itself. `flops` is the geometric mean really spent.
 
-    `name` is the key of its section in law.json and, but for a user's own, the name of the method.
-    `numbers` are the keys of that section that hold null where the method refused.
+    `N_opt`, `D_opt`, `loss` and `curve` (loss over N) are None where there are too few sizes.
     """
 
-    name: str
-    read_law: Callable[[Mapping[str, Any], FlopRule], FittedLaw]
-    read_draws: Callable[[Mapping[str, Array], FlopRule], FittedDraws]
-    approach: int | None = None
-    words: str = ""
-    numbers: tuple[str, ...] = ()
+    @property
+    def budget(self) -> float: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def is_bracketed(self) -> bool: ...
+    @property
+    def N_opt(self) -> float | None: ...
+    @property
+    def D_opt(self) -> float | None: ...
+    @property
+    def loss(self) -> float | None: ...
+    @property
+    def curve(self) -> Callable[[ArrayLike], Array] | None: ...
 
-    def section_of(self, law: FittedLaw | None) -> dict[str, Any]:
-        """A law as law.json has it, or the nulls in its place."""
-        return dict.fromkeys(self.numbers) if law is None else law.to_json()
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -80,3 +104,101 @@ class Method(Protocol):
 
     def recorded(self) -> dict[str, Any]:
         """All settings that decide the law, as law.json keeps them."""
+
+
+class MethodNumbers(Protocol):
+    """What was measured of one method alone."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a method's own room says of a fit of it.
+
+    `numbers` are kept in law.json. `findings` are said before those that all methods have,
+    `advice` after them. `doubt` says why its exponents can't be relied on, `is_firm` that they can
+    be where another method's can't.
+    """
+
+    numbers: MethodNumbers | None = None
+    findings: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    doubt: str | None = None
+    is_firm: bool = False
+
+
+def nothing_to_add(
+    method: Method, points: Points, law: FittedLaw | None, draws: FittedDraws | None
+) -> Examined:
+    """What is examined of a method about which nothing more is said than of all."""
+    return Examined()
+
+
+Gives = tuple[type[Exception], ...]
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """A kind of method: what people and law.json call it, and all that its room does.
+
+    `name` is that of its package, the key of its section in law.json and, but for a user's own,
+    the name of the method. `settings` is the class of its settings, whose defaults fit; None marks
+    the one kind that takes what no other does. `method(settings, curves)` makes them ready, given
+    the checkpoints of all training curves; `reads_curves` says whether it looks at these.
+
+    `always_tried` kinds check each other in every fit, the others are tried where one is asked.
+    Where the asked one refuses, the one of the lowest `preference` answers; None never does.
+    `numbers` are the keys of its section that hold null where the method refused.
+
+    `optima(method, points, law)` are those of each budget by itself, kept under "budgets" of its
+    section and read by `read_optima`. `examined(method, points, law, draws)` is asked of every fit,
+    law None where the method refused; `read_numbers` reads what it keeps. `exponents_of_parts` may
+    refit to many parts at once; what is not `probed` is never refitted, since it probes itself.
+    `gives_up_by` is what its `law` may raise on parts of the points. `read_draws(columns, law)`
+    reads the draws of a law back.
+    """
+
+    name: str
+    settings: type[Any] | None
+    method: Callable[[Any, Points], Method]
+    read_law: Callable[[Mapping[str, Any], FlopRule], FittedLaw]
+    read_draws: Callable[[Mapping[str, Array], Any], FittedDraws]
+    approach: int | None = None
+    words: str = ""
+    numbers: tuple[str, ...] = ()
+    always_tried: bool = False
+    preference: int | None = None
+    reads_curves: bool = False
+    optima: Callable[[Any, Points, Any], Sequence[Optimum]] | None = None
+    read_optima: Callable[[Mapping[str, Any]], Sequence[Optimum]] | None = None
+    examined: Callable[[Any, Points, Any, Any], Examined] = nothing_to_add
+    read_numbers: Callable[[Mapping[str, Any]], MethodNumbers] | None = None
+    exponents_of_parts: Callable[[Any, Points, Sequence[Mask], Any], Exponents] | None = None
+    probed: bool = True
+    gives_up_by: tuple[type[Exception], ...] = (FitError,)
+
+    def takes(self, settings: object) -> bool:
+        """Whether these are settings of this kind."""
+        return self.settings is not None and isinstance(settings, self.settings)
+
+    def section_of(self, law: FittedLaw | None) -> dict[str, Any]:
+        """A law as law.json has it, or the nulls in its place."""
+        return dict.fromkeys(self.numbers) if law is None else law.to_json()
+
+    def law_of_part(self, method: Method, points: Points) -> FittedLaw | None:
+        """The law of some of the points, or of changed ones; None where the method refuses."""
+        with warnings.catch_warnings(action="ignore"):  # of parts that a fit finds too poor
+            try:
+                return method.law(points)
+            except self.gives_up_by:
+                return None
+
+    def exponents(
+        self, method: Method, points: Points, parts: Sequence[Mask], law: FittedLaw
+    ) -> Exponents:
+        """The exponents a of `method`, whose law of all points is `law`, refitted to each part."""
+        if self.exponents_of_parts is not None:
+            return self.exponents_of_parts(method, points, parts, law)
+        found = [self.law_of_part(method, points.where(part)) for part in parts]
+        return [None if refit is None else refit.a for refit in found]

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy
 
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
-from flops_fit.fitting.contract import FitSettings
+from flops_fit.fitting.contract import FitSettings, Optimum
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examine.examination import examine
-from flops_fit.fitting.methods import Fits, Methods, fit_all
+from flops_fit.fitting.fits import Fits, fit_all
+from flops_fit.fitting.methods import Methods, default_answer, kind_of
 from flops_fit.fitting.metrics import LOSS, measured_by
 from flops_fit.fitting.points import Dropped, Points, usable_points
 from flops_fit.fitting.provenance import recorded
 from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
-from flops_fit.fitting.surface import SurfaceFit
 from flops_fit.laws import FlopRule
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.run import Run
@@ -39,14 +38,15 @@ def fit_runs(
     metric: str = LOSS,
     checkpoints: Sequence[Run] = (),
 ) -> ScalingLaw:
-    """Laws of `runs` by approaches 2 and 3 and by `answer` (default approach 3), which predicts.
+    """Laws of `runs` by all methods that are always tried and by `answer`, which predicts.
 
-    `answer` may be any frozen dataclass that, called with runs and a FLOP rule, returns a `Law`.
+    `answer` is by default the settings of the preferred method (approach 3). It may be any frozen
+    dataclass that, called with runs and a FLOP rule, returns a `Law`.
     C = 6 N D unless `flop_rule` says otherwise. `select` chooses among runs of one (N, D).
     Intervals come from `draws` bootstrap refits, none where it is 0. `metric` names what is fitted
     in place of the loss (see `measured_by`). `checkpoints` are points of the runs' training curves
-    under the runs' ids; only approach 1 (`EnvelopeFit`) looks at them. Runs that diverged or have
-    no loss are left out by name.
+    under the runs' ids; only methods that read them (`reads_curves`) look at them. Runs that
+    diverged or have no loss are left out by name.
 
     Where one method refuses, another answers and the reason stands in `refusals`. Raises
     `FitError` where all refuse, or where a row can't be true.
@@ -56,7 +56,7 @@ def fit_runs(
     rule, select = flop_rule or FlopRule.constant(), select or EveryRun()
     try:
         points, dropped = _chosen(measured_by(runs, metric), rule, select)
-        methods = Methods.answering(answer or SurfaceFit(), _curves(checkpoints, rule, metric))
+        methods = Methods.answering(answer or default_answer(), _curves(checkpoints, rule, metric))
         fits = fit_all(points, methods, draws, seed)
     except FitError as error:
         if metric == LOSS:
@@ -64,21 +64,30 @@ def fit_runs(
         what = f"fitting {metric} in place of the loss: {error.reason}"
         raise FitError(what, error.next_step) from error
     method = next(m.method for m in methods.by_preference if m.method in fits.laws)
-    isoflop = methods.isoflop
+    optima = optima_of(points, methods, fits)
     return ScalingLaw(
         answer=method,
         metric=metric,
         fits=fits,
         flop_rule=points.flop_rule,
         largest_budget=points.largest_budget,
-        budgets=isoflop.optima(points, isoflop.noise(points)),
+        budgets=optima,
         intervals=fits.intervals,
         predictions=_predictions(points, fits),
-        diagnostics=examine(points, methods, fits, method, draws),
+        diagnostics=examine(points, methods, fits, method, optima, draws),
         rows_used=points.ids,
         dropped=dropped,
         provenance=_provenance(points, methods, select, draws, seed, metric),
     )
+
+
+def optima_of(points: Points, methods: Methods, fits: Fits) -> tuple[Optimum, ...]:
+    """The optima of the budgets by themselves, by the first method that finds such."""
+    for method in methods:
+        kind = kind_of(method.method)
+        if kind.optima is not None:
+            return tuple(kind.optima(method, points, fits.laws.get(method.method)))
+    return ()
 
 
 def is_fit_of(
@@ -115,6 +124,8 @@ def _provenance(
     points: Points, methods: Methods, select: Selection, draws: int, seed: int, metric: str
 ) -> dict[str, Any]:
     """All that decides the outcome of a fit."""
+    import scipy  # of no use to those who only read a law
+
     return {
         "asked": methods.asked.method,
         "settings": {method.method: method.recorded() for method in methods},

@@ -1,158 +1,135 @@
-"""Which methods there are, which of them a fit tries, and what came of each."""
+"""Which methods there are, found by their rooms, and which of them a fit tries.
+
+A method is a package of this folder that exposes a `KIND`; one is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import pkgutil
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from importlib import import_module
+from math import inf
 
-from flops_fit.fitting.contract import FitSettings, FittedDraws, FittedLaw, Method, MethodKind
-from flops_fit.fitting.envelope import ENVELOPE, EnvelopeFit, EnvelopeLaw, EnvelopeOfCurves
-from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop import ISOFLOP, IsoflopDraws, IsoflopFit, IsoflopLaw
-from flops_fit.fitting.own import OWN, OwnFit
+from flops_fit.fitting.contract import FitSettings, Method, MethodKind
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface import SURFACE, SurfaceDraws, SurfaceFit, SurfaceLaw
-from flops_fit.laws import Law, LawDraws
-from flops_fit.laws.prediction import Intervals, Prediction, central_intervals, predict_at_budget
 
-ALWAYS_TRIED, ASKED_FOR = (ISOFLOP, SURFACE), (ENVELOPE, OWN)
-"""Approaches 2 and 3 check each other in every fit; the others are tried where one is asked."""
+HERE = __name__.rpartition(".")[0]
 
-T = TypeVar("T")
+
+def kinds() -> tuple[MethodKind, ...]:
+    """All kinds: those that are always tried first, then by the numbers of their approaches."""
+    return _kinds(_folders())
+
+
+def named_kind(name: str) -> MethodKind | None:
+    """The kind whose package has this name; no other is imported."""
+    return _kind_in(name) if name in _packages(_folders()) else None
 
 
 def kind_of(method: str) -> MethodKind:
     """The kind of a method by its name; any other name is the class of a user's own."""
-    known = {kind.name: kind for kind in (ISOFLOP, SURFACE, ENVELOPE)}
-    return known.get(method, OWN)
+    return named_kind(method) or _foreign_kind()
+
+
+def kind_for(answer: object) -> MethodKind:
+    """The kind that takes these settings."""
+    return next((kind for kind in kinds() if kind.takes(answer)), None) or _foreign_kind()
+
+
+def default_answer() -> FitSettings:
+    """The settings of the method that answers where none is asked."""
+    with_defaults = [(preference_of(k.name), k.settings) for k in kinds() if k.settings is not None]
+    settings: FitSettings = min(with_defaults, key=lambda pair: pair[0])[1]()
+    return settings
+
+
+def reads_curves(answer: object) -> bool:
+    """Whether a fit that is to answer by these settings looks at training curves."""
+    return kind_for(answer).reads_curves
+
+
+def place_of(method: str) -> tuple[bool, float, str]:
+    """Sorts methods as `kinds` does."""
+    kind = kind_of(method)
+    return (not kind.always_tried, inf if kind.approach is None else kind.approach, method)
+
+
+def preference_of(method: str) -> float:
+    """Sorts methods by who answers where the asked one can't."""
+    preference = kind_of(method).preference
+    return inf if preference is None else preference
+
+
+def number_of(method: str) -> str:
+    """A method in passing: ours by its number, any other by its name."""
+    kind = kind_of(method)
+    return f"approach {kind.approach}" if kind.approach else method
 
 
 def short_name(method: str) -> str:
-    """A method in a sentence: ours by its number, a user's own by its class."""
-    kind = kind_of(method)
-    return f"approach {kind.approach} ({method})" if kind.approach else method
+    """A method in a sentence: ours by its number and name, a user's own by its class."""
+    return f"{number_of(method)} ({method})" if kind_of(method).approach else method
 
 
 def in_words(method: str) -> str:
     """A method as the head of a line: ours by number and words, a user's own by its class."""
     kind = kind_of(method)
-    return f"approach {kind.approach}, {kind.words}" if kind.approach else method
+    return f"{number_of(method)}, {kind.words}" if kind.words else number_of(method)
 
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods to try: always approaches 2 and 3, and a third where another is asked."""
+    """The methods to try: those that are tried in every fit, and the one that was asked."""
 
-    isoflop: IsoflopFit
-    surface: SurfaceFit
-    other: EnvelopeOfCurves | OwnFit | None
+    tried: tuple[Method, ...]
     asked: Method
 
     @classmethod
     def answering(cls, answer: FitSettings, curves: Points) -> Methods:
         """`answer` with its settings, the others with their defaults."""
-        match answer:
-            case IsoflopFit():
-                return cls(answer, SurfaceFit(), None, answer)
-            case SurfaceFit():
-                return cls(IsoflopFit(), answer, None, answer)
-            case EnvelopeFit():
-                envelope = EnvelopeOfCurves(answer, curves)
-                return cls(IsoflopFit(), SurfaceFit(), envelope, envelope)
-        own = OwnFit(answer)
-        return cls(IsoflopFit(), SurfaceFit(), own, own)
+        kind = kind_for(answer)
+        asked = kind.method(answer, curves)
+        always = tuple(
+            asked if other is kind else other.method(other.settings(), curves)
+            for other in kinds()
+            if other.always_tried and other.settings is not None
+        )
+        return cls(always if kind.always_tried else (*always, asked), asked)
 
     def __iter__(self) -> Iterator[Method]:
-        yield from (self.isoflop, self.surface)
-        if self.other is not None:
-            yield self.other
+        yield from self.tried
 
     @property
     def by_preference(self) -> tuple[Method, ...]:
-        """Who answers: the method that was asked, else approach 3, else 2."""
-        return (self.asked, self.surface, self.isoflop)
+        """Who answers: the method that was asked, else the one whose kind is preferred."""
+        others = [m for m in self.tried if kind_of(m.method).preference is not None]
+        return (self.asked, *sorted(others, key=lambda method: preference_of(method.method)))
 
 
-@dataclass(frozen=True)
-class Fits:
-    """Laws and draws by method; a method that gave no law has its reason in `refusals`."""
-
-    laws: Mapping[str, FittedLaw]
-    draws: Mapping[str, FittedDraws]
-    refusals: Mapping[str, str]
-
-    def law_and_draws(self, method: str) -> tuple[Law, LawDraws | None]:
-        """The law of a method. Raises `FitError` where it refused."""
-        if method in self.laws:
-            return self.laws[method], self.draws.get(method)
-        known = ", ".join((*self.laws, *self.refusals))
-        raise FitError(
-            f"there is no law by {method!r}", self.refusals.get(method, f"use one of {known}")
-        )
-
-    def predict(self, method: str, budget: float, largest_budget: float) -> Prediction:
-        law, draws = self.law_and_draws(method)
-        return predict_at_budget(
-            law, budget, method=method, largest_budget=largest_budget, draws=draws
-        )
-
-    @property
-    def isoflop(self) -> IsoflopLaw | None:
-        return _the(IsoflopLaw, self.laws)
-
-    @property
-    def surface(self) -> SurfaceLaw | None:
-        return _the(SurfaceLaw, self.laws)
-
-    @property
-    def envelope(self) -> EnvelopeLaw | None:
-        return _the(EnvelopeLaw, self.laws)
-
-    @property
-    def isoflop_draws(self) -> IsoflopDraws | None:
-        return _the(IsoflopDraws, self.draws)
-
-    @property
-    def surface_draws(self) -> SurfaceDraws | None:
-        return _the(SurfaceDraws, self.draws)
-
-    @property
-    def third(self) -> str | None:
-        """The method that was tried beside approaches 2 and 3."""
-        always = {kind.name for kind in ALWAYS_TRIED}
-        return next((m for m in (*self.laws, *self.refusals) if m not in always), None)
-
-    @property
-    def intervals(self) -> dict[str, Intervals]:
-        """The intervals of every fitted number, by keys such as "isoflop.a" and "surface.alpha"."""
-        return {
-            f"{method}.{name}": central_intervals(values)
-            for method, draws in self.draws.items()
-            for name, values in draws.quantities().items()
-        }
+def _foreign_kind() -> MethodKind:
+    """The kind that takes what no other does."""
+    return next(kind for kind in kinds() if kind.settings is None)
 
 
-def _the(kind: type[T], found: Mapping[str, object]) -> T | None:
-    """The one of this type, None where there is none."""
-    return next((value for value in found.values() if isinstance(value, kind)), None)
+def _folders() -> tuple[str, ...]:
+    """This one, and any that the `__path__` of the package was made to name too."""
+    return tuple(sys.modules[HERE].__path__)
 
 
-def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) -> Fits:
-    """Every method on the same points. Raises `FitError` where all of them refuse."""
-    laws: dict[str, FittedLaw] = {}
-    all_draws: dict[str, FittedDraws] = {}
-    refusals: dict[str, FitError] = {}
-    for method in methods:
-        try:
-            fitted = method.fitted(points, draws, seed)
-        except FitError as error:
-            refusals[method.method] = error
-            continue
-        laws[method.method] = fitted.law
-        if fitted.draws is not None:
-            all_draws[method.method] = fitted.draws
-    if not laws:
-        reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
-        raise FitError("no law fits", reasons)
-    return Fits(laws, all_draws, {name: str(error) for name, error in refusals.items()})
+@cache
+def _packages(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(found.name for found in pkgutil.iter_modules(folders) if found.ispkg)
+
+
+@cache
+def _kinds(folders: tuple[str, ...]) -> tuple[MethodKind, ...]:
+    found = (_kind_in(name) for name in _packages(folders))
+    return tuple(sorted(filter(None, found), key=lambda kind: place_of(kind.name)))
+
+
+def _kind_in(package: str) -> MethodKind | None:
+    kind: MethodKind | None = getattr(import_module(f"{HERE}.{package}"), "KIND", None)
+    return kind

@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flops_fit.fitting.points import Points, replicate_groups
-from flops_fit.laws import Array, LossSurface
+from flops_fit.laws import Array
 
 FEWEST_FREEDOM = 3
 """Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
-
-NUM_PARAMETERS = 5
-"""Numbers of a surface: E, A, B, alpha, beta."""
-
-NORMAL_PER_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +33,6 @@ def seed_noise(points: Points) -> SeedNoise | None:
         return None
     squares = sum(float(np.sum((r - r.mean()) ** 2)) for r in repeats)
     return SeedNoise(float(np.sqrt(squares / freedom)), freedom)
-
-
-def residual_noise(points: Points, surface: LossSurface) -> float | None:
-    """Standard deviation of ln loss about the surface, by the median absolute residual.
-
-    Nearly absolute errors put the surface through 5 rows: the median is that of the others, and
-    None where there are none.
-    """
-    if len(points) <= NUM_PARAMETERS:
-        return None
-    residual = np.abs(np.log(points.loss / surface(points.num_params, points.num_tokens)))
-    return NORMAL_PER_MEDIAN * float(np.median(np.sort(residual)[NUM_PARAMETERS:]))
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""The result of a fit: both laws, how sure they are, and everything needed to repeat them."""
+"""The result of a fit: its laws, how sure they are, and everything needed to repeat them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 
 from flops_fit.files import plain, read_json, write_json
-from flops_fit.fitting.contract import FittedLaw
+from flops_fit.fitting.contract import FittedLaw, MethodKind, Optimum
+from flops_fit.fitting.earlier import one_level_of_two_methods
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.examine.diagnostics import Diagnostics
-from flops_fit.fitting.isoflop import ISOFLOP, BudgetOptimum, IsoflopLaw
-from flops_fit.fitting.isoflop.optima import budgets_from_json
-from flops_fit.fitting.methods import ALWAYS_TRIED, ASKED_FOR, Fits, kind_of
+from flops_fit.fitting.fits import Fits
+from flops_fit.fitting.methods import kind_of, named_kind, preference_of
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface import SURFACE, SurfaceLaw
 from flops_fit.laws import Array, FlopRule, Law, LawDraws
 from flops_fit.laws.prediction import (
     FlatBand,
     Intervals,
+    LossLaw,
+    LossLawDraws,
     OtherSize,
     Prediction,
     budget_for_num_params,
@@ -30,20 +31,24 @@ from flops_fit.laws.prediction import (
     flat_band,
     intervals_from_json,
 )
-from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
+from flops_fit.plan.versions import FileVersions
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
+
+LAW_VERSIONS = FileVersions(LAW_FILE, 2, {1: one_level_of_two_methods})
+
+BUDGETS = "budgets"
+"""Key of the budgets' own optima in the section of the method that finds them."""
 
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """What a sweep says. `isoflop` or `surface` is None where `refusals` says why.
+    """What a sweep says: `of(method)` is a method's law, `refusals` say why another has none.
 
-    `answer` names the method whose law answers `predict`: "isoflop", "surface", "envelope", or the
-    class of a user's own; where the one that was asked refused, it is another. `metric` is what is
-    fitted and predicted under the name of loss. `intervals` has keys such as "isoflop.a" and
-    "surface.alpha". A law read from law.json without draws.npz has no draws, and its `predict` no
-    intervals.
+    `answer` names the method whose law answers `predict`: that of one of our rooms, or the class
+    of a user's own fit; where the one that was asked refused, it is another. `metric` is what is
+    fitted and predicted under the name of loss. `intervals` has keys such as "<method>.a". A law
+    read from law.json without draws.npz has no draws, and its `predict` no intervals.
     """
 
     answer: str
@@ -51,7 +56,7 @@ class ScalingLaw:
     fits: Fits
     flop_rule: FlopRule
     largest_budget: float  # FLOPs: where extrapolation begins
-    budgets: tuple[BudgetOptimum, ...]  # verdict and optimum of each, approach 2
+    budgets: tuple[Optimum, ...]  # verdict and optimum of each by itself
     intervals: Mapping[str, Intervals]
     predictions: tuple[Prediction, ...]
     diagnostics: Diagnostics
@@ -59,13 +64,9 @@ class ScalingLaw:
     dropped: tuple[Dropped, ...]
     provenance: Mapping[str, Any]  # settings, filters, seeds, versions, input hash
 
-    @property
-    def isoflop(self) -> IsoflopLaw | None:
-        return self.fits.isoflop
-
-    @property
-    def surface(self) -> SurfaceLaw | None:
-        return self.fits.surface
+    def of(self, method: str) -> FittedLaw:
+        """The law by one of the methods. Raises `FitError` where it refused, or was not tried."""
+        return self.fits.of(method)
 
     @property
     def refusals(self) -> Mapping[str, str]:
@@ -98,39 +99,41 @@ class ScalingLaw:
         """The run at the budget for which `num_tokens` is the optimal number of tokens."""
         return self.predict(budget_for_num_tokens(self.law, num_tokens))
 
+    @property
+    def knows_other_sizes(self) -> bool:
+        """Whether `flat_band` and `cost_of_size` have an answer."""
+        return bool(self.fits.knowing)
+
     def flat_band(self, budget: float) -> FlatBand:
-        """The sizes within 0.1% of the best loss at `budget`, by the surface."""
-        return flat_band(self._surface(), self.fits.surface_draws, budget)
+        """The sizes within 0.1% of the best loss at `budget`."""
+        law, draws = self._knowing()
+        return flat_band(law, draws, budget)
 
     def cost_of_size(self, budget: float, num_params: float) -> OtherSize:
-        """What another size than the optimal costs at `budget`, by the surface."""
-        return cost_of_size(self._surface(), self.fits.surface_draws, budget, num_params)
+        """What another size than the optimal costs at `budget`."""
+        law, draws = self._knowing()
+        return cost_of_size(law, draws, budget, num_params)
 
-    def _surface(self) -> SurfaceLaw:
-        if self.surface is None:
+    def _knowing(self) -> tuple[LossLaw, LossLawDraws | None]:
+        """The law that knows the loss of any size: the one that answers, else the preferred."""
+        laws = self.fits.knowing
+        if not laws:
+            reasons = "".join(f" ({method}: {why})" for method, why in self.refusals.items())
             raise FitError(
-                f"there is no loss surface ({self.refusals[SURFACE.name]})",
+                f"no law tells the loss of any size{reasons}",
                 "what other sizes cost can't be said from the optima alone",
             )
-        return self.surface
+        method = min(laws, key=lambda m: (m != self.answer, preference_of(m)))
+        return laws[method], self.fits.draws_knowing(method)
 
     def to_json(self) -> dict[str, Any]:
         """As docs/law-json.md describes it. Holds no NaN and no draws."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": LAW_VERSIONS.current,
             "answer": self.answer,
             "metric": self.metric,
             "largest_budget": self.largest_budget,
-            ISOFLOP.name: {
-                **ISOFLOP.section_of(self.isoflop),
-                "budgets": [optimum.to_json() for optimum in self.budgets],
-                "refusal": self.refusals.get(ISOFLOP.name),
-            },
-            SURFACE.name: {
-                **SURFACE.section_of(self.surface),
-                "refusal": self.refusals.get(SURFACE.name),
-            },
-            **self._third_section(),
+            **{kind_of(m).name: self._section(m, kind_of(m)) for m in self.fits.methods},
             "intervals": plain(self.intervals),
             "predictions": [p.to_json() for p in self.predictions],
             "diagnostics": self.diagnostics.to_json(),
@@ -140,25 +143,22 @@ class ScalingLaw:
             "provenance": plain(self.provenance),
         }
 
-    def _third_section(self) -> dict[str, Any]:
-        """The section of a third method, where one was asked."""
-        method = self.fits.third
-        if method is None:
-            return {}
-        kind = kind_of(method)
-        section = {
+    def _section(self, method: str, kind: MethodKind) -> dict[str, Any]:
+        """What a method found, under the key of its kind."""
+        own_name = {} if method == kind.name else {"method": method}
+        optima = [] if kind.optima is None else [optimum.to_json() for optimum in self.budgets]
+        return {
             **kind.section_of(self.fits.laws.get(method)),
-            "method": method,
+            **({} if kind.optima is None else {BUDGETS: optima}),
+            **own_name,
             "refusal": self.refusals.get(method),
         }
-        return {kind.name: section}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
         """Without draws. Raises `FitError` for missing keys, `StudyError` for another schema."""
-        data = upgraded(data, LAW_FILE)
         try:
-            return _from_json(data)
+            return _from_json(LAW_VERSIONS.upgraded(data))
         except (KeyError, TypeError) as error:
             raise FitError(f"{LAW_FILE} is incomplete ({error!r})", "fit again") from error
 
@@ -188,20 +188,24 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     rule = FlopRule(**{name: tuple(values) for name, values in data["flop_rule"].items()})
     laws: dict[str, FittedLaw] = {}
     refusals = {}
-    for kind in (*ALWAYS_TRIED, *(other for other in ASKED_FOR if other.name in data)):
-        section = data[kind.name]
+    budgets: Sequence[Optimum] = ()
+    for kind, section in _sections(data):
         method = section.get("method", kind.name)
         if section["refusal"]:
             refusals[method] = section["refusal"]
         else:
             laws[method] = kind.read_law(section, rule)
+        if kind.read_optima is not None:
+            budgets = kind.read_optima(section)
+    if data["answer"] not in laws:
+        raise FitError(f"{LAW_FILE} has no law by {data['answer']!r}, which answers", "fit again")
     return ScalingLaw(
         answer=data["answer"],
         metric=data["metric"],
         fits=Fits(laws, {}, refusals),
         flop_rule=rule,
         largest_budget=data["largest_budget"],
-        budgets=budgets_from_json(data[ISOFLOP.name]),
+        budgets=tuple(budgets),
         intervals=intervals_from_json(data["intervals"]),
         predictions=tuple(Prediction.from_json(entry) for entry in data["predictions"]),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
@@ -211,13 +215,21 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
     )
 
 
+def _sections(data: Mapping[str, Any]) -> Iterator[tuple[MethodKind, Mapping[str, Any]]]:
+    """The sections of methods that there still are, each with its kind."""
+    for key, section in data.items():
+        kind = named_kind(key)
+        if kind is not None:
+            yield kind, section
+
+
 def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
     by_method: dict[str, dict[str, Array]] = {}
     for key, column in columns.items():
         method, _, name = key.rpartition(".")
         by_method.setdefault(method, {})[name] = column
     draws = {
-        method: kind_of(method).read_draws(mine, law.flop_rule)
+        method: kind_of(method).read_draws(mine, law.of(method))
         for method, mine in by_method.items()
     }
     return replace(law, fits=replace(law.fits, draws=draws))

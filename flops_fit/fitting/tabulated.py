@@ -121,10 +121,10 @@ class TabulatedDraws:
         return {**tables, "budgets": np.array(self.budgets)}
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> TabulatedDraws:
+    def from_columns(cls, columns: Mapping[str, Array], law: Law) -> TabulatedDraws:
         low, high = map(float, columns["budgets"])
         log_flops, log_n, log_loss = (columns[name] for name in TABLES)
-        return cls(log_flops, log_n, log_loss, (low, high), rule)
+        return cls(log_flops, log_n, log_loss, (low, high), law.flop_rule)
 
 
 def _looked_up(log_flops: Array, table: Array, flops: ArrayLike) -> Array:

@@ -90,6 +90,7 @@ class LossLaw(Law, LossOfAny, Protocol):
     """A law that knows the loss of any size and length."""
 
 
+@runtime_checkable
 class LossLawDraws(LawDraws, LossOfAny, Protocol):
     """Many such laws: every answer has one number per draw."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flops_fit.laws import FlopRule
 from flops_fit.plan.names import AlsoCalled
-from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
+from flops_fit.plan.versions import PLAN_VERSIONS
 from flops_fit.settings import SweepSettings, plain, stored
 from flops_fit.settings.sweep import SizeValue as SizeValue
 
@@ -146,11 +146,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         settings = {} if self.settings is None else plain(self.settings)
         unset = replace(self, settings=None)
-        return {"schema_version": SCHEMA_VERSION, **asdict(unset), "settings": settings}
+        return {"schema_version": PLAN_VERSIONS.current, **asdict(unset), "settings": settings}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        data = upgraded(data, "plan.json")
+        data = PLAN_VERSIONS.upgraded(data)
         rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
         return cls(
             experiments=tuple(

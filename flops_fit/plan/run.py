@@ -9,7 +9,7 @@ from typing import Any
 
 from flops_fit.plan.experiment import Experiment, Size, known
 from flops_fit.plan.names import AlsoCalled, value_called
-from flops_fit.plan.versions import SCHEMA_VERSION, upgraded
+from flops_fit.plan.versions import RESULT_VERSIONS
 
 
 class Status(StrEnum):
@@ -107,11 +107,11 @@ class Run:
         return self.is_completed or self.status == Status.DIVERGED
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {"schema_version": RESULT_VERSIONS.current, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Run:
-        values = known(cls, upgraded(data, "result.json"))
+        values = known(cls, RESULT_VERSIONS.upgraded(data))
         if values.get("size") is not None:
             values["size"] = Size(**values["size"])
         return cls(**values)

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from flops_fit.errors import StudyError
-
-SCHEMA_VERSION = 1
-"""The version in which plan.json, result.json and law.json are written today."""
 
 ID_VERSION = 1
 """Part of every run's id. Another one would orphan all runs there are: files change, this stays."""
 
 Upgrade = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
-UPGRADES: Mapping[tuple[str, int], Upgrade] = {}
-"""(file, version) -> what makes it the next version. Whoever raises `SCHEMA_VERSION` adds one for
-each file that it changes; the studies in tests/assets are of version 1."""
 
+@dataclass(frozen=True)
+class FileVersions:
+    """A file by its name, the version in which it is written today, and the way there.
 
-def upgraded(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The contents of a file of any earlier version as today's would be.
-
-    Raises `StudyError` for a version that is not known, such as one of a later flops-fit.
+    `upgrades` has for each earlier version what makes it the next one: whoever raises `current`
+    adds one. The studies in tests/assets are of version 1.
     """
-    found = data.get("schema_version")
-    if not isinstance(found, int) or not 1 <= found <= SCHEMA_VERSION:
-        raise StudyError(
-            f"{name} has schema version {found}, this flops-fit reads up to {SCHEMA_VERSION}: "
-            "use the flops-fit that wrote it, or name another study"
-        )
-    for version in range(found, SCHEMA_VERSION):
-        upgrade = UPGRADES.get((name, version))
-        data = data if upgrade is None else upgrade(data)
-    return data
+
+    file: str
+    current: int = 1
+    upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
+
+    def upgraded(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The contents of such a file of any earlier version as today's would be.
+
+        Raises `StudyError` for a version that is not known, such as one of a later flops-fit.
+        """
+        found = data.get("schema_version")
+        if not isinstance(found, int) or not 1 <= found <= self.current:
+            raise StudyError(
+                f"{self.file} has schema version {found}, this flops-fit reads up to "
+                f"{self.current}: use the flops-fit that wrote it, or name another study"
+            )
+        for version in range(found, self.current):
+            data = self.upgrades[version](data)
+        return data
+
+
+PLAN_VERSIONS, RESULT_VERSIONS = FileVersions("plan.json"), FileVersions("result.json")

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flops_fit.answers.comparison import Comparison
 from flops_fit.fitting import ScalingLaw
-from flops_fit.fitting.isoflop.optima import BudgetOptimum
+from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.metrics import label, measured_by
 from flops_fit.laws import Array, Law
 from flops_fit.laws.prediction import central_intervals
@@ -137,9 +137,7 @@ def _draw_runs(axes: Axes, runs: Sequence[Run], colour: Colour, used: set[str]) 
             axes.plot(run.num_params, run.loss, "o", color=colour, mfc=face, ms=5)
 
 
-def _draw_curve(
-    axes: Axes, optimum: BudgetOptimum, colour: Colour, num_params: Sequence[float]
-) -> None:
+def _draw_curve(axes: Axes, optimum: Optimum, colour: Colour, num_params: Sequence[float]) -> None:
     label = f"{optimum.budget:.3g}" + ("" if optimum.is_bracketed else f" ({optimum.verdict})")
     if optimum.curve is None or optimum.N_opt is None or optimum.loss is None:
         axes.plot([], [], color=colour, label=label)
@@ -155,7 +153,7 @@ def _draw_optima(
     law: ScalingLaw,
     what: str,
     of_law: Callable[[Law], Callable[[Array], Array]],
-    of_budget: Callable[[BudgetOptimum], float | None],
+    of_budget: Callable[[Optimum], float | None],
 ) -> None:
     smallest = min((b.budget for b in law.budgets), default=law.largest_budget / BEYOND)
     flops = np.geomspace(smallest, BEYOND * law.largest_budget, LINE_POINTS)

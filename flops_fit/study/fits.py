@@ -11,8 +11,9 @@ from typing import Any
 
 from flops_fit.errors import ConfigError, UserError
 from flops_fit.files import point_to
-from flops_fit.fitting import EnvelopeFit, FitError, ScalingLaw, fit_runs, is_fit_of
+from flops_fit.fitting import FitError, ScalingLaw, fit_runs, is_fit_of
 from flops_fit.fitting import FitSettings as Fit
+from flops_fit.fitting.methods import reads_curves
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.selection import EveryRun, Selection
@@ -82,7 +83,7 @@ def fit_trained(
     Where nothing can be fitted the study has no law, and says why.
     """
     answer_folder = folder.plan_folder(plan)
-    checkpoints = checkpoints_of(runs, folder) if isinstance(how.answer, EnvelopeFit) else []
+    checkpoints = checkpoints_of(runs, folder) if reads_curves(how.answer) else []
     arguments: dict[str, Any] = {
         "flop_rule": plan.flop_rule,
         "answer": how.answer,
@@ -140,7 +141,7 @@ def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
         draws=how.draws,
         seed=how.seed,
         metric=how.metric,
-        checkpoints=given.checkpoints() if isinstance(how.answer, EnvelopeFit) else (),
+        checkpoints=given.checkpoints() if reads_curves(how.answer) else (),
     )
     law = replace(
         law,

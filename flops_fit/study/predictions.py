@@ -67,9 +67,9 @@ class Target:
 def target(
     law: ScalingLaw, prediction: Prediction, instead: float | None, folder: StudyFolder
 ) -> Target:
-    """Flatness and cost of another size by the surface; writes the config of the optimal run."""
+    """Flatness and cost of another size, where known; writes the config of the optimal run."""
     band = other = None
-    if law.surface is not None:
+    if law.knows_other_sizes:
         band = law.flat_band(prediction.budget)
         other = None if instead is None else law.cost_of_size(prediction.budget, instead)
     run, notes = optimal_run(prediction, folder)

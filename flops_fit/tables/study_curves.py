@@ -13,7 +13,7 @@ from flops_fit.store.folder import StudyFolder
 
 
 def checkpoints_of(runs: Iterable[Run], folder: StudyFolder) -> list[Run]:
-    """The training curves of a study's completed runs, for `EnvelopeFit`."""
+    """The training curves of a study's completed runs, for methods that read them."""
     completed = (run for run in runs if run.is_completed)
     curves = (_curve(run, folder.run_folder(run.id) / "metrics.jsonl") for run in completed)
     return [point for curve in curves for point in curve]

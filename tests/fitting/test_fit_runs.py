@@ -18,10 +18,16 @@ from flops_fit.fitting import (
     SurfaceFit,
     fit_runs,
 )
+from flops_fit.fitting.contract import Examined
+from flops_fit.fitting.examine.diagnostics import Agreement
 from flops_fit.fitting.examine.words import verdict
 from flops_fit.laws import FlopRule
 
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))
+
+
+BOTH = ("isoflop", "surface")
+FIRM = {method: Examined(is_firm=True) for method in BOTH}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +126,7 @@ def test_law_json_has_the_documented_keys(law):
         "intervals",
     } == set(data["predictions"][0])
     assert data["flop_rule"] == {"num_params": [1.0], "flops_per_token": [6.0]}
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["provenance"]["input_sha256"]
 
 
@@ -166,7 +172,7 @@ def test_runs_without_a_result_are_left_out_by_name(noisy):
         "twin": f"the same row as {noisy[3].id}",
     }
     assert result.rows_used == tuple(run.id for run in noisy)
-    assert result.surface == fit_runs(noisy, draws=0).surface
+    assert result.of("surface") == fit_runs(noisy, draws=0).of("surface")
 
 
 @pytest.mark.parametrize(
@@ -205,13 +211,13 @@ def test_constant_losses_are_refused_by_both_methods():
 def test_one_sided_budgets_leave_the_surface_to_answer():
     small = sweep(CHINCHILLA, sizes=tuple(np.geomspace(1 / 64, 1 / 4, 6)), noise=0.001)
     result = fit_runs(small, answer=IsoflopFit(), draws=100)
-    assert result.isoflop is None
+    assert "isoflop" not in result.fits.laws
     assert "edge" in result.refusals["isoflop"]
     assert result.answer == "surface"
     assert {o.verdict for o in result.budgets} == {"edge"}
     assert any("approach 2" in finding for finding in result.diagnostics.findings)
     read = ScalingLaw.from_json(json.loads(json.dumps(result.to_json())))
-    assert read.isoflop is None
+    assert "isoflop" not in read.fits.laws
     assert read.refusals == result.refusals
     with pytest.raises(FitError, match="no law by 'isoflop'"):
         result.predict_by("isoflop", 1e21)
@@ -222,7 +228,7 @@ def test_six_runs_give_a_law_but_no_intervals_that_would_flatter_it():
     result = fit_runs(runs, draws=100)
     assert result.intervals == {}
     assert "no intervals" in result.diagnostics.verdict
-    assert result.surface.surface.alpha == pytest.approx(CHINCHILLA.alpha, rel=1e-6)
+    assert result.of("surface").surface.alpha == pytest.approx(CHINCHILLA.alpha, rel=1e-6)
 
 
 def test_losses_that_only_a_line_can_follow_leave_it_to_answer():
@@ -233,7 +239,7 @@ def test_losses_that_only_a_line_can_follow_leave_it_to_answer():
         runs.append(dataclasses.replace(run, loss=3 + 0.02 * shift**2))
     result = fit_runs(runs, draws=50)
     assert result.answer == "isoflop"
-    assert result.isoflop.a == pytest.approx(0.9, abs=1e-6)
+    assert result.of("isoflop").a == pytest.approx(0.9, abs=1e-6)
     assert "no power law in N" in result.refusals["surface"]
 
 
@@ -243,7 +249,7 @@ def test_conflicting_twins_are_refused_unless_the_best_is_selected(noisy):
         fit_runs([*noisy, other], draws=0)
     result = fit_runs([*noisy, other], select=LowestLoss(), draws=0)
     assert [d.id for d in result.dropped] == ["other learning rate"]
-    assert result.surface == fit_runs(noisy, draws=0).surface
+    assert result.of("surface") == fit_runs(noisy, draws=0).of("surface")
 
 
 def test_repeated_seeds_all_count():
@@ -254,7 +260,7 @@ def test_repeated_seeds_all_count():
     ]
     result = fit_runs([*runs, *seeds], draws=0)
     assert len(result.rows_used) == 80
-    assert result.isoflop.noise == pytest.approx(0.002, rel=0.4)
+    assert result.of("isoflop").noise == pytest.approx(0.002, rel=0.4)
 
 
 def test_no_draws_mean_no_intervals(noisy):
@@ -268,39 +274,40 @@ def test_no_draws_mean_no_intervals(noisy):
 def test_diagnostics_find_a_wrong_row_and_the_narrow_design():
     runs = sweep(CHINCHILLA, noise=0.001, seed=2)
     runs[7] = dataclasses.replace(runs[7], loss=runs[7].loss * 1.04)
-    d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=300).diagnostics.numbers
-    assert d.influential_runs[0].id == runs[7].id
+    d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=300).diagnostics
+    assert d.of_methods["surface"].influential_runs[0].id == runs[7].id
     close = sweep(CHINCHILLA, budgets=(1e18, 2e18, 3e18), sizes=(0.6, 0.8, 1, 1.3), noise=0.003)
     narrow = fit_runs(close, draws=300).diagnostics
-    assert narrow.numbers.identifiable is False
+    assert narrow.of_methods["surface"].identifiable is False
     assert "not determined" in narrow.verdict
 
 
 def test_diagnostics_of_a_clean_sweep(law):
     assert "usable up to 30 times" in law.diagnostics.verdict
     d = law.diagnostics.numbers
-    assert d.identifiable is True
-    assert d.exponents_agree is True
+    of_surface = law.diagnostics.of_methods["surface"]
+    assert of_surface.identifiable is True
+    (agreement,) = d.agreements
+    assert agreement.agree is True
     assert d.reach == 30
-    assert d.noise == pytest.approx(0.003, rel=0.4)
-    assert d.start_agreement == 1.0
+    assert of_surface.noise == pytest.approx(0.003, rel=0.4)
+    assert law.of("surface").start_agreement == 1.0
     assert [w.left_out for w in d.without_budget] == [f"budget {b:.4g}" for b in BUDGETS]
     for part in (*d.without_budget, d.without_edges):
-        assert part.surface_a == pytest.approx(CHINCHILLA.a, abs=0.05)
+        assert part.exponents["surface"] == pytest.approx(CHINCHILLA.a, abs=0.05)
     assert {t.method for t in d.back_tests} == {"isoflop", "surface"}
     for test in d.back_tests:
         assert test.extrapolation == pytest.approx(np.sqrt(10))
         assert abs(test.loss_error) < 0.02
-    assert [f.delta for f in d.deltas] == [1e-4, 1e-3, 1e-2, 1e-1]
-    assert all(0 < p.narrowing < 1 for p in d.next_runs)
+    assert [f.delta for f in of_surface.deltas] == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert all(0 < p.narrowing < 1 for p in of_surface.next_runs)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"exponents_agree": False, "bias_explains": True}, "trust approach 3"),
-        ({"exponents_agree": False, "bias_explains": False}, "rely on neither"),
-        ({"identifiable": False}, "trust approach 2"),
+        ({"agreements": (Agreement(*BOTH, False, "isoflop", True),)}, "trust approach 3"),
+        ({"agreements": (Agreement(*BOTH, False, "isoflop", False),)}, "rely on neither"),
         ({"has_intervals": False}, "no intervals"),
         ({"reach": None}, "train more runs first"),
         ({"reach": 3.0}, "up to 3 times .* .3e\\+20 FLOPs"),
@@ -308,12 +315,19 @@ def test_diagnostics_of_a_clean_sweep(law):
 )
 def test_verdict_names_the_weakest_point(law, changes, words):
     weak = dataclasses.replace(law.diagnostics.numbers, **changes)
-    assert re.search(words, verdict(weak, law.budgets, law.largest_budget, law.answer))
+    assert re.search(words, verdict(weak, FIRM, law.largest_budget, law.answer))
+
+
+def test_verdict_trusts_the_firm_method_where_the_other_is_in_doubt(law):
+    weak = {**FIRM, "surface": Examined(doubt="this is a test")}
+    words = verdict(law.diagnostics.numbers, weak, law.largest_budget, law.answer)
+    assert words.startswith("this is a test: trust approach 2 (isoflop)")
 
 
 def test_a_method_that_neither_confirms_is_judged_by_its_own_reach(law):
-    weak = dataclasses.replace(law.diagnostics.numbers, identifiable=False)
-    assert "usable up to 30 times" in verdict(weak, law.budgets, law.largest_budget, "MyFit")
+    weak = {**FIRM, "surface": Examined(doubt="this is a test")}
+    words = verdict(law.diagnostics.numbers, weak, law.largest_budget, "MyFit")
+    assert "usable up to 30 times" in words
 
 
 def test_what_moves_the_exponent_is_said_in_words():
@@ -326,15 +340,15 @@ def test_what_moves_the_exponent_is_said_in_words():
         runs[i] = dataclasses.replace(runs[i], loss=tilted)
     d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=0).diagnostics
     (edges,) = (f for f in d.findings if "edge sizes of every budget" in f)
-    assert f"to {d.numbers.without_edges.surface_a:.3f} (surface)" in edges
+    assert f"to {d.numbers.without_edges.exponents['surface']:.3f} (surface)" in edges
     (budgets,) = (f for f in d.findings if "one budget left out at a time" in f)
-    lowest = min(part.surface_a for part in d.numbers.without_budget)
+    lowest = min(part.exponents["surface"] for part in d.numbers.without_budget)
     assert f"{lowest:.3f} to" in budgets
 
 
 def test_next_runs_are_said_with_their_cost_and_the_interval_before_and_after(law):
     (said,) = (f for f in law.diagnostics.findings if "more runs at" in f)
-    proposals = law.diagnostics.numbers.next_runs
+    proposals = law.diagnostics.of_methods["surface"].next_runs
     proposal = next(p for p in proposals if f"{p.budget:.3g} FLOPs, N" in said)
     assert f"({proposal.total_flops:.3g} FLOPs in all)" in said
     for low, high in (proposal.num_params_80_now, proposal.num_params_80):
@@ -347,7 +361,7 @@ def test_expected_narrowing_is_what_more_runs_bring():
     """The proposal's promise against a fit with those very runs."""
     budgets = (1e18, 1e19, 1e20)
     before = fit_runs(sweep(CHINCHILLA, budgets=budgets, noise=0.003, seed=3), draws=2000)
-    proposal = before.diagnostics.numbers.next_runs[-1]
+    proposal = before.diagnostics.of_methods["surface"].next_runs[-1]
     ratios = [n / CHINCHILLA.N_opt(proposal.budget, FlopRule.constant())
               for n in proposal.num_params]  # fmt: skip
     more = sweep(CHINCHILLA, budgets=(proposal.budget,), sizes=ratios, noise=0.003, seed=4)
@@ -362,10 +376,10 @@ def test_expected_narrowing_is_what_more_runs_bring():
 
 def test_asymmetric_surface_is_recovered_where_parabolas_are_biased():
     result = fit_runs(sweep(ASYMMETRIC, drift=3.0), draws=0)
-    assert result.surface.surface.a == pytest.approx(ASYMMETRIC.a, abs=1e-6)
-    bias = result.diagnostics.numbers.isoflop_bias
+    assert result.of("surface").surface.a == pytest.approx(ASYMMETRIC.a, abs=1e-6)
+    (bias,) = result.diagnostics.numbers.biases
     true = ASYMMETRIC.N_opt(bias.budget, FlopRule.constant())
-    assert np.log10(result.isoflop.N_opt(bias.budget) / true) == pytest.approx(
+    assert np.log10(result.of("isoflop").N_opt(bias.budget) / true) == pytest.approx(
         bias.log10_num_params, abs=1e-6
     )
 
@@ -380,5 +394,5 @@ def test_a_law_of_another_schema_or_with_missing_keys_is_refused(law):
         ScalingLaw.from_json({**law.to_json(), "schema_version": 99})
     data = law.to_json()
     del data["surface"]
-    with pytest.raises(FitError, match=r"incomplete.*surface"):
+    with pytest.raises(FitError, match=r"no law by 'surface'"):
         ScalingLaw.from_json(data)

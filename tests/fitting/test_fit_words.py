@@ -6,39 +6,34 @@ import numpy as np
 import pytest
 from sweeps import CHINCHILLA, sweep
 
-from flops_fit.fitting import EnvelopeFit, fit_runs
-from flops_fit.fitting.examine.diagnostics import (
-    BackTest,
-    CountedBy,
-    DeltaFit,
-    Influence,
-    IsoflopBias,
-    NextRuns,
-    Without,
-)
+from flops_fit.fitting import EnvelopeFit, fit_runs, isoflop, surface
+from flops_fit.fitting.contract import Examined
+from flops_fit.fitting.examine.diagnostics import Agreement, BackTest, Bias, CountedBy, Without
 from flops_fit.fitting.examine.words import findings, verdict
+from flops_fit.fitting.isoflop.words import budget_findings
+from flops_fit.fitting.points import usable_points
+from flops_fit.fitting.surface.numbers import DeltaFit, Influence, NextRuns, SurfaceNumbers
+from flops_fit.fitting.surface.words import UNDETERMINED, advice
+from flops_fit.fitting.surface.words import findings as surface_findings
+from flops_fit.laws import FlopRule
 
 NOTHING = {
     "exponents": {"isoflop": 0.47, "surface": 0.452},
-    "exponents_agree": None,
+    "agreements": (),
     "without_budget": (),
-    "without_edges": Without("edge sizes", None, None),
+    "without_edges": Without("edge sizes", {}),
     "back_tests": (),
-    "isoflop_bias": None,
+    "biases": (),
     "num_draws": {},
     "parameter_counts": (),
     "seed_noise": None,
-    "noise": None,
-    "identifiable": True,
-    "start_agreement": 1.0,
-    "at_bounds": (),
-    "deltas": (),
-    "influential_runs": (),
-    "next_runs": (),
 }
 """Numbers about which nothing is said."""
 
 SPENT = 4e21
+
+BOTH = ("isoflop", "surface")
+FIRM = {method: Examined(is_firm=True) for method in BOTH}
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +41,52 @@ def law():
     return fit_runs(sweep(CHINCHILLA), draws=50)
 
 
-def said(law, *, budgets=None, fits=None, draws=4000, **numbers):
+def said(law, *, refusals=None, draws=4000, **numbers):
     """The findings of a clean fit with these numbers planted."""
     planted = replace(law.diagnostics.numbers, **{**NOTHING, **numbers})
-    optima = law.budgets if budgets is None else budgets
-    return findings(planted, optima, fits or law.fits, draws, SPENT)
+    return findings(planted, {}, refusals or {}, draws)
+
+
+def said_of_surface(law, *, seed_noise=None, at_bounds=(), start_agreement=1.0, **numbers):
+    """What the surface's room says of a clean fit with these numbers planted."""
+    planted = SurfaceNumbers(**{"noise": None, "identifiable": True, **numbers})
+    ended = replace(law.of("surface"), at_bounds=at_bounds, start_agreement=start_agreement)
+    return (*surface_findings(planted, ended, seed_noise), *advice(planted, SPENT))
 
 
 def test_nothing_is_said_where_nothing_is_to_be_said(law):
     assert said(law) == ()
+    assert said_of_surface(law) == ()
 
 
 def test_agreement_is_said_with_each_methods_exponent(law):
-    assert said(law, exponents_agree=True) == (
+    assert said(law, agreements=(Agreement("isoflop", "surface", True),)) == (
         "the methods agree: a = 0.470 (isoflop), 0.452 (surface)",
     )
-    assert said(law, exponents_agree=False) == (
+    assert said(law, agreements=(Agreement("isoflop", "surface", False),)) == (
         "the methods contradict each other: a = 0.470 (isoflop), 0.452 (surface)",
+    )
+
+
+def test_of_three_methods_those_are_named_that_contradict_each_other(law):
+    exponents = {"isoflop": 0.47, "surface": 0.452, "MyFit": 0.6}
+    pairs = [
+        Agreement("isoflop", "surface", True),
+        Agreement("isoflop", "MyFit", True),
+        Agreement("surface", "MyFit", True),
+    ]
+    assert said(law, exponents=exponents, agreements=tuple(pairs)) == (
+        "the methods agree: a = 0.470 (isoflop), 0.452 (surface), 0.600 (MyFit)",
+    )
+    pairs[2] = replace(pairs[2], agree=False)
+    assert said(law, exponents=exponents, agreements=tuple(pairs)) == (
+        "the methods contradict each other: a = 0.452 (surface), 0.600 (MyFit)",
     )
 
 
 def test_a_refusal_is_said_by_the_method_that_refused(law):
     refusals = {"isoflop": "too flat", "envelope": "no curves", "MyFit": "no luck"}
-    assert said(law, fits=replace(law.fits, refusals=refusals)) == (
+    assert said(law, refusals=refusals) == (
         "approach 2 (isoflop) refused: too flat",
         "approach 1 (envelope) refused: no curves",
         "MyFit refused: no luck",
@@ -83,10 +101,10 @@ def test_each_budget_left_out_is_named_with_its_verdict_and_reason(law):
         else b
         for i, b in enumerate(law.budgets)
     ]
-    assert said(law, budgets=budgets) == (
+    assert budget_findings(budgets) == [
         "budget 2e+18 is edge: train smaller",
         "budget 4e+18 is flat: train more",
-    )
+    ]
 
 
 def test_many_budgets_left_out_are_counted_in_one_sentence(law):
@@ -94,10 +112,10 @@ def test_many_budgets_left_out_are_counted_in_one_sentence(law):
         replace(b, budget=(i + 1) * 1e18, verdict="edge") if i < 4 else b
         for i, b in enumerate(law.budgets)
     ]
-    assert said(law, budgets=budgets) == (
+    assert budget_findings(budgets) == [
         "4 of 5 budgets stay out of the line: 1e+18 (edge), 2e+18 (edge), 3e+18 (edge), "
         "4e+18 (edge)",
-    )
+    ]
 
 
 def test_the_envelope_is_said_with_its_exponent_and_how_many_points_end_their_run():
@@ -125,59 +143,68 @@ def test_draws_are_counted_where_there_are_fewer_than_asked(law):
 
 
 def test_a_surface_that_misses_by_twice_the_scatter_of_seeds_is_said_not_to_fit(law):
-    (sentence,) = said(law, noise=0.0123, seed_noise=0.0045)
+    (sentence,) = said_of_surface(law, noise=0.0123, seed_noise=0.0045)
     assert sentence.startswith(
         "losses scatter by 1.23% about the surface, repeated seeds by 0.45%: the surface does not"
     )
-    assert said(law, noise=0.0123, seed_noise=0.0062) == ()
-    assert said(law, noise=0.0123, seed_noise=None) == ()
+    assert said_of_surface(law, noise=0.0123, seed_noise=0.0062) == ()
+    assert said_of_surface(law, noise=0.0123, seed_noise=None) == ()
 
 
 def test_an_exponent_that_is_not_determined_is_said_with_what_to_do(law):
-    (sentence,) = said(law, identifiable=False)
+    (sentence,) = said_of_surface(law, identifiable=False)
     assert "95% interval of alpha or beta is wider than 0.3: train over a wider range" in sentence
 
 
 def test_numbers_at_a_limit_are_named(law):
-    assert said(law, at_bounds=("E",)) == ("E ended at a limit: the runs do not determine it",)
-    assert said(law, at_bounds=("E", "alpha")) == (
+    assert said_of_surface(law, at_bounds=("E",)) == (
+        "E ended at a limit: the runs do not determine it",
+    )
+    assert said_of_surface(law, at_bounds=("E", "alpha")) == (
         "E, alpha ended at a limit: the runs do not determine them",
     )
 
 
 def test_starts_that_did_not_meet_are_counted(law):
-    (sentence,) = said(law, start_agreement=0.31)
+    (sentence,) = said_of_surface(law, start_agreement=0.31)
     assert sentence.startswith("only 31% of the starts reached the best optimum")
-    assert said(law, start_agreement=0.5) == ()
+    assert said_of_surface(law, start_agreement=0.5) == ()
 
 
 def test_exponents_without_a_budget_are_said_from_the_lowest_to_the_highest_by_method(law):
-    parts = [Without("1", 0.44, 0.4501), Without("2", 0.49, 0.4502), Without("3", None, 0.4503)]
-    assert said(law, without_budget=tuple(parts)) == (
+    line, surface = (0.44, 0.49, None), [0.4501, 0.4502, 0.4503]
+
+    def parts():
+        pairs = zip(line, surface, strict=True)
+        return tuple(Without("1", dict(zip(BOTH, pair, strict=True))) for pair in pairs)
+
+    assert said(law, without_budget=parts()) == (
         "with one budget left out at a time a is 0.440 to 0.490 (isoflop)",
     )
-    parts = [replace(part, surface_a=a) for part, a in zip(parts, (0.46, 0.43, 0.45), strict=True)]
-    assert said(law, without_budget=tuple(parts)) == (
+    surface[:] = 0.46, 0.43, 0.45
+    assert said(law, without_budget=parts()) == (
         "with one budget left out at a time a is 0.440 to 0.490 (isoflop), 0.430 to 0.460 "
         "(surface)",
     )
 
 
 def test_exponents_without_the_edges_are_said_from_what_they_are_to_what_they_become(law):
-    assert said(law, without_edges=Without("edge sizes", 0.48, 0.5)) == (
+    assert said(law, without_edges=Without("edge sizes", {"isoflop": 0.48, "surface": 0.5})) == (
         "without the edge sizes of every budget a moves from 0.470 to 0.480 (isoflop), from 0.452 "
         "to 0.500 (surface)",
     )
-    assert said(law, without_edges=Without("edge sizes", 0.471, None)) == ()
+    assert said(law, without_edges=Without("edge sizes", {"isoflop": 0.471, "surface": None})) == ()
 
 
 def test_the_range_over_thresholds_is_that_of_the_refits(law):
     deltas = [DeltaFit(d, a, 0.3, 0.3) for d, a in ((1e-4, 0.45), (1e-2, 0.41), (1e-1, 0.43))]
-    (sentence,) = said(law, deltas=tuple(deltas))
+    (sentence,) = said_of_surface(law, deltas=tuple(deltas))
     assert sentence.startswith(
         "a lies between 0.410 and 0.450 for Huber thresholds from 0.0001 to 0.1"
     )
-    assert said(law, deltas=tuple(replace(d, a=0.45 + d.delta / 100) for d in deltas)) == ()
+    assert (
+        said_of_surface(law, deltas=tuple(replace(d, a=0.45 + d.delta / 100) for d in deltas)) == ()
+    )
 
 
 def test_a_back_test_is_said_with_its_errors_and_how_far_it_reached(law):
@@ -192,11 +219,12 @@ def test_a_back_test_is_said_with_its_errors_and_how_far_it_reached(law):
 
 
 def test_a_bias_is_said_as_a_factor_of_the_optimum_and_a_shift_of_the_exponent(law):
-    assert said(law, isoflop_bias=IsoflopBias(0.0512, 1e21, -0.30103)) == (
+    bias = Bias("isoflop", "surface", 0.0512, 1e21, -0.30103)
+    assert said(law, biases=(bias,)) == (
         "on this grid approach 2 would put N_opt at 1e+21 FLOPs off by a factor of 0.50 (and a by "
-        "+0.051) if the surface were exact",
+        "+0.051) if the loss surface were exact",
     )
-    assert said(law, isoflop_bias=IsoflopBias(0.0512, 1e21, 0.009)) == ()
+    assert said(law, biases=(replace(bias, log10_num_params=0.009),)) == ()
 
 
 def test_both_counts_of_N_are_said_with_their_exponent_and_optimum(law):
@@ -212,11 +240,11 @@ def test_both_counts_of_N_are_said_with_their_exponent_and_optimum(law):
 
 def test_the_most_influential_run_is_named_with_where_a_would_move(law):
     most, next_to_it = Influence("run-7", 0.401, -2.46), Influence("run-3", 0.47, 1.2)
-    assert said(law, influential_runs=(most,)) == (
+    assert said_of_surface(law, influential_runs=(most,)) == (
         "1 run moves a by more than one standard error when left out, most of all run-7 (-2.5, to "
         "a = 0.401)",
     )
-    assert said(law, influential_runs=(most, next_to_it)) == (
+    assert said_of_surface(law, influential_runs=(most, next_to_it)) == (
         "2 runs each move a by more than one standard error when left out, most of all run-7 "
         "(-2.5, to a = 0.401)",
     )
@@ -228,26 +256,26 @@ def proposal(budget, *, now=(1e9, 4e9), after=(1.5e9, 3e9)):
 
 def test_the_proposal_that_is_said_is_the_dearest_that_costs_no_more_than_the_sweep_did(law):
     cheap, affordable, dear = (proposal(budget) for budget in (1e20, SPENT / 5, SPENT))
-    assert said(law, next_runs=(cheap, affordable, dear)) == (
+    assert said_of_surface(law, next_runs=(cheap, affordable, dear)) == (
         "5 more runs at 8e+20 FLOPs, N = 1e+08 to 1.6e+09 (4e+21 FLOPs in all), would narrow the "
         "80% interval of N_opt at 1e+24 FLOPs from 1e+09 - 4e+09 to 1.5e+09 - 3e+09",
     )
 
 
 def test_where_all_proposals_are_dear_the_cheapest_is_said(law):
-    (sentence,) = said(law, next_runs=(proposal(SPENT), proposal(3 * SPENT)))
+    (sentence,) = said_of_surface(law, next_runs=(proposal(SPENT), proposal(3 * SPENT)))
     assert sentence.startswith("5 more runs at 4e+21 FLOPs")
 
 
 def test_no_runs_are_proposed_for_an_interval_that_is_narrow_already(law):
-    assert said(law, next_runs=(proposal(1e20, now=(1e9, 1.04e9)),)) == ()
-    assert len(said(law, next_runs=(proposal(1e20, now=(1e9, 1.06e9)),))) == 1
+    assert said_of_surface(law, next_runs=(proposal(1e20, now=(1e9, 1.04e9)),)) == ()
+    assert len(said_of_surface(law, next_runs=(proposal(1e20, now=(1e9, 1.06e9)),))) == 1
 
 
-def judged(law, *, answer="surface", budgets=None, **numbers):
-    planted = {"reach": 10.0, "has_intervals": True, "bias_explains": None, **numbers}
+def judged(law, *, answer="surface", examined=None, **numbers):
+    planted = {"reach": 10.0, "has_intervals": True, **numbers}
     planted = replace(law.diagnostics.numbers, **{**NOTHING, **planted})
-    return verdict(planted, law.budgets if budgets is None else budgets, 2e20, answer)
+    return verdict(planted, {**FIRM, **(examined or {})}, 2e20, answer)
 
 
 @pytest.mark.parametrize("answer", ["surface", "isoflop", "envelope", "MyFit"])
@@ -266,29 +294,57 @@ def test_no_reach_at_all_is_said_at_the_largest_trained_budget(law):
 
 
 def test_the_verdict_on_undetermined_exponents_trusts_a_line_of_three_budgets_only(law):
-    three, two = (
-        [replace(b, verdict="edge") if i >= bracketed else b for i, b in enumerate(law.budgets)]
-        for bracketed in (3, 2)
-    )
+    sample, _ = usable_points(sweep(CHINCHILLA), FlopRule.constant())
+
+    def line(bracketed):
+        budgets = tuple(
+            replace(b, verdict="edge") if i >= bracketed else b for i, b in enumerate(law.budgets)
+        )
+        fit = isoflop.IsoflopFit()
+        return isoflop.KIND.examined(fit, sample, replace(law.of("isoflop"), budgets=budgets), None)
+
     trust = "alpha and beta are not determined by these runs: trust approach 2 (isoflop) and the"
     more = "alpha and beta are not determined by these runs: train more sizes and budgets"
-    assert judged(law, identifiable=False, budgets=three).startswith(trust)
-    assert judged(law, identifiable=False, budgets=two).startswith(more)
-    no_line = judged(law, identifiable=False, budgets=three, exponents={"surface": 0.45})
-    assert no_line.startswith(more)
+    for examined, words in ((line(3), trust), (line(2), more)):
+        both = {"isoflop": examined, "surface": Examined(doubt=UNDETERMINED)}
+        assert judged(law, examined=both).startswith(words)
+    refused = isoflop.KIND.examined(isoflop.IsoflopFit(), sample, None, None)
+    assert not refused.is_firm
+
+
+def test_a_surface_is_in_doubt_where_it_is_not_identified_and_firm_where_it_is():
+    few = {"budgets": (1e18, 3e18, 1e19), "sizes": (1 / 4, 1 / 2, 1, 2, 4)}
+    for noise, seed, doubt in ((0.003, 1, None), (0.008, 2, UNDETERMINED)):
+        runs = sweep(CHINCHILLA, **few, noise=noise, seed=seed)
+        sample, _ = usable_points(runs, FlopRule.constant())
+        fit = surface.SurfaceFit()
+        found = fit.fitted(sample, 400, 0)
+        examined = surface.KIND.examined(fit, sample, found.law, found.draws)
+        assert examined.doubt == doubt
+        assert examined.is_firm is (doubt is None)
+    without_draws = surface.KIND.examined(fit, sample, found.law, None)
+    assert (without_draws.doubt, without_draws.is_firm) == (None, False)
 
 
 def test_a_contradiction_is_forgiven_only_where_the_bias_explains_it(law):
-    assert "trust approach 3 (surface)" in judged(law, exponents_agree=False, bias_explains=True)
-    for explains in (False, None):
-        words = judged(law, exponents_agree=False, bias_explains=explains)
+    torn = Agreement("isoflop", "surface", False, "isoflop", True)
+    assert "trust approach 3 (surface)" in judged(law, agreements=(torn,))
+    for changes in ({"agree_less_bias": False}, {"biased": None, "agree_less_bias": None}):
+        words = judged(law, agreements=(replace(torn, **changes),))
         assert words.startswith("the two methods contradict each other: rely on neither")
-    assert judged(law, exponents_agree=True).startswith("usable up to 10 times")
+    agreeing = (replace(torn, agree=True),)
+    assert judged(law, agreements=agreeing).startswith("usable up to 10 times")
+
+
+def test_a_third_method_that_contradicts_the_others_makes_no_contradiction_of_theirs(law):
+    words = judged(law, agreements=(Agreement("surface", "MyFit", False),))
+    assert words.startswith("usable up to 10 times")
 
 
 @pytest.mark.parametrize("answer", ["envelope", "MyFit"])
 def test_contradictions_of_the_two_methods_say_nothing_of_a_third(law, answer):
-    words = judged(law, answer=answer, exponents_agree=False, identifiable=False)
+    torn, doubt = Agreement(*BOTH, False), {"surface": Examined(doubt=UNDETERMINED)}
+    words = judged(law, answer=answer, agreements=(torn,), examined=doubt)
     assert words.startswith("usable up to 10 times")
 
 

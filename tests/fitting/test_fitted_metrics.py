@@ -24,7 +24,7 @@ def runs():
 @pytest.mark.parametrize("metric", ["error_rate", "1-accuracy"])
 def test_a_metric_in_proportion_to_the_loss_has_its_exponents(runs, metric):
     law, of_loss = fit_runs(runs, metric=metric, draws=0), fit_runs(runs, draws=0)
-    assert law.surface.a == pytest.approx(of_loss.surface.a, rel=1e-6)
+    assert law.of("surface").a == pytest.approx(of_loss.of("surface").a, rel=1e-6)
     predicted = law.predict(BUDGETS[-1] * 10)
     assert predicted.loss == pytest.approx(of_loss.predict(predicted.budget).loss / 10, rel=1e-6)
     assert law.metric == law.to_json()["metric"] == law.provenance["metric"] == metric

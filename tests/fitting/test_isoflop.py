@@ -5,8 +5,8 @@ import pytest
 from scipy.interpolate import Akima1DInterpolator
 from sweeps import ASYMMETRIC, BUDGETS, CHINCHILLA, SIZES, SYMMETRIC, points, rows, sweep
 
-from flops_fit.fitting import Akima, Cubic, FitError, IsoflopFit, Parabola
-from flops_fit.fitting.examine.sensitivity import isoflop_bias
+from flops_fit.fitting import Akima, Cubic, FitError, Huber, IsoflopFit, Parabola, SurfaceLaw
+from flops_fit.fitting.examine.sensitivity import bias_on_grid
 from flops_fit.laws import FlopRule
 
 SIX = FlopRule.constant()
@@ -46,6 +46,12 @@ def test_symmetric_surface_on_symmetric_grids_has_no_bias():
     assert fitted.N_opt(1e24) == pytest.approx(SYMMETRIC.N_opt(1e24, SIX), rel=1e-8)
 
 
+def bias_of(fit, sample, surface):
+    """At 1e24 FLOPs if `surface` is exact."""
+    exact = SurfaceLaw(surface, SIX, Huber(), 0.0, start_agreement=1.0, promised_decrease=0.0)
+    return bias_on_grid(sample, fit, exact, "surface", 1e24)
+
+
 @pytest.mark.parametrize("surface", [SYMMETRIC, CHINCHILLA, ASYMMETRIC])
 @pytest.mark.parametrize("drift", [1.0, 3.0])
 @pytest.mark.parametrize("curve", [Parabola(), Cubic(), Akima()])
@@ -53,7 +59,7 @@ def test_F6_bias_on_noise_free_losses_is_what_the_estimator_says(surface, drift,
     sample = points(sweep(surface, drift=drift))
     fit = IsoflopFit(curve=curve)
     fitted = fit.law(sample)
-    bias = isoflop_bias(sample, fit, surface, 1e24)
+    bias = bias_of(fit, sample, surface)
     shift = np.log10(fitted.N_opt(1e24) / surface.N_opt(1e24, SIX))
     assert bias.log10_num_params == pytest.approx(float(shift), abs=1e-9)
     assert bias.a == pytest.approx(fitted.a - surface.a, abs=1e-9)
@@ -61,11 +67,11 @@ def test_F6_bias_on_noise_free_losses_is_what_the_estimator_says(surface, drift,
 
 def test_bias_of_a_parabola_is_a_constant_shift_where_exponents_differ():
     """Where centres follow N_opt every budget has the same curve: only the intercept is off."""
-    bias = isoflop_bias(points(sweep(ASYMMETRIC)), IsoflopFit(), ASYMMETRIC, 1e24)
+    bias = bias_of(IsoflopFit(), points(sweep(ASYMMETRIC)), ASYMMETRIC)
     assert bias.a == pytest.approx(0.0, abs=1e-9)
     assert bias.log10_num_params > 0.01
     drifting = points(sweep(ASYMMETRIC, drift=3.0))
-    assert abs(isoflop_bias(drifting, IsoflopFit(window=None), ASYMMETRIC, 1e24).a) > 5e-3
+    assert abs(bias_of(IsoflopFit(window=None), drifting, ASYMMETRIC).a) > 5e-3
 
 
 SIZES_OF_TEST = np.geomspace(2.5e7, 4e8, 5)

@@ -99,7 +99,7 @@ def test_a_users_method_answers_what_its_law_says(noisy, law):
 
 def test_the_other_methods_are_what_they_are_without_it(noisy, law):
     plain = fit_runs(noisy, draws=200)
-    assert law.surface == plain.surface
+    assert law.of("surface") == plain.of("surface")
     assert law.intervals["surface.a"] == plain.intervals["surface.a"]
     assert law.intervals["isoflop.a"] == plain.intervals["isoflop.a"]
 

@@ -84,7 +84,7 @@ def test_intervals_of_band_and_cost_hold_the_planted_ones(law, exact):
 
 def test_a_size_that_some_draws_never_mend_has_no_upper_limit(law):
     """N whose capacity alone takes it just below the best loss by the law, not by each draw."""
-    s = law.surface.surface
+    s = law.of("surface").surface
     edge = ((law.law.loss_opt(1e21) - s.E) / s.A) ** (-1 / s.alpha)
     cost = law.cost_of_size(1e21, 1.02 * float(edge))
     low, high = cost.intervals["excess_compute"]["95"]
@@ -100,10 +100,12 @@ def test_the_cost_of_an_impossible_size_is_refused(law, wrong):
 
 
 def test_the_cost_of_sizes_needs_a_surface(law):
-    laws = {"isoflop": law.isoflop}
+    laws = {"isoflop": law.of("isoflop")}
     refused = dataclasses.replace(law.fits, laws=laws, refusals={"surface": "too few runs"})
     only_line = dataclasses.replace(law, answer="isoflop", fits=refused)
-    with pytest.raises(FitError, match=r"no loss surface .too few runs."):
+    with pytest.raises(
+        FitError, match=r"no law tells the loss of any size .surface: too few runs."
+    ):
         only_line.flat_band(1e20)
     assert only_line.predict(1e20).method == "isoflop"
 

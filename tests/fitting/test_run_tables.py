@@ -299,8 +299,10 @@ def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
     read, notes = table.runs, table.notes
     assert any("budgets told from FLOPs are 1e+18, 3.16e+18" in note for note in notes)
     direct, table = (fit_runs(r, draws=0) for r in (runs, read))
-    assert table.surface.surface.alpha == pytest.approx(direct.surface.surface.alpha, rel=1e-6)
-    assert table.isoflop.a == pytest.approx(direct.isoflop.a, rel=1e-6)
+    assert table.of("surface").surface.alpha == pytest.approx(
+        direct.of("surface").surface.alpha, rel=1e-6
+    )
+    assert table.of("isoflop").a == pytest.approx(direct.of("isoflop").a, rel=1e-6)
 
 
 def counted(num_params, num_tokens, flops):

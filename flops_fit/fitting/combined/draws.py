@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fitting.combined.law import CombinedLaw, tokens_to_reach
 from flops_fit.fitting.isoflop.loss_trend import LossTrend, TrendPosterior
-from flops_fit.laws import Array, FlopRule, Law, exponent_between
+from flops_fit.laws import Array, FlopRule, exponent_between
 
 TREND = "trend:"
 """Prefix of the columns of the curves through the optima."""
@@ -56,16 +56,17 @@ class CombinedDraws:
     def N_opt(self, flops: ArrayLike) -> Array:
         width = self.law.size
         errors = np.sqrt(width.errors.variance(flops)) * self.size_errors
-        spread = self._spread(self.size_by, lambda law: law.N_opt(flops))
-        return np.asarray(self.law.N_opt(flops) * np.exp(np.sqrt(width.factor) * (spread + errors)))
+        spread = _taken(self.law.sizes(flops), self.size_by) / self.law.N_opt(flops)
+        beyond = np.sqrt(width.factor) * (np.log(spread) + errors)
+        return np.asarray(self.law.N_opt(flops) * np.exp(beyond))
 
     def D_opt(self, flops: ArrayLike) -> Array:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
 
     def loss_opt(self, flops: ArrayLike) -> Array:
         width = self.law.loss
-        spread = self._spread(self.loss_by, lambda law: law.loss_opt(flops))
-        beyond = np.sqrt(width.factor) * (spread + self._loss_errors(flops))
+        spread = _taken(self.law.losses(flops), self.loss_by) / self.law.loss_opt(flops)
+        beyond = np.sqrt(width.factor) * (np.log(spread) + self._loss_errors(flops))
         return np.asarray(self.law.loss_opt(flops) * np.exp(beyond))
 
     def _loss_errors(self, flops: ArrayLike) -> Array:
@@ -73,12 +74,6 @@ class CombinedDraws:
         if self.trends is None or not isinstance(errors, TrendPosterior):
             return np.asarray(np.sqrt(errors.variance(flops)) * self.loss_errors)
         return np.asarray(np.log(self.trends(flops) / errors.trend(flops)) + self.loss_errors)
-
-    def _spread(self, by: NDArray[np.int64], answer: Callable[[Law], Array]) -> Array:
-        """ln of the chosen candidate's answer over that of all."""
-        laws = [part.law for part in self.law.parts.values()]
-        each = np.array([np.broadcast_to(np.log(answer(law)), by.shape) for law in laws])
-        return np.asarray(each[by, np.arange(len(by))] - np.log(answer(self.law)))
 
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         """Loss of any size and length: each draw has its own height and its own optimum."""
@@ -109,6 +104,11 @@ class CombinedDraws:
         rest = {k: v for k, v in columns.items() if not k.startswith(TREND)}
         trends = LossTrend(**{**curves, "scale": float(curves["scale"])}) if curves else None
         return cls(law=law, trends=trends, **rest)
+
+
+def _taken(said: Array, by: NDArray[np.int64]) -> Array:
+    """What the candidate that each draw takes says, (draws,), of (candidates,) or one per draw."""
+    return np.asarray(said[by] if said.ndim == 1 else said[by, np.arange(len(by))])
 
 
 def _picked(shares: list[float], count: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -88,15 +88,32 @@ class CombinedLaw:
         """Exponent of N_opt over the trained budgets."""
         return float(exponent_between(self, *self.trained))
 
+    @property
+    def size_weights(self) -> Array:
+        """Of the candidates in N, (candidates,)."""
+        return np.array([part.for_size for part in self._all])
+
+    @property
+    def loss_weights(self) -> Array:
+        """Of the candidates in the loss, (candidates,)."""
+        return np.array([part.for_loss for part in self._all])
+
+    def sizes(self, flops: ArrayLike) -> Array:
+        """N_opt as each candidate has it, (candidates, ...)."""
+        return np.array([part.law.N_opt(flops) for part in self._all])
+
+    def losses(self, flops: ArrayLike) -> Array:
+        """The best loss as each candidate has it, (candidates, ...)."""
+        return np.array([part.law.loss_opt(flops) for part in self._all])
+
     def N_opt(self, flops: ArrayLike) -> Array:
-        return np.asarray(np.exp(sum(p.for_size * np.log(p.law.N_opt(flops)) for p in self._all)))
+        return np.asarray(np.exp(np.tensordot(self.size_weights, np.log(self.sizes(flops)), 1)))
 
     def D_opt(self, flops: ArrayLike) -> Array:
         return self.flop_rule.tokens(flops, self.N_opt(flops))
 
     def loss_opt(self, flops: ArrayLike) -> Array:
-        logs = (p.for_loss * np.log(p.law.loss_opt(flops)) for p in self._all)
-        return np.asarray(np.exp(sum(logs)))
+        return np.asarray(np.exp(np.tensordot(self.loss_weights, np.log(self.losses(flops)), 1)))
 
     @property
     def knows_any_size(self) -> bool:

@@ -6,16 +6,15 @@ alone moves the exponent of N_opt from 0.5 to 0.7 (Pearce and Song 2024; Porian 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.contract import FittedLaw, Method
 from flops_fit.fitting.examine.diagnostics import CountedBy
-from flops_fit.fitting.isoflop.fit import IsoflopFit
-from flops_fit.fitting.methods import Fits
+from flops_fit.fitting.methods import kind_of
 from flops_fit.fitting.points import Points
-from flops_fit.fitting.surface.fit import SurfaceFit
 from flops_fit.laws import FlopRule, Law, exponent_between
 
 SAME_COUNT = 1e-3
@@ -23,22 +22,24 @@ SAME_COUNT = 1e-3
 
 
 def by_parameter_counts(
-    points: Points, isoflop: IsoflopFit, surface: SurfaceFit, fits: Fits
+    points: Points, methods: Iterable[Method], laws: Mapping[str, FittedLaw]
 ) -> tuple[CountedBy, ...]:
-    """Approaches 2 and 3 under both counts of N; nothing where the runs tell only one."""
+    """The methods under both counts of N; nothing where the runs tell only one.
+
+    A method that looks at training curves is left out: these have one count.
+    """
     others = with_total_params(points)
     if others is None:
         return ()
     found = []
-    for method in (isoflop, surface):
-        if method.method not in fits.laws:
+    for method in methods:
+        kind, law = kind_of(method.method), laws.get(method.method)
+        if law is None or kind.reads_curves:
             continue
-        found.append(_counted("num_params", method.method, fits.laws[method.method], points))
-        try:
-            law: Law = method.law(others)
-        except FitError:
-            continue
-        found.append(_counted("num_params_total", method.method, law, others))
+        found.append(_counted("num_params", method.method, law, points))
+        recounted = kind.law_of_part(method, others)
+        if recounted is not None:
+            found.append(_counted("num_params_total", method.method, recounted, others))
     return tuple(found)
 
 

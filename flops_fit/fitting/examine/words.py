@@ -2,75 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from flops_fit.fitting.envelope import ENVELOPE
+from flops_fit.fitting.contract import WORTH_SAYING_OF_A, Examined
 from flops_fit.fitting.examine.diagnostics import (
+    Agreement,
     BackTest,
+    Bias,
     CountedBy,
-    DeltaFit,
-    Influence,
-    IsoflopBias,
-    NextRuns,
     Numbers,
-    Without,
 )
-from flops_fit.fitting.isoflop import ISOFLOP, BudgetOptimum
-from flops_fit.fitting.methods import ALWAYS_TRIED, Fits, kind_of, short_name
-from flops_fit.fitting.surface import SURFACE
+from flops_fit.fitting.methods import kind_of, number_of, short_name
 
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""
 
-ENOUGH_BUDGETS = 3
-"""Bracketed budgets from which on a line is tested by its own points."""
-
-MOST_NAMED = 3
-"""Budgets left out of the line that get a sentence of their own."""
-
-LOW_AGREEMENT = 0.5
-"""Share of starts at the best optimum below which it is called uncertain."""
-
-WIDEST_EXPONENT = 0.3
-"""Width of the 95% interval of alpha or beta from which on a surface is not identified."""
-
 REACH_FACTOR = 2.0
 """Factor either way within which the 80% interval of N_opt must stay to be called useful."""
 
-WORTH_NARROWING = 1.05
-"""Upper over lower end of an interval of N_opt that more runs might narrow."""
 
-WORTH_SAYING_OF_A = 0.01
-"""Change of the exponent a below which nothing is said of it: a tenth of a decade of N over ten of
-compute."""
-
-MISFIT = 2.0
-"""Scatter about the surface over that of repeated seeds from which the surface does not fit."""
-
-
-def verdict(d: Numbers, optima: Sequence[BudgetOptimum], largest_budget: float, answer: str) -> str:
+def verdict(
+    d: Numbers, examined: Mapping[str, Examined], largest_budget: float, answer: str
+) -> str:
     """One line: what may be relied on, and how far, if the method `answer` predicts."""
-    if kind_of(answer) not in ALWAYS_TRIED:  # whose agreement says nothing of it
+    always = [method for method in examined if kind_of(method).always_tried]
+    if answer not in always:  # whose agreement says nothing of it
         return _reach_verdict(d, largest_budget)
-    bracketed = sum(optimum.is_bracketed for optimum in optima)
-    if d.identifiable is False:
-        return "alpha and beta are not determined by these runs: " + (
-            f"trust {short_name(ISOFLOP.name)} and the back-test, and extrapolate no further than "
-            "it did"
-            if ISOFLOP.name in d.exponents and bracketed >= ENOUGH_BUDGETS
-            else "train more sizes and budgets before relying on a prediction"
-        )
-    if d.exponents_agree is False and d.bias_explains:
+    for method in always:
+        if doubt := examined[method].doubt:
+            firm = [m for m in always if m != method and examined[m].is_firm]
+            return f"{doubt}: {_rely_on(firm)}"
+    torn = [t for t in _contradictions(d) if t.first in always and t.second in always]
+    if torn and all(t.agree_less_bias for t in torn):
+        trusted = dict.fromkeys(short_name(t.exact) for t in torn if t.exact)
+        biased = dict.fromkeys(number_of(t.biased) for t in torn if t.biased)
         return (
-            "the methods differ by the bias that approach 2 has on this grid: trust "
-            f"{short_name(SURFACE.name)}"
+            f"the methods differ by the bias that {_and(biased)} has on this grid: trust "
+            f"{_and(trusted)}"
         )
-    if d.exponents_agree is False:
+    if torn:
         return (
             "the two methods contradict each other: rely on neither beyond the trained budgets "
             "before the cause is found"
         )
     return _reach_verdict(d, largest_budget)
+
+
+def _rely_on(firm: Sequence[str]) -> str:
+    """What is left where one method is in doubt."""
+    if not firm:
+        return "train more sizes and budgets before relying on a prediction"
+    trusted = _and(map(short_name, firm))
+    return f"trust {trusted} and the back-test, and extrapolate no further than it did"
 
 
 def _reach_verdict(d: Numbers, largest_budget: float) -> str:
@@ -92,65 +75,35 @@ def _reach_verdict(d: Numbers, largest_budget: float) -> str:
 
 
 def findings(
-    d: Numbers, optima: Sequence[BudgetOptimum], fits: Fits, draws: int, spent: float
+    d: Numbers, examined: Mapping[str, Examined], refusals: Mapping[str, str], draws: int
 ) -> tuple[str, ...]:
-    """What is weak, what was tested, what to run next.
-
-    `draws` were asked for; `spent` in FLOPs, of all runs.
-    """
+    """What is weak, what was tested, what to run next. `draws` were asked for."""
     return (
-        *(f"{short_name(method)} refused: {why}" for method, why in fits.refusals.items()),
-        *_budget_findings(optima),
-        *_identification_findings(d.identifiable),
+        *(f"{short_name(method)} refused: {why}" for method, why in refusals.items()),
+        *(finding for one in examined.values() for finding in one.findings),
         *_agreement_findings(d),
-        *_envelope_findings(fits),
         *_draws_findings(d.num_draws, draws),
-        *_misfit_findings(d),
-        *_ending_findings(d),
         *_without_findings(d),
-        *_delta_findings(d.deltas),
         *_back_test_findings(d.back_tests),
-        *_bias_findings(d.isoflop_bias),
+        *_bias_findings(d.biases),
         *_count_findings(d.parameter_counts),
-        *_influence_findings(d.influential_runs),
-        *_next_findings(d.next_runs, spent),
+        *(advice for one in examined.values() for advice in one.advice),
     )
 
 
-def _budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
-    """One sentence for each budget left out of the line, or one for all where they are many."""
-    left_out = [o for o in optima if not o.is_bracketed]
-    if len(left_out) > MOST_NAMED:
-        verdicts = ", ".join(f"{o.budget:.3g} ({o.verdict})" for o in left_out)
-        return [f"{len(left_out)} of {len(optima)} budgets stay out of the line: {verdicts}"]
-    return [f"budget {o.budget:.3g} is {o.verdict}: {o.reason}" for o in left_out]
-
-
-def _identification_findings(identifiable: bool | None) -> list[str]:
-    if identifiable is not False:
-        return []
-    return [
-        f"the 95% interval of alpha or beta is wider than {WIDEST_EXPONENT}: train over a wider "
-        "range of sizes and budgets, tie the exponents, or pin the asymptote"
-    ]
+def _contradictions(d: Numbers) -> list[Agreement]:
+    return [agreement for agreement in d.agreements if not agreement.agree]
 
 
 def _agreement_findings(d: Numbers) -> list[str]:
-    if d.exponents_agree is None:
+    """The exponents of all that were compared, or of those that contradict each other."""
+    if not d.agreements:
         return []
-    words = "agree" if d.exponents_agree else "contradict each other"
-    both = ", ".join(f"{d.exponents[k.name]:.3f} ({k.name})" for k in ALWAYS_TRIED)
-    return [f"the methods {words}: a = {both}"]
-
-
-def _envelope_findings(fits: Fits) -> list[str]:
-    law = fits.envelope
-    if law is None:
-        return []
-    return [
-        f"{short_name(ENVELOPE.name)}: a = {law.a:.3f} through {len(law.points)} checkpoints, of "
-        f"which {law.num_final} end their run; at the others the learning rate had not come down"
-    ]
+    torn = _contradictions(d)
+    words = "contradict each other" if torn else "agree"
+    named = {name for pair in torn or d.agreements for name in (pair.first, pair.second)}
+    said = ", ".join(f"{a:.3f} ({name})" for name, a in d.exponents.items() if name in named)
+    return [f"the methods {words}: a = {said}"]
 
 
 def _draws_findings(num_draws: Mapping[str, int], asked: int) -> list[str]:
@@ -161,45 +114,23 @@ def _draws_findings(num_draws: Mapping[str, int], asked: int) -> list[str]:
     ]
 
 
-def _misfit_findings(d: Numbers) -> list[str]:
-    if d.noise is None or d.seed_noise is None or d.noise < MISFIT * d.seed_noise:
-        return []
-    return [
-        f"losses scatter by {d.noise:.2%} about the surface, repeated seeds by {d.seed_noise:.2%}: "
-        "the surface does not fit, look at its residuals before you rely on it"
-    ]
-
-
 def _without_findings(d: Numbers) -> list[str]:
     """How the exponents move without single budgets, and without the edge sizes of all of them."""
     ranges, edges = [], []
-    for method in d.exponents:
-        known = [a for part in d.without_budget if (a := _exponent_of(part, method)) is not None]
+    for method, a in d.exponents.items():
+        parts = [part.exponents.get(method) for part in d.without_budget]
+        known = [part for part in parts if part is not None]
         if known and max(known) - min(known) >= WORTH_SAYING_OF_A:
             ranges.append(f"{min(known):.3f} to {max(known):.3f} ({method})")
-        a = _exponent_of(d.without_edges, method)
-        if a is not None and abs(a - d.exponents[method]) >= WORTH_SAYING_OF_A:
-            edges.append(f"from {d.exponents[method]:.3f} to {a:.3f} ({method})")
+        inner = d.without_edges.exponents.get(method)
+        if inner is not None and abs(inner - a) >= WORTH_SAYING_OF_A:
+            edges.append(f"from {a:.3f} to {inner:.3f} ({method})")
     said = []
     if ranges:
         said.append(f"with one budget left out at a time a is {', '.join(ranges)}")
     if edges:
         said.append(f"without the edge sizes of every budget a moves {', '.join(edges)}")
     return said
-
-
-def _exponent_of(part: Without, method: str) -> float | None:
-    return {ISOFLOP: part.isoflop_a, SURFACE: part.surface_a}.get(kind_of(method))
-
-
-def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:
-    values = [fit.a for fit in deltas]
-    if not values or max(values) - min(values) < WORTH_SAYING_OF_A:
-        return []
-    return [
-        f"a lies between {min(values):.3f} and {max(values):.3f} for Huber thresholds from "
-        f"{deltas[0].delta:g} to {deltas[-1].delta:g}: single runs decide part of it"
-    ]
 
 
 def _count_findings(counts: Sequence[CountedBy]) -> list[str]:
@@ -216,21 +147,6 @@ def _count_findings(counts: Sequence[CountedBy]) -> list[str]:
     ]
 
 
-def _ending_findings(d: Numbers) -> list[str]:
-    found = []
-    if d.at_bounds:
-        found.append(
-            f"{', '.join(d.at_bounds)} ended at a limit: the runs do not determine "
-            + ("it" if len(d.at_bounds) == 1 else "them")
-        )
-    if d.start_agreement is not None and d.start_agreement < LOW_AGREEMENT:
-        found.append(
-            f"only {d.start_agreement:.0%} of the starts reached the best optimum: "
-            "the surface has several that are nearly as good"
-        )
-    return found
-
-
 def _back_test_findings(tests: Sequence[BackTest]) -> list[str]:
     found = []
     for test in tests:
@@ -244,42 +160,21 @@ def _back_test_findings(tests: Sequence[BackTest]) -> list[str]:
     return found
 
 
-def _bias_findings(bias: IsoflopBias | None) -> list[str]:
-    if bias is None or abs(bias.log10_num_params) < WORTH_SAYING:
-        return []
+def _bias_findings(biases: Sequence[Bias]) -> list[str]:
     return [
-        f"on this grid approach 2 would put N_opt at {bias.budget:.3g} FLOPs off by a factor of "
-        f"{10**bias.log10_num_params:.2f} (and a by {bias.a:+.3f}) if the surface were exact"
+        f"on this grid {number_of(bias.method)} would put N_opt at {bias.budget:.3g} FLOPs off by "
+        f"a factor of {10**bias.log10_num_params:.2f} (and a by {bias.a:+.3f}) if "
+        f"{_the_law(bias.if_exact)} were exact"
+        for bias in biases
+        if abs(bias.log10_num_params) >= WORTH_SAYING
     ]
 
 
-def _influence_findings(runs: Sequence[Influence]) -> list[str]:
-    if not runs:
-        return []
-    first = runs[0]
-    return [
-        f"{len(runs)} run" + (" moves" if len(runs) == 1 else "s each move") + " a by more than "
-        f"one standard error when left out, most of all {first.id} "
-        f"({first.standard_errors:+.1f}, to a = {first.surface_a:.3f})"
-    ]
+def _the_law(method: str) -> str:
+    """A law in a sentence: ours by what it is, any other by its name."""
+    words = kind_of(method).words
+    return f"the {words}" if words else method
 
 
-def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
-    """The most helpful proposal that costs no more than the sweep did, if there is much to gain."""
-    wide = [p for p in proposals if _is_wide(p.num_params_80_now)]
-    affordable = [p for p in wide if p.total_flops <= spent] or wide[:1]
-    return [
-        f"{len(p.num_params)} more runs at {p.budget:.3g} FLOPs, N = {p.num_params[0]:.3g} to "
-        f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would narrow the 80% interval "
-        f"of N_opt at {p.target:.3g} FLOPs from {_span(p.num_params_80_now)} to "
-        f"{_span(p.num_params_80)}"
-        for p in affordable[-1:]
-    ]
-
-
-def _is_wide(bounds: tuple[float, float]) -> bool:
-    return bounds[1] > WORTH_NARROWING * bounds[0]
-
-
-def _span(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.3g} - {bounds[1]:.3g}"
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(names)

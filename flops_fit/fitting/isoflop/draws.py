@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.fitting.isoflop.loss_trend import LossTrend
-from flops_fit.laws import Array, FlopRule, finite_exp
+from flops_fit.laws import Array, FlopRule, Law, finite_exp
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class IsoflopDraws:
         }
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> IsoflopDraws:
+    def from_columns(cls, columns: Mapping[str, Array], law: Law) -> IsoflopDraws:
         c = columns
         trend = LossTrend(
             c["trend_asymptote"], c["trend_drop"], c["trend_gamma"], float(c["trend_scale"])
         )
         departure = c.get("departure", np.zeros(1))  # earlier versions had none
         return cls(
-            c["log_coefficient"], c["a"], c["b"], trend, departure, rule, float(c["scatter"])
+            c["log_coefficient"], c["a"], c["b"], trend, departure, law.flop_rule, float(c["scatter"])
         )

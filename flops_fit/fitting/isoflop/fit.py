@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flops_fit.fitting.contract import Fitted, MethodKind
+from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
 from flops_fit.fitting.isoflop.draws import IsoflopDraws
@@ -45,16 +45,6 @@ FEWEST_BRACKETED = 2
 """Bracketed budgets through which a line can be drawn."""
 
 
-ISOFLOP = MethodKind(
-    name="isoflop",
-    read_law=IsoflopLaw.from_json,
-    read_draws=IsoflopDraws.from_columns,
-    approach=2,
-    words="IsoFLOP curves",
-    numbers=("a", "b", "N_coefficient", "trend", "noise"),
-)
-
-
 @dataclass(frozen=True)
 class IsoflopFit:
     """Approach 2: a curve per budget, its minimum, a power law through the minima.
@@ -76,7 +66,7 @@ class IsoflopFit:
     recent: int | None = None
     exponent: float | None = None
 
-    method: ClassVar[str] = ISOFLOP.name
+    method: ClassVar[str] = "isoflop"
 
     def __post_init__(self) -> None:
         if self.recent is not None and self.recent < FEWEST_BRACKETED:

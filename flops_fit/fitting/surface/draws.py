@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flops_fit.laws import Array, FlopRule, finite_exp, optimal_num_params
+from flops_fit.laws import Array, FlopRule, Law, finite_exp, optimal_num_params
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ class SurfaceDraws:
         return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Array], rule: FlopRule) -> SurfaceDraws:
+    def from_columns(cls, columns: Mapping[str, Array], law: Law) -> SurfaceDraws:
         kappa = np.zeros(len(columns["alpha"]))  # of earlier versions
-        return cls(**{"kappa": kappa, **columns}, flop_rule=rule)
+        return cls(**{"kappa": kappa, **columns}, flop_rule=law.flop_rule)

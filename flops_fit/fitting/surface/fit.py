@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flops_fit.fitting.bootstrap import resample_weights
-from flops_fit.fitting.contract import Fitted, MethodKind
+from flops_fit.fitting.contract import Fitted
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.noise import FreshNoise, SeedNoise, seed_noise
 from flops_fit.fitting.points import Points, blocks, near_best, places, usable_points
@@ -68,16 +68,6 @@ COLLINEAR = 0.02
 three sizes within a factor of 2 at two budgets a factor of 2 apart has 0.3."""
 
 
-SURFACE = MethodKind(
-    name="surface",
-    read_law=SurfaceLaw.from_json,
-    read_draws=SurfaceDraws.from_columns,
-    approach=3,
-    words="loss surface",
-    numbers=("objective", "delta", "value", "E", "A", "B", "alpha", "beta", "a", "b", "G"),
-)
-
-
 @dataclass(frozen=True)
 class SurfaceFit:
     """Approach 3: minimise the summed objective over (E, A, B, alpha, beta), E, A, B >= 0.
@@ -96,7 +86,7 @@ class SurfaceFit:
     within: float | None = None
     dearest: float = 1.0
 
-    method: ClassVar[str] = SURFACE.name
+    method: ClassVar[str] = "surface"
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> SurfaceLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flops_fit.errors import UserError
 from flops_fit.fitting.bootstrap import resample_weights
-from flops_fit.fitting.contract import FitSettings, Fitted, MethodKind
+from flops_fit.fitting.contract import FitSettings, Fitted
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Points
 from flops_fit.fitting.provenance import recorded_settings
@@ -28,14 +28,7 @@ FEWEST_KEPT = 0.5
 """Share of the resamples that must give a law, or the draws tell nothing."""
 
 UNLUCKY = (UserError, ArithmeticError, ValueError, RuntimeError)
-"""What a method may raise on a resample from which it can't tell a law."""
-
-
-OWN = MethodKind(
-    name="own",
-    read_law=TabulatedLaw.from_json,
-    read_draws=TabulatedDraws.from_columns,
-)
+"""What a method may raise on some of the runs from which it can't tell a law."""
 
 
 @dataclass(frozen=True)

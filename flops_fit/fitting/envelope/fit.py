@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from flops_fit.fitting.bootstrap import resample_weights
-from flops_fit.fitting.contract import Fitted, MethodKind
+from flops_fit.fitting.contract import Fitted
+from flops_fit.fitting.envelope.law import EnvelopeLaw
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.provenance import recorded_settings
@@ -32,71 +33,6 @@ FEWEST_CURVES = 3
 MOST_DRAWS = 1000
 """Resamples of the curves; each takes a hull of its own."""
 
-POINT_KEYS = ("id", "num_params", "num_tokens", "loss")
-
-
-@dataclass(frozen=True)
-class EnvelopeLaw:
-    """N_opt and loss as power laws of C through the envelope's points; D_opt by the FLOP rule.
-
-    `points` are the checkpoints on the envelope, `num_final` how many of them end their run: far
-    fewer than all means that runs with unfinished schedules decide the law.
-    """
-
-    line: PowerLaw
-    loss_line: PowerLaw
-    points: Points
-    num_final: int
-    flop_rule: FlopRule
-
-    @property
-    def a(self) -> float:
-        return self.line.exponent
-
-    def N_opt(self, flops: ArrayLike) -> Array:
-        return self.line(flops)
-
-    def D_opt(self, flops: ArrayLike) -> Array:
-        return self.flop_rule.tokens(flops, self.N_opt(flops))
-
-    def loss_opt(self, flops: ArrayLike) -> Array:
-        return self.loss_line(flops)
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the FLOP rule, which stands for itself in law.json."""
-        columns = (self.points.num_params, self.points.num_tokens, self.points.loss)
-        rows = zip(self.points.ids, *(column.tolist() for column in columns), strict=True)
-        return {
-            "a": self.a,
-            "N_coefficient": self.line.coefficient,
-            "loss_coefficient": self.loss_line.coefficient,
-            "loss_exponent": self.loss_line.exponent,
-            "num_final": self.num_final,
-            "points": [dict(zip(POINT_KEYS, row, strict=True)) for row in rows],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> EnvelopeLaw:
-        ids, n, d, loss = ([point[key] for point in data["points"]] for key in POINT_KEYS)
-        num_params, num_tokens = np.array(n), np.array(d)
-        flops = rule(num_params) * num_tokens
-        return cls(
-            line=PowerLaw(data["N_coefficient"], data["a"]),
-            loss_line=PowerLaw(data["loss_coefficient"], data["loss_exponent"]),
-            points=Points(tuple(ids), num_params, num_tokens, np.array(loss), flops, rule),
-            num_final=data["num_final"],
-            flop_rule=rule,
-        )
-
-
-ENVELOPE = MethodKind(
-    name="envelope",
-    read_law=EnvelopeLaw.from_json,
-    read_draws=TabulatedDraws.from_columns,
-    approach=1,
-    words="envelope of training curves",
-)
-
 
 @dataclass(frozen=True)
 class EnvelopeFit:
@@ -106,7 +42,7 @@ class EnvelopeFit:
     least squares of ln N on ln C goes through its points.
     """
 
-    method: ClassVar[str] = ENVELOPE.name
+    method: ClassVar[str] = "envelope"
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> EnvelopeLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())

@@ -1,0 +1,149 @@
+"""Who answers and why, and where the width of the intervals comes from, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flops_fit.files import plain
+from flops_fit.fitting.combined.draws import CombinedDraws
+from flops_fit.fitting.combined.fit import CombinedFit
+from flops_fit.fitting.combined.law import CombinedLaw, Width
+from flops_fit.fitting.contract import Examined
+from flops_fit.fitting.points import Points
+from flops_fit.laws import Array
+
+WORTH_NAMING = 0.02
+"""Weight below which a candidate is not named."""
+
+MISSED = 4.0
+"""Squared errors of the back-tests over what published sweeps let expect from which the sweep is
+called unlike them: errors twice as large."""
+
+SHOWN_AT = 10.0
+"""Multiple of the largest trained compute at which the shares of the width are stated."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the variance of ln of a forecast, what comes from where; they sum to 1."""
+
+    noise: float
+    methods: float
+    distance: float
+
+    @classmethod
+    def of(cls, width: Width, spread: float, flops: float) -> Shares:
+        """`spread` is the variance among the candidates at `flops`."""
+        total = float(np.ravel(width.errors.variance(flops))[0])
+        noise = min(float(np.ravel(width.errors.noise_variance(flops))[0]), total)
+        whole = total + spread
+        return cls(noise / whole, spread / whole, (total - noise) / whole)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.noise:.0%} noise of the runs, {self.methods:.0%} the methods' spread, "
+            f"{self.distance:.0%} what grows with distance"
+        )
+
+
+@dataclass(frozen=True)
+class CombinedNumbers:
+    """Where the widths at `budget` FLOPs come from, and how the back-tests went.
+
+    `missed` is the root mean square error of the combination's own `num_tests` back-tests of the
+    loss over what was stated for them; None without any.
+    """
+
+    budget: float
+    of_size: Shares
+    of_loss: Shares
+    num_tests: int
+    missed: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(vars(self))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CombinedNumbers:
+        shares = {name: Shares(**data[name]) for name in ("of_size", "of_loss")}
+        return cls(**{**data, **shares})
+
+
+def numbers(law: CombinedLaw) -> CombinedNumbers:
+    """Of a law, at ten times its largest trained compute."""
+    flops = SHOWN_AT * law.trained[1]
+    tests = law.loss.tests
+    missed = [(test.error / test.stated) ** 2 for test in tests]
+    return CombinedNumbers(
+        budget=flops,
+        of_size=Shares.of(law.size, _spread(law.sizes(flops), law.size_weights), flops),
+        of_loss=Shares.of(law.loss, _spread(law.losses(flops), law.loss_weights), flops),
+        num_tests=len(tests),
+        missed=float(np.sqrt(np.mean(missed))) if missed else None,
+    )
+
+
+def _spread(said: Array, weights: Array) -> float:
+    """Variance of ln of what the candidates say, (candidates,)."""
+    logs = np.log(said)
+    return float(weights @ (logs - weights @ logs) ** 2)
+
+
+def examined(
+    method: CombinedFit, points: Points, law: CombinedLaw | None, draws: CombinedDraws | None
+) -> Examined:
+    """Weights, tests and widths."""
+    if law is None:
+        return Examined()
+    found = numbers(law)
+    return Examined(
+        numbers=found,
+        findings=(f"evidence: {why(law)}", *_test_findings(found), *_width_findings(found)),
+        doubt=_doubt(law),
+    )
+
+
+def why(law: CombinedLaw) -> str:
+    """Which candidates count what, and what that rests on."""
+    tests = len(law.loss.tests)
+    rests = (
+        f"by {tests} back-tests on these runs and by published sweeps"
+        if tests
+        else "by published sweeps alone: too few budgets for back-tests on these runs"
+    )
+    weights = {n: (p.for_size, p.for_loss) for n, p in law.parts.items()}
+    named = [
+        f"{name} {size:.0%} of N and {loss:.0%} of the loss"
+        for name, (size, loss) in weights.items()
+        if max(size, loss) >= WORTH_NAMING
+    ]
+    return f"{', '.join(named)}, weighed {rests}"
+
+
+def _test_findings(found: CombinedNumbers) -> list[str]:
+    if found.missed is None:
+        return []
+    return [
+        f"{found.num_tests} back-tests, each of a larger budget by the smaller ones: the loss was "
+        f"off by {found.missed:.2f} times the deviation that was stated for it"
+    ]
+
+
+def _width_findings(found: CombinedNumbers) -> list[str]:
+    return [
+        f"of the interval of the loss at {found.budget:.3g} FLOPs: {found.of_loss}",
+        f"of that of N_opt there: {found.of_size}",
+    ]
+
+
+def _doubt(law: CombinedLaw) -> str | None:
+    if law.loss.factor < MISSED:
+        return None
+    return (
+        f"the back-tests on these runs missed {law.loss.factor**0.5:.1f} times as far as on "
+        "published sweeps"
+    )

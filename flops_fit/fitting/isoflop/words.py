@@ -1,0 +1,46 @@
+"""Which budgets the line rests on, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flops_fit.fitting.contract import Examined
+from flops_fit.fitting.isoflop.draws import IsoflopDraws
+from flops_fit.fitting.isoflop.fit import IsoflopFit
+from flops_fit.fitting.isoflop.law import IsoflopLaw
+from flops_fit.fitting.isoflop.optima import BudgetOptimum
+from flops_fit.fitting.points import Points
+
+ENOUGH_BUDGETS = 3
+"""Bracketed budgets from which on a line is tested by its own points."""
+
+MOST_NAMED = 3
+"""Budgets left out of the line that get a sentence of their own."""
+
+
+def optima_of(
+    method: IsoflopFit, points: Points, law: IsoflopLaw | None
+) -> tuple[BudgetOptimum, ...]:
+    """The optimum of each budget, which are there even where no line is."""
+    return method.optima(points, method.noise(points)) if law is None else law.budgets
+
+
+def examined(
+    method: IsoflopFit, points: Points, law: IsoflopLaw | None, draws: IsoflopDraws | None
+) -> Examined:
+    """What its budgets are worth."""
+    optima = optima_of(method, points, law)
+    bracketed = sum(optimum.is_bracketed for optimum in optima)
+    return Examined(
+        findings=tuple(budget_findings(optima)),
+        is_firm=law is not None and bracketed >= ENOUGH_BUDGETS,
+    )
+
+
+def budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
+    """One sentence for each budget left out of the line, or one for all where they are many."""
+    left_out = [o for o in optima if not o.is_bracketed]
+    if len(left_out) > MOST_NAMED:
+        verdicts = ", ".join(f"{o.budget:.3g} ({o.verdict})" for o in left_out)
+        return [f"{len(left_out)} of {len(optima)} budgets stay out of the line: {verdicts}"]
+    return [f"budget {o.budget:.3g} is {o.verdict}: {o.reason}" for o in left_out]
