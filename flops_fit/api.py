@@ -32,7 +32,7 @@ from flops_fit.study.sweeps import train_study
 if TYPE_CHECKING:
     from flops_fit.training.family import LossFunction, ModelFactory, SizeSpec
 
-DEFAULT_FIT, DEFAULT_SELECT = "surface", "every"
+DEFAULT_FIT, DEFAULT_SELECT = "auto", "every"
 """Options of configs/fit and configs/select that are meant where none is named."""
 
 

@@ -116,16 +116,15 @@ class MethodNumbers(Protocol):
 class Examined:
     """What a method's own room says of a fit of it.
 
-    `numbers` are kept in law.json. `findings` are said before those that all methods have,
-    `advice` after them. `doubt` says why its exponents can't be relied on, `is_firm` that they can
-    be where another method's can't.
+    `numbers` are kept in law.json. `findings` are said before those that all methods have, `advice`
+    is what to run next. `why` says on what its answer rests, `doubt` why it can't be relied on.
     """
 
     numbers: MethodNumbers | None = None
     findings: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    why: str = ""
     doubt: str | None = None
-    is_firm: bool = False
 
 
 def nothing_to_add(

@@ -40,6 +40,9 @@ def _of_all_methods(old: Mapping[str, Any], biased: str, exact: str) -> dict[str
     kept = {key: value for key, value in old.items() if key not in moved | renamed}
     return {
         **kept,
+        "why": "",
+        "advice": [],
+        "loss_reach": None,
         "agreements": _agreements(old, biased, exact),
         "without_budget": [_without(part) for part in old["without_budget"]],
         "without_edges": _without(old["without_edges"]),

@@ -57,7 +57,7 @@ def fit_runs(
     try:
         points, dropped = _chosen(measured_by(runs, metric), rule, select)
         methods = Methods.answering(answer or default_answer(), _curves(checkpoints, rule, metric))
-        fits = fit_all(points, methods, draws, seed)
+        fits = fit_all(points, methods, methods.asked.method, draws, seed)
     except FitError as error:
         if metric == LOSS:
             raise

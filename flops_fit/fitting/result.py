@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flops_fit.files import plain, read_json, write_json
+from flops_fit.fitting.answer import Answer, local_formula
 from flops_fit.fitting.contract import FittedLaw, MethodKind, Optimum
 from flops_fit.fitting.earlier import one_level_of_two_methods
 from flops_fit.fitting.errors import FitError
@@ -83,19 +84,33 @@ class ScalingLaw:
         """The bootstrap laws of the law that answers: one number per draw."""
         return self.fits.law_and_draws(self.answer)[1]
 
-    def predict(self, budget: float) -> Prediction:
-        """The compute-optimal run at `budget` FLOPs, by the law that answers."""
-        return self.predict_by(self.answer, budget)
+    def predict(self, budget: float) -> Answer:
+        """The compute-optimal run at `budget` FLOPs, by the law that answers, and how sure."""
+        others = (m for m in self.fits.laws if m != self.answer)
+        return Answer(
+            prediction=self.predict_by(self.answer, budget),
+            why=self.diagnostics.why,
+            formula=local_formula(self.law, budget),
+            others=tuple(self.predict_by(method, budget) for method in others),
+            reach=self.diagnostics.numbers.reached,
+            verdict=self.diagnostics.verdict,
+            advice=self.diagnostics.advice,
+        )
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """At the trained budgets and beyond, as law.json states them."""
+        return tuple(self.predict(p.budget) for p in self.predictions if p.method == self.answer)
 
     def predict_by(self, method: str, budget: float) -> Prediction:
         """The compute-optimal run at `budget` FLOPs by one of the methods."""
         return self.fits.predict(method, budget, self.largest_budget)
 
-    def predict_for_num_params(self, num_params: float) -> Prediction:
+    def predict_for_num_params(self, num_params: float) -> Answer:
         """The run at the budget for which `num_params` is the optimal size."""
         return self.predict(budget_for_num_params(self.law, num_params))
 
-    def predict_for_num_tokens(self, num_tokens: float) -> Prediction:
+    def predict_for_num_tokens(self, num_tokens: float) -> Answer:
         """The run at the budget for which `num_tokens` is the optimal number of tokens."""
         return self.predict(budget_for_num_tokens(self.law, num_tokens))
 

@@ -27,6 +27,13 @@ SHOWN_AT = 10.0
 """Multiple of the largest trained compute at which the shares of the width are stated."""
 
 
+NEXT = 3.0
+"""Multiple of the largest trained compute that is proposed to be trained next."""
+
+TAIL_80 = 1.28
+"""Standard deviations to either end of a normal's 80% interval."""
+
+
 @dataclass(frozen=True)
 class Shares:
     """Of the variance of ln of a forecast, what comes from where; they sum to 1."""
@@ -102,7 +109,9 @@ def examined(
     found = numbers(law)
     return Examined(
         numbers=found,
-        findings=(f"evidence: {why(law)}", *_test_findings(found), *_width_findings(found)),
+        findings=(*_test_findings(found), *_width_findings(found)),
+        advice=advice(law),
+        why=why(law),
         doubt=_doubt(law),
     )
 
@@ -122,6 +131,23 @@ def why(law: CombinedLaw) -> str:
         if max(size, loss) >= WORTH_NAMING
     ]
     return f"{', '.join(named)}, weighed {rests}"
+
+
+def advice(law: CombinedLaw) -> tuple[str, ...]:
+    """What the next larger budget would make of the interval of the loss."""
+    target, budget = SHOWN_AT * law.trained[1], NEXT * law.trained[1]
+    now, then = (_half_width(law, flops) for flops in (target, target / NEXT))
+    return (
+        f"a budget of {budget:.3g} FLOPs, {NEXT:g} times the largest, would bring the 80% interval "
+        f"of the loss at {target:.3g} FLOPs from within {now:.1%} to about {then:.1%} either way",
+    )
+
+
+def _half_width(law: CombinedLaw, flops: float) -> float:
+    """Of the 80% interval of ln loss at `flops`."""
+    spread = _spread(law.losses(flops), law.loss_weights)
+    total = spread + float(np.ravel(law.loss.errors.variance(flops))[0])
+    return TAIL_80 * float(np.sqrt(law.loss.factor * total))
 
 
 def _test_findings(found: CombinedNumbers) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flops_fit.files import plain
+from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import MethodNumbers
 from flops_fit.fitting.methods import kind_of
 
@@ -90,13 +91,16 @@ class Numbers:
     """What was measured of all methods alike.
 
     `reach` is the extrapolation (target / largest trained budget) up to which the 80% interval of
-    N_opt stays within a factor of 2 either way, at most 30; None where there are no intervals.
+    N_opt stays within a factor of 2 either way, at most 30, `loss_reach` that up to which the 80%
+    interval of the loss stays within 3% either way; None where not even at the largest budget, or
+    where there are no intervals.
     `seed_noise` is the relative standard deviation of one loss by repeated seeds, None where there
     are too few.
     """
 
     has_intervals: bool
     reach: float | None
+    loss_reach: float | None
     exponents: Mapping[str, float]  # method -> d ln N_opt / d ln C over the trained budgets
     agreements: tuple[Agreement, ...]  # of all pairs of methods with draws
     flops_ratio: float  # FLOPs of the predicted optimum by the FLOP rule, over its budget
@@ -107,6 +111,11 @@ class Numbers:
     num_draws: Mapping[str, int]  # method -> bootstrap laws behind its intervals
     parameter_counts: tuple[CountedBy, ...]  # with and without embeddings, where both are known
     seed_noise: float | None = None
+
+    @property
+    def reached(self) -> Reach:
+        """How far both numbers of an answer can be relied on."""
+        return Reach(self.reach, self.loss_reach, self.has_intervals)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Numbers:
@@ -128,27 +137,42 @@ class Numbers:
 class Diagnostics:
     """A verdict in one line, findings as sentences, and the numbers that both rest on.
 
+    `why` says who answers and what that rests on, `advice` what to run next.
     `of_methods` has what was measured of single methods, by method, where there is such.
     """
 
     verdict: str
     findings: tuple[str, ...]
     numbers: Numbers
+    why: str = ""
+    advice: tuple[str, ...] = ()
     of_methods: Mapping[str, MethodNumbers] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The words first, then the numbers of all on the same level, then those of single ones."""
-        words = {"verdict": self.verdict, "findings": self.findings}
+        words = {
+            "verdict": self.verdict,
+            "why": self.why,
+            "findings": self.findings,
+            "advice": self.advice,
+        }
         methods = {method: numbers.to_json() for method, numbers in self.of_methods.items()}
         return plain({**words, **vars(self.numbers), "methods": methods})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Diagnostics:
-        others = ("verdict", "findings", "methods")
+        others = ("verdict", "why", "findings", "advice", "methods")
         numbers = Numbers.from_json({k: v for k, v in data.items() if k not in others})
         of_methods = {
             method: read(section)
             for method, section in data["methods"].items()
             if (read := kind_of(method).read_numbers) is not None
         }
-        return cls(data["verdict"], tuple(data["findings"]), numbers, of_methods)
+        return cls(
+            verdict=data["verdict"],
+            findings=tuple(data["findings"]),
+            numbers=numbers,
+            why=data["why"],
+            advice=tuple(data["advice"]),
+            of_methods=of_methods,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -11,16 +11,19 @@ from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.examine.diagnostics import Agreement, Bias, Diagnostics, Numbers
 from flops_fit.fitting.examine.parameter_counts import by_parameter_counts
 from flops_fit.fitting.examine.sensitivity import back_tests, biases, without_parts
-from flops_fit.fitting.examine.words import REACH_FACTOR, findings, verdict
+from flops_fit.fitting.examine.words import REACH_FACTOR, REACH_LOSS, findings, verdict
 from flops_fit.fitting.fits import Fits
 from flops_fit.fitting.methods import Methods, kind_of
 from flops_fit.fitting.noise import seed_noise
 from flops_fit.fitting.points import Points
-from flops_fit.laws import Array, Law, LawDraws, exponent_between
+from flops_fit.laws import Array, Law, exponent_between
 from flops_fit.laws.prediction import EXTRAPOLATION_WARNING, central_intervals
 
 REACHES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, EXTRAPOLATION_WARNING)
 """Extrapolations tried."""
+
+WITHIN_80 = (0.1, 0.9)
+"""Quantiles at the ends of an 80% interval."""
 
 BIAS_TARGET = 10.0
 """Multiple of the largest budget at which biases are stated."""
@@ -46,8 +49,10 @@ def examine(
     }
     return Diagnostics(
         verdict=verdict(numbers, examined, points.largest_budget, answer),
-        findings=findings(numbers, examined, fits.refusals, draws),
+        findings=findings(numbers, examined, fits.refusals, answer, draws),
         numbers=numbers,
+        why=examined[answer].why,
+        advice=tuple(line for one in examined.values() for line in one.advice),
         of_methods={m: e.numbers for m, e in examined.items() if e.numbers is not None},
     )
 
@@ -63,7 +68,8 @@ def measured(
     without_budget, without_edges = without_parts(points, probed, fits.laws)
     return Numbers(
         has_intervals=draws is not None,
-        reach=None if draws is None else _reach(draws, points.largest_budget),
+        reach=draws and _reach(draws.N_opt, REACH_FACTOR, points.largest_budget),
+        loss_reach=draws and _reach(draws.loss_opt, REACH_LOSS, points.largest_budget),
         exponents={
             method: float(exponent_between(found, *points.flops_range))
             for method, found in fits.laws.items()
@@ -109,12 +115,12 @@ def _overlap(draws: Array, others: Array) -> bool:
     return low <= other_high and other_low <= high
 
 
-def _reach(draws: LawDraws, largest: float) -> float | None:
-    """Largest extrapolation with a useful interval of N_opt, None where not even 1."""
+def _reach(answers: Callable[[float], Array], factor: float, largest: float) -> float | None:
+    """Largest extrapolation with an 80% interval within `factor` either way, None if not even 1."""
     reach = None
     for multiple in REACHES:
-        low, high = np.quantile(draws.N_opt(multiple * largest), (0.1, 0.9))
-        if high / low > REACH_FACTOR**2:
+        low, high = np.quantile(answers(multiple * largest), WITHIN_80)
+        if high / low > factor**2:
             break
         reach = multiple
     return reach

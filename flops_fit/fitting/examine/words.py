@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import WORTH_SAYING_OF_A, Examined
 from flops_fit.fitting.examine.diagnostics import (
     Agreement,
@@ -17,78 +18,85 @@ from flops_fit.fitting.methods import kind_of, number_of, short_name
 WORTH_SAYING = 0.01
 """log10 N_opt (2.3%) below which a bias is not mentioned."""
 
-REACH_FACTOR = 2.0
-"""Factor either way within which the 80% interval of N_opt must stay to be called useful."""
+REACH_FACTOR, REACH_LOSS = 2.0, 1.03
+"""Factors either way within which the 80% intervals of N_opt and of the loss must stay to be called
+useful."""
 
 
 def verdict(
     d: Numbers, examined: Mapping[str, Examined], largest_budget: float, answer: str
 ) -> str:
-    """One line: what may be relied on, and how far, if the method `answer` predicts."""
-    always = [method for method in examined if kind_of(method).always_tried]
-    if answer not in always:  # whose agreement says nothing of it
-        return _reach_verdict(d, largest_budget)
-    for method in always:
-        if doubt := examined[method].doubt:
-            firm = [m for m in always if m != method and examined[m].is_firm]
-            return f"{doubt}: {_rely_on(firm)}"
-    torn = [t for t in _contradictions(d) if t.first in always and t.second in always]
-    if torn and all(t.agree_less_bias for t in torn):
-        trusted = dict.fromkeys(short_name(t.exact) for t in torn if t.exact)
-        biased = dict.fromkeys(number_of(t.biased) for t in torn if t.biased)
-        return (
-            f"the methods differ by the bias that {_and(biased)} has on this grid: trust "
-            f"{_and(trusted)}"
-        )
-    if torn:
-        return (
-            "the two methods contradict each other: rely on neither beyond the trained budgets "
-            "before the cause is found"
-        )
-    return _reach_verdict(d, largest_budget)
+    """One line: what may be relied on, and how far, if the method `answer` predicts.
 
-
-def _rely_on(firm: Sequence[str]) -> str:
-    """What is left where one method is in doubt."""
-    if not firm:
-        return "train more sizes and budgets before relying on a prediction"
-    trusted = _and(map(short_name, firm))
-    return f"trust {trusted} and the back-test, and extrapolate no further than it did"
-
-
-def _reach_verdict(d: Numbers, largest_budget: float) -> str:
+    No other method is spoken of than the one whose numbers follow.
+    """
     if not d.has_intervals:
         return (
-            "there are no intervals to rely on: draws were not asked for, or there are too few "
-            "runs, or trunks, to draw from"
+            "unknown how sure: there are no intervals, since draws were not asked for, or there "
+            "are too few runs, or trunks, to draw from"
         )
-    if d.reach is None:
+    if doubt := examined[answer].doubt:
+        return f"rely on nothing beyond the trained budgets: {doubt}"
+    said = _reached(d.reached, largest_budget)
+    if kind_of(answer).probed:
+        return f"{said}; these intervals hold noise alone, not a law that is wrong (fit=auto does)"
+    return said
+
+
+def _reached(reach: Reach, largest: float) -> str:
+    """How far both numbers can be relied on."""
+    size = f"N within a factor of {REACH_FACTOR:g}"
+    loss = f"the loss within {REACH_LOSS - 1:.0%}"
+    if reach.num_params is None and reach.loss is None:
         return (
-            f"even at the largest trained budget, {largest_budget:.3g} FLOPs, N_opt is uncertain "
-            f"by more than a factor of {REACH_FACTOR:g}: train more runs first"
+            f"unreliable: even at the largest trained budget, {largest:.3g} FLOPs, neither {size} "
+            f"nor {loss} is sure at 80%: train more runs first"
         )
+    if reach.num_params is None:
+        return f"loss only: {loss} {_up_to(reach.loss, largest)}, N not even there: train more sizes"
+    if reach.loss is None:
+        return f"N only: {size} {_up_to(reach.num_params, largest)}, the loss not even there"
+    if reach.num_params == reach.loss:
+        return f"usable {_up_to(reach.loss, largest)}: {size} and {loss} either way at 80%"
     return (
-        f"usable up to {d.reach:g} times the largest trained budget "
-        f"({d.reach * largest_budget:.3g} FLOPs): the 80% interval of N_opt stays within a factor "
-        f"of {REACH_FACTOR:g} either way"
+        f"usable: {loss} {_up_to(reach.loss, largest)}, {size} "
+        f"{_up_to(reach.num_params, largest)}, at 80%"
     )
 
 
+def _up_to(reach: float | None, largest: float) -> str:
+    multiple = reach or 1.0
+    return f"up to {multiple:g} times the largest trained budget ({multiple * largest:.3g} FLOPs)"
+
+
 def findings(
-    d: Numbers, examined: Mapping[str, Examined], refusals: Mapping[str, str], draws: int
+    d: Numbers,
+    examined: Mapping[str, Examined],
+    refusals: Mapping[str, str],
+    answer: str,
+    draws: int,
 ) -> tuple[str, ...]:
-    """What is weak, what was tested, what to run next. `draws` were asked for."""
+    """What is weak and what was tested. `draws` were asked for of the method that answers."""
     return (
+        *_evidence_findings(examined, answer),
         *(f"{short_name(method)} refused: {why}" for method, why in refusals.items()),
         *(finding for one in examined.values() for finding in one.findings),
         *_agreement_findings(d),
-        *_draws_findings(d.num_draws, draws),
+        *_draws_findings(d.num_draws, answer, draws),
         *_without_findings(d),
         *_back_test_findings(d.back_tests),
         *_bias_findings(d.biases),
         *_count_findings(d.parameter_counts),
-        *(advice for one in examined.values() for advice in one.advice),
     )
+
+
+def _evidence_findings(examined: Mapping[str, Examined], answer: str) -> list[str]:
+    """What weighing all methods would have chosen, where another was asked to answer."""
+    return [
+        f"the evidence would have answered otherwise (fit=auto): {one.why}"
+        for method, one in examined.items()
+        if method != answer and one.why and not kind_of(method).probed
+    ]
 
 
 def _contradictions(d: Numbers) -> list[Agreement]:
@@ -106,11 +114,12 @@ def _agreement_findings(d: Numbers) -> list[str]:
     return [f"the methods {words}: a = {said}"]
 
 
-def _draws_findings(num_draws: Mapping[str, int], asked: int) -> list[str]:
+def _draws_findings(num_draws: Mapping[str, int], answer: str, asked: int) -> list[str]:
+    count = num_draws.get(answer, asked)
+    if count >= asked:
+        return []
     return [
-        f"the intervals of {short_name(method)} rest on {count:,} of the {asked:,} draws asked for"
-        for method, count in num_draws.items()
-        if count < asked
+        f"the intervals of {short_name(answer)} rest on {count:,} of the {asked:,} draws asked for"
     ]
 
 

@@ -11,9 +11,6 @@ from flops_fit.fitting.isoflop.law import IsoflopLaw
 from flops_fit.fitting.isoflop.optima import BudgetOptimum
 from flops_fit.fitting.points import Points
 
-ENOUGH_BUDGETS = 3
-"""Bracketed budgets from which on a line is tested by its own points."""
-
 MOST_NAMED = 3
 """Budgets left out of the line that get a sentence of their own."""
 
@@ -33,7 +30,7 @@ def examined(
     bracketed = sum(optimum.is_bracketed for optimum in optima)
     return Examined(
         findings=tuple(budget_findings(optima)),
-        is_firm=law is not None and bracketed >= ENOUGH_BUDGETS,
+        why=f"a line through the minima of {bracketed} of {len(optima)} budgets",
     )
 
 
