@@ -6,7 +6,6 @@ rest of flops-fit knows it by what stands here, and never by name.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -134,7 +133,9 @@ def nothing_to_add(
     return Examined()
 
 
-Gives = tuple[type[Exception], ...]
+def law_of_all(method: Method, points: Points) -> FittedLaw:
+    """What `method` makes of points, whichever they are."""
+    return method.law(points)
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,10 @@ class MethodKind:
 
     `optima(method, points, law)` are those of each budget by itself, kept under "budgets" of its
     section and read by `read_optima`. `examined(method, points, law, draws)` is asked of every fit,
-    law None where the method refused; `read_numbers` reads what it keeps. `exponents_of_parts` may
-    refit to many parts at once; what is not `probed` is never refitted, since it probes itself.
-    `gives_up_by` is what its `law` may raise on parts of the points. `read_draws(columns, law)`
-    reads the draws of a law back.
+    law None where the method refused; `read_numbers` reads what it keeps. `refit(method, points)`
+    is its law of some of the points, `exponents_of_parts` may refit to many parts at once; what is
+    not `probed` is never refitted, since it probes itself. `read_draws(columns, law)` reads the
+    draws of a law back.
     """
 
     name: str
@@ -175,7 +176,7 @@ class MethodKind:
     read_numbers: Callable[[Mapping[str, Any]], MethodNumbers] | None = None
     exponents_of_parts: Callable[[Any, Points, Sequence[Mask], Any], Exponents] | None = None
     probed: bool = True
-    gives_up_by: tuple[type[Exception], ...] = (FitError,)
+    refit: Callable[[Any, Points], FittedLaw] = law_of_all
 
     def takes(self, settings: object) -> bool:
         """Whether these are settings of this kind."""
@@ -187,11 +188,10 @@ class MethodKind:
 
     def law_of_part(self, method: Method, points: Points) -> FittedLaw | None:
         """The law of some of the points, or of changed ones; None where the method refuses."""
-        with warnings.catch_warnings(action="ignore"):  # of parts that a fit finds too poor
-            try:
-                return method.law(points)
-            except self.gives_up_by:
-                return None
+        try:
+            return self.refit(method, points)
+        except FitError:
+            return None
 
     def exponents(
         self, method: Method, points: Points, parts: Sequence[Mask], law: FittedLaw

@@ -251,3 +251,26 @@ def test_curves_are_part_of_what_an_envelope_is_of(enveloped):
     how = {"flop_rule": SIX, "answer": EnvelopeFit(), "draws": 100, "seed": 0}
     assert is_fit_of(enveloped, runs, checkpoints=curves(runs), **how)
     assert not is_fit_of(enveloped, runs, **how)
+
+
+def test_it_is_examined_like_ours_and_may_fail_on_parts_of_the_runs_as_it_likes(noisy, law):
+    numbers = law.diagnostics.numbers
+    blind = BestOfBudget()([run for run in noisy if run.budget < BUDGETS[-1]], SIX)
+    (test,) = (test for test in numbers.back_tests if test.method == "BestOfBudget")
+    top = law.budgets[-1]
+    assert test.loss_predicted == pytest.approx(float(blind.loss_opt(top.flops)), rel=1e-4)
+    for budget, part in zip(BUDGETS, numbers.without_budget, strict=True):
+        a = BestOfBudget()([run for run in noisy if run.budget != budget], SIX).size.exponent
+        assert part.exponents["BestOfBudget"] == pytest.approx(a, rel=1e-6)
+    assert {bias.method for bias in numbers.biases} == {"isoflop", "BestOfBudget"}
+
+    @dataclasses.dataclass(frozen=True)
+    class OfAll(BestOfBudget):
+        def __call__(self, runs, flop_rule):
+            if len(runs) < len(noisy):
+                raise ValueError("not these")
+            return super().__call__(runs, flop_rule)
+
+    numbers = fit_runs(noisy, answer=OfAll(), draws=0).diagnostics.numbers
+    assert {part.exponents["OfAll"] for part in numbers.without_budget} == {None}
+    assert {test.method for test in numbers.back_tests} == {"isoflop", "surface"}

@@ -1,7 +1,7 @@
 """Anyone's own method of fitting: its settings are called with runs, its law is kept as a table."""
 
 from flops_fit.fitting.contract import MethodKind
-from flops_fit.fitting.own.fit import UNLUCKY, OwnFit
+from flops_fit.fitting.own.fit import OwnFit, refit
 from flops_fit.fitting.tabulated import TabulatedDraws, TabulatedLaw
 
 __all__ = ["OwnFit"]
@@ -12,5 +12,5 @@ KIND = MethodKind(
     method=lambda settings, _curves: OwnFit(settings),
     read_law=TabulatedLaw.from_json,
     read_draws=TabulatedDraws.from_columns,
-    gives_up_by=UNLUCKY,
+    refit=refit,
 )

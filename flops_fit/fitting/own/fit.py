@@ -83,3 +83,12 @@ class OwnFit:
             return TabulatedLaw.of(answer, self.method, budgets, points.flop_rule)
         except UNLUCKY:
             return None
+
+
+def refit(fit: OwnFit, points: Points) -> TabulatedLaw:
+    """The law of some of the points. Raises `FitError` where they tell none, however it is said."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of parts that a fit finds too poor
+            return fit.law(points)
+    except UNLUCKY as error:
+        raise FitError(f"{fit.method} fails ({error!r})", "give it more runs") from error

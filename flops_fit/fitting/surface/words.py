@@ -50,7 +50,7 @@ def examined(
         findings=findings(numbers, law, None if seeds is None else seeds.value),
         advice=advice(numbers, spent),
         doubt=UNDETERMINED if numbers.identifiable is False else None,
-        is_firm=numbers.identifiable is True,
+        why=f"one surface through {len(points)} runs",
     )
 
 
