@@ -11,7 +11,7 @@ import scipy
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.contract import FitSettings
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.examine.examination import examine
 from flops_fit.fitting.methods import Fits, Methods, fit_all
 from flops_fit.fitting.metrics import LOSS, measured_by
@@ -59,7 +59,7 @@ def fit_runs(
         methods = Methods.answering(answer or SurfaceFit(), _curves(checkpoints, rule, metric))
         fits = fit_all(points, methods, draws, seed)
     except FitError as error:
-        if metric == LOSS:
+        if metric == LOSS or isinstance(error, NoLawFits):
             raise
         what = f"fitting {metric} in place of the loss: {error.reason}"
         raise FitError(what, error.next_step) from error

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from flops_fit.fitting.contract import FitSettings, FittedDraws, FittedLaw, Method, MethodKind
 from flops_fit.fitting.envelope import ENVELOPE, EnvelopeFit, EnvelopeLaw, EnvelopeOfCurves
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.isoflop import ISOFLOP, IsoflopDraws, IsoflopFit, IsoflopLaw
 from flops_fit.fitting.own import OWN, OwnFit
 from flops_fit.fitting.points import Points
@@ -153,6 +153,5 @@ def fit_all(points: Points, methods: Iterable[Method], draws: int, seed: int) ->
         if fitted.draws is not None:
             all_draws[method.method] = fitted.draws
     if not laws:
-        reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
-        raise FitError("no law fits", reasons)
+        raise NoLawFits(refusals)
     return Fits(laws, all_draws, {name: str(error) for name, error in refusals.items()})

@@ -15,7 +15,7 @@ FLOORS = [
     {"isoflop", "surface", "envelope", "own"},
     {"methods"},
     {"examine"},
-    {"result"},
+    {"result", "refusal"},
     {"fit"},
 ]
 """From the lowest up. A room may use the floors below it, and itself."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flops_fit.fitting.contract import Fitted, MethodKind
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, TooFewBracketed
 from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
 from flops_fit.fitting.isoflop.draws import IsoflopDraws
 from flops_fit.fitting.isoflop.law import IsoflopLaw
@@ -303,7 +303,7 @@ def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
     troubles = "; ".join(
         f"{o.budget:.3g} FLOPs: {o.verdict}, {o.reason}" for o in optima if not o.is_bracketed
     )
-    return FitError(
+    return TooFewBracketed(
         f"{bracketed} of {len(optima)} budgets have a bracketed minimum, a line needs "
         f"{FEWEST_BRACKETED}",
         troubles,
