@@ -100,6 +100,15 @@ def test_one_budget_is_told_to_train_another(capsys):
     assert f"mlp-toy: {first}" in capsys.readouterr().err
 
 
+def test_a_single_run_is_no_sweep_that_went_wrong(capsys, folder):
+    single = [*ONE_BUDGET, "sizes=[8]", "study=single"]
+    assert main(single) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "no law: one size at one budget was trained, a law needs several of both"
+    assert written("single") == {"runs.csv", "figures/isoflop.png"}
+    assert main([*single, "optimizer.lr=1e6"]) == 3
+
+
 @pytest.mark.parametrize("words", [ONE_BUDGET, ["report"], ["fit"]])
 def test_json_has_the_refusal_the_budgets_and_the_number_of_runs(capsys, words):
     assert main(ONE_BUDGET) == 3
@@ -205,6 +214,7 @@ def test_each_budget_has_one_sentence():
         "leave this budget out",
     ]
     (alone,) = refused(runs[-1:]).budgets
+    assert str(refused(runs[-1:])).startswith("no law: one size at one budget was trained")
     assert alone.reason == "1 of 1 runs can be used: train more sizes"
 
 

@@ -8,6 +8,7 @@ from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
+from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Status
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.printing import print_json, print_law
@@ -25,9 +26,13 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     study = train_study(spec, study_folder(settings), settings, how)
     keep_variant(study)
     show(study, as_json=settings.json)
-    if study.law is None:
+    if study.law is None and (is_sweep(study.runs) or not all_completed(study)):
         return NO_LAW
     return SOME_FAILED if any(run.status == Status.FAILED for run in study.runs) else OK
+
+
+def all_completed(study: FittedStudy) -> bool:
+    return all(run.is_completed for run in study.runs)
 
 
 def show(study: FittedStudy, *, as_json: bool) -> None:

@@ -27,6 +27,8 @@ MOST = 0.5
 
 TOO_FAST = "lower the learning rate (optimizer.lr)"
 
+ONE_RUN = "one size at one budget was trained, a law needs several of both"
+
 NEXT_STEPS: Mapping[str, str] = {
     Status.DIVERGED: "lower the learning rate, or leave this budget out",
     Status.FAILED: "mend what failed and run the same command again",
@@ -114,7 +116,8 @@ def refusal_of(
 ) -> Refusal:
     """Why these runs gave `error` in place of a law, and what each budget shows."""
     statuses = Counter(run.status for run in runs)
-    reason = lost_runs(runs) or f"{_no_law(metric)}: {error.in_short}"
+    found = error.in_short if is_sweep(runs) else ONE_RUN
+    reason = lost_runs(runs) or f"{_no_law(metric)}: {found}"
     try:
         points, unusable = usable_points(measured_by(runs, metric), flop_rule)
         points, unselected = (select or EveryRun())(points)
@@ -129,6 +132,11 @@ def refusal_of(
         dropped=(*unusable, *unselected),
         statuses=statuses,
     )
+
+
+def is_sweep(runs: Sequence[Run]) -> bool:
+    """Whether a law could be asked for: the runs are more than one size at one budget."""
+    return len({(run.num_params, run.budget) for run in runs}) > 1
 
 
 def lost_runs(runs: Sequence[Run]) -> str | None:

@@ -24,7 +24,7 @@ from flops_fit.fitting import (
 from flops_fit.fitting import FitSettings as Fit
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.refusal import REFUSAL_FILE
+from flops_fit.fitting.refusal import REFUSAL_FILE, is_sweep
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.laws import FlopRule
 from flops_fit.plan.experiment import Plan
@@ -89,7 +89,8 @@ def fit_trained(
 ) -> FittedStudy:
     """The study with the law of the plan's runs, kept beside plan.json; one that is there is kept.
 
-    Where nothing can be fitted the study has no law, and says why; so does refusal.json there.
+    Where nothing can be fitted the study has no law, and says why; so does refusal.json there,
+    but for a single run, which leaves the sweep that it came of the last one answered.
     """
     answer_folder = folder.plan_folder(plan)
     checkpoints = checkpoints_of(runs, folder) if isinstance(how.answer, EnvelopeFit) else []
@@ -108,7 +109,8 @@ def fit_trained(
             law.save(answer_folder)
     except FitError as error:
         refusal = refusal_of(runs, error, flop_rule=plan.flop_rule, answer=how.answer)
-        refusal.save(answer_folder)
+        if is_sweep(runs):
+            refusal.save(answer_folder)
         return replace(study, refusal=refusal)
     (answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
     return replace(study, law=law)
