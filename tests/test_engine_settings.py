@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flops_fit.cli import main
+from flops_fit.cli.exit_codes import NO_LAW, OK
 from flops_fit.store.folder import StudyFolder
 from flops_fit.training.kernels import KernelPlan
 
@@ -23,11 +24,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trained(folder: Path, *words: str, code: int = 0) -> list[dict]:
-    """The results of a tiny sweep with these settings."""
-    assert main(["train", *TINY, f"study={folder.name}", *words]) == code
+def trained(folder: Path, *words: str, code: int | None = None) -> list[dict]:
+    """The results of a tiny sweep with these settings, all completed unless a code is expected."""
+    ended = main(["train", *TINY, f"study={folder.name}", *words])
     paths = sorted(folder.glob("outputs/*/runs/*/result.json"))
-    return [json.loads(path.read_text()) for path in paths]
+    runs = [json.loads(path.read_text()) for path in paths]
+    if code is None:
+        assert ended in (OK, NO_LAW)
+        assert {run["status"] for run in runs} == {"completed"}
+    else:
+        assert ended == code
+    return runs
 
 
 def test_shared_trunks_save_compute_in_workers_too(folder, capsys):

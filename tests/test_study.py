@@ -26,6 +26,7 @@ from flops_fit import find_optimal
 from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError, PlanError, StudyError
+from flops_fit.fitting import Refusal
 from flops_fit.learning.schedules import WSD, Cosine
 from flops_fit.plan.flops import CountedFlops
 from flops_fit.plan.run import ended_run
@@ -554,7 +555,7 @@ class TestWhatDoesNotFit:
 def test_a_study_without_a_law_says_why(folder):
     plan, _ = planned(folder.path)
     runs = tuple(ended_run(e, "failed", "no luck") for e in plan.experiments)
-    study = Study(FittedStudy(folder, plan, Runs(runs), None, "0 runs are done"))
+    study = Study(FittedStudy(folder, plan, Runs(runs), None, Refusal("0 runs are done")))
     assert (len(study), list(study)) == (6, list(runs))
     with pytest.raises(StudyError, match="no law to predict with: 0 runs are done"):
         study.predict(1e9)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from flops_fit.building.node import Origins, Part
-from flops_fit.cli.exit_codes import OK
+from flops_fit.cli.exit_codes import NO_LAW, OK
+from flops_fit.cli.no_law import show_refusal
 from flops_fit.errors import ConfigError
+from flops_fit.fitting.refusal import REFUSAL_FILE
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import results, say
 from flops_fit.settings import FitSettings
-from flops_fit.study.fits import Fitting, ToFit, fit_again, study_to_fit, table_to_fit
+from flops_fit.study.fits import FittedStudy, Fitting, ToFit, fit_again, study_to_fit, table_to_fit
 from flops_fit.study.found import found_study, stands_on
 
 
@@ -26,7 +28,8 @@ def fit(settings: FitSettings, origins: Origins) -> int:
         metric=settings.metric,
     )
     study = fit_again(given, how, say)
-    assert study.law is not None
+    if study.law is None:
+        return refused(study, given.answer_folder, as_json=settings.json)
     asked = [study.law.predict(budget) for budget in settings.budgets]
     if settings.json:
         print_json(study.law.to_json() | ({"asked": [p.to_json() for p in asked]} if asked else {}))
@@ -36,6 +39,15 @@ def fit(settings: FitSettings, origins: Origins) -> int:
         print_law(study.law)
     say(f"law of {stands_on(study.law)}: {given.answer_folder / 'law.json'}")
     return OK
+
+
+def refused(study: FittedStudy, answer_folder: Path, *, as_json: bool) -> int:
+    """Why there is no law; an earlier law of the folder keeps its figures."""
+    assert study.refusal is not None
+    is_kept = (answer_folder / REFUSAL_FILE).exists()
+    folder = answer_folder if is_kept else None
+    show_refusal(study.runs, study.refusal, folder, as_json=as_json)
+    return NO_LAW
 
 
 def to_fit(settings: FitSettings) -> ToFit:

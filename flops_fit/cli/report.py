@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from flops_fit.building.node import Origins
-from flops_fit.cli.exit_codes import OK
+from flops_fit.cli.exit_codes import NO_LAW, OK
+from flops_fit.cli.no_law import show_refusal
+from flops_fit.fitting import Refusal
 from flops_fit.report.files import write_report
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import ReportSettings
-from flops_fit.study.found import fitted_study, read_law, stands_on, study_runs
+from flops_fit.study.found import answered_study, read_answer, stands_on, study_runs
 
 
 def report(settings: ReportSettings, origins: Origins) -> int:
-    """Write figures and runs.csv beside the law."""
-    folder = fitted_study(settings.study, settings.output_root)
-    law = read_law(folder)
+    """Write figures and runs.csv beside the law, or beside the reason why there is none."""
+    folder = answered_study(settings.study, settings.output_root)
+    law = read_answer(folder)
+    if isinstance(law, Refusal):
+        say(f"study: {folder.path}, whose latest answer is no law")
+        answer_folder = folder.latest_plan_folder()
+        show_refusal(study_runs(folder), law, answer_folder, as_json=settings.json)
+        return NO_LAW
     say(f"study: {folder.path}, by its latest answer: a law of {stands_on(law)}")
     written = write_report(study_runs(folder), law, folder.latest_plan_folder())
     if settings.json:

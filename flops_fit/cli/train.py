@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from flops_fit.building.from_config import build_spec
 from flops_fit.building.node import Origins, Part
-from flops_fit.cli.exit_codes import OK, SOME_FAILED
+from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
+from flops_fit.cli.no_law import show_refusal
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
+from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Status
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.printing import print_json, print_law
@@ -24,18 +26,23 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     study = train_study(spec, study_folder(settings), settings, how)
     keep_variant(study)
     show(study, as_json=settings.json)
+    if study.law is None and (is_sweep(study.runs) or not all_completed(study)):
+        return NO_LAW
     return SOME_FAILED if any(run.status == Status.FAILED for run in study.runs) else OK
 
 
+def all_completed(study: FittedStudy) -> bool:
+    return all(run.is_completed for run in study.runs)
+
+
 def show(study: FittedStudy, *, as_json: bool) -> None:
-    """The answer of a sweep that was trained: law, figures, files."""
+    """The answer of a sweep that was trained: law, or why there is none, figures, files."""
     for run in study.runs:
         if run.status != Status.COMPLETED:
             say(f"warning: {run.id} {run.status}: {run.error}")
+    if study.refusal is not None:
+        show_refusal(study.runs, study.refusal, study.answer_folder, as_json=as_json)
     if study.law is None:
-        say(str(study.refusal))
-        if as_json:
-            print_json({"answer": None, "refusal": study.refusal})
         return
     if not is_current(study.answer_folder):
         write_report(study.runs, study.law, study.answer_folder)

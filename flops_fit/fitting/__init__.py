@@ -7,7 +7,7 @@ result.predict(1e21)
 from flops_fit.fitting.combined import CombinedFit, CombinedLaw
 from flops_fit.fitting.contract import FitSettings
 from flops_fit.fitting.envelope import EnvelopeFit, EnvelopeLaw
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.fit import fit_runs, is_fit_of
 from flops_fit.fitting.isoflop import (
     Akima,
@@ -19,6 +19,7 @@ from flops_fit.fitting.isoflop import (
     Parabola,
 )
 from flops_fit.fitting.metrics import measured_by
+from flops_fit.fitting.refusal import Refusal, refusal_of
 from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, LowestLoss
 from flops_fit.fitting.surface import AbsoluteError, Huber, SquaredError, SurfaceFit, SurfaceLaw
@@ -40,7 +41,9 @@ __all__ = [
     "IsoflopFit",
     "IsoflopLaw",
     "LowestLoss",
+    "NoLawFits",
     "Parabola",
+    "Refusal",
     "ScalingLaw",
     "SquaredError",
     "SurfaceFit",
@@ -48,4 +51,5 @@ __all__ = [
     "fit_runs",
     "is_fit_of",
     "measured_by",
+    "refusal_of",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from flops_fit.errors import UserError
 
 
@@ -12,3 +14,37 @@ class FitError(UserError):
         super().__init__(f"{reason}: {next_step}")
         self.reason = reason
         self.next_step = next_step
+
+    @property
+    def in_short(self) -> str:
+        """For a line that others follow."""
+        return str(self)
+
+
+class TooFewBracketed(FitError):
+    """Budgets without a minimum, each with its trouble in `next_step`; short without these."""
+
+    @property
+    def in_short(self) -> str:
+        return self.reason
+
+
+class NoLawFits(FitError):
+    """Every method refused; `refusals` by method."""
+
+    def __init__(self, refusals: Mapping[str, FitError]) -> None:
+        reasons = "; ".join(f"{method}: {error}" for method, error in refusals.items())
+        super().__init__("no law fits", reasons)
+        self.refusals = refusals
+
+    @property
+    def in_short(self) -> str:
+        return "; ".join(dict.fromkeys(self._reasons()))
+
+    def _reasons(self) -> Iterator[str]:
+        """Of all methods, those of a method made of several too."""
+        for error in self.refusals.values():
+            if isinstance(error, NoLawFits):
+                yield from error._reasons()
+            else:
+                yield error.in_short

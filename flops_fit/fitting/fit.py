@@ -10,7 +10,7 @@ import numpy as np
 from flops_fit import __version__
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.contract import FitSettings, Optimum
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.examine.examination import examine
 from flops_fit.fitting.fits import Fits, fit_all
 from flops_fit.fitting.methods import Methods, default_answer, kind_of
@@ -59,7 +59,7 @@ def fit_runs(
         methods = Methods.answering(answer or default_answer(), _curves(checkpoints, rule, metric))
         fits = fit_all(points, methods, methods.asked.method, draws, seed)
     except FitError as error:
-        if metric == LOSS:
+        if metric == LOSS or isinstance(error, NoLawFits):
             raise
         what = f"fitting {metric} in place of the loss: {error.reason}"
         raise FitError(what, error.next_step) from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flops_fit.fitting.contract import FittedDraws, FittedLaw, Method
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.methods import place_of
 from flops_fit.fitting.points import Points
 from flops_fit.laws.prediction import (
@@ -93,6 +93,5 @@ def fit_all(
         if fitted.draws is not None:
             all_draws[method.method] = fitted.draws
     if not laws:
-        reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
-        raise FitError("no law fits", reasons)
+        raise NoLawFits(refusals)
     return Fits(laws, all_draws, {name: str(error) for name, error in refusals.items()})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flops_fit.answers.comparison import Comparison
 from flops_fit.files import write_json
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.plan.run import Run
 from flops_fit.tables import write_runs
 
@@ -16,16 +16,18 @@ FIGURE_DPI = 150
 TABLE, FIGURES = "runs.csv", ("figures/isoflop.png", "figures/optima.png")
 
 
-def write_report(runs: Sequence[Run], law: ScalingLaw, folder: Path) -> list[Path]:
-    """Write `TABLE` and `FIGURES`; returns their paths."""
+def write_report(runs: Sequence[Run], answer: ScalingLaw | Refusal, folder: Path) -> list[Path]:
+    """Write `TABLE` and `FIGURES`, without a law the first of them; returns their paths."""
     from flops_fit.report.plots import plot_isoflop, plot_optima
 
-    table, *figures = (folder / name for name in (TABLE, *FIGURES))
-    write_runs(table, runs)
-    for path, figure in zip(figures, (plot_isoflop(runs, law), plot_optima(law)), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=FIGURE_DPI)
-    return [table, *figures]
+    figures = {FIGURES[0]: plot_isoflop(runs, answer)}
+    if isinstance(answer, ScalingLaw):
+        figures[FIGURES[1]] = plot_optima(answer)
+    write_runs(folder / TABLE, runs)
+    for name, figure in figures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / name, dpi=FIGURE_DPI)
+    return [folder / TABLE, *(folder / name for name in figures)]
 
 
 def write_comparison(comparison: Comparison, output_root: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from matplotlib import colormaps
@@ -39,27 +40,41 @@ PAST_CROSSING = 3.0
 """How far a comparison is drawn beyond its crossing."""
 
 
-def plot_isoflop(runs: Sequence[Run], law: ScalingLaw) -> Figure:
+class Curves(Protocol):
+    """What is drawn of a fit beside its runs, whether it gave a law or not."""
+
+    @property
+    def budgets(self) -> tuple[BudgetOptimum, ...]: ...
+
+    @property
+    def rows_used(self) -> tuple[str, ...]: ...
+
+    @property
+    def metric(self) -> str: ...
+
+
+def plot_isoflop(runs: Sequence[Run], fitted: Curves) -> Figure:
     """What was fitted against N, one colour per budget: runs, the fitted curve, its minimum.
 
-    Hollow points were left out of the fit; a hollow star is a minimum that is not trusted.
+    Hollow points were left out of the fit; a hollow star is a minimum that is not trusted. Budgets
+    that have no curve are their points.
     """
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    runs, used = measured_by(runs, law.metric), set(law.rows_used)
-    for optimum, colour in zip(law.budgets, budget_colours(len(law.budgets)), strict=True):
+    runs, used = measured_by(runs, fitted.metric), set(fitted.rows_used)
+    for optimum, colour in zip(fitted.budgets, budget_colours(len(fitted.budgets)), strict=True):
         mine = [r for r in runs if r.budget == optimum.budget]
         _draw_runs(axes, mine, colour, used)
         _draw_curve(axes, optimum, colour, [run.num_params for run in mine])
-    budgets = {optimum.budget for optimum in law.budgets}
+    budgets = {optimum.budget for optimum in fitted.budgets}
     _draw_runs(axes, [r for r in runs if r.budget not in budgets], NO_BUDGET, used)
     axes.set_xscale("log")
     axes.set_xlabel("parameters N")
-    axes.set_ylabel(f"held-out {label(law.metric)}")
-    axes.set_title(f"{label(law.metric).capitalize()} at fixed compute, and its minimum")
+    axes.set_ylabel(f"held-out {label(fitted.metric)}")
+    axes.set_title(f"{label(fitted.metric).capitalize()} at fixed compute, and its minimum")
     _count_ticks(axes.xaxis)
     axes.grid(alpha=0.3)
-    if law.budgets:
+    if fitted.budgets:
         figure.legend(title="budget, FLOPs", fontsize="small", loc="outside right upper")
     return figure
 

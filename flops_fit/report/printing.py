@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.laws.prediction import Prediction
 from flops_fit.report import tables
 from flops_fit.report.screen import results
@@ -23,6 +23,16 @@ def print_law(law: ScalingLaw) -> None:
         console.print(f"- {finding}", markup=False, soft_wrap=True)
     if law.dropped:
         console.print(f"- {tables.left_out_line(law.dropped)}", markup=False, soft_wrap=True)
+
+
+def print_refusal(refusal: Refusal) -> None:
+    """Why there is no law, and what each budget shows."""
+    console = results()
+    console.print(str(refusal), markup=False, soft_wrap=True)
+    if refusal.budgets:
+        console.print(tables.refused_budgets_table(refusal))
+    if refusal.dropped:
+        console.print(f"- {tables.left_out_line(refusal.dropped)}", markup=False, soft_wrap=True)
 
 
 def shown_predictions(law: ScalingLaw) -> list[Prediction]:

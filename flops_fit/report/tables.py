@@ -9,11 +9,12 @@ from math import isfinite
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from flops_fit.answers.comparison import Comparison, Estimate
 from flops_fit.answers.crossing import Crossing
 from flops_fit.answers.verification import Verification
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import BudgetOptimum, Refusal, ScalingLaw
 from flops_fit.fitting.methods import in_words
 from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.fitting.points import Dropped
@@ -58,14 +59,19 @@ def budgets_table(law: ScalingLaw) -> Table:
     """The optimum of each trained budget by its own curve, with its verdict."""
     table = _table("budget", "N_opt", "D_opt", "D/N", label(law.metric), "verdict")
     for b in law.budgets:
+        per_param = "" if b.N_opt is None or b.D_opt is None else f"{b.D_opt / b.N_opt:.3g}"
         table.add_row(
-            f"{b.budget:.3g}",
-            _count(b.N_opt),
-            _count(b.D_opt),
-            "" if b.N_opt is None or b.D_opt is None else f"{b.D_opt / b.N_opt:.3g}",
-            "" if b.loss is None else f"{b.loss:.4f}",
-            b.verdict,
+            f"{b.budget:.3g}", _count(b.N_opt), _count(b.D_opt), per_param, _loss(b), b.verdict
         )
+    return table
+
+
+def refused_budgets_table(refusal: Refusal) -> Table:
+    """Each budget of a sweep without a law, with a sentence on what it shows."""
+    table = _table("budget", "N_opt", label(refusal.metric), "verdict")
+    table.add_column("why", justify="left", overflow="fold")
+    for b in refusal.budgets:
+        table.add_row(f"{b.budget:.3g}", _count(b.N_opt), _loss(b), b.verdict, Text(b.reason))
     return table
 
 
@@ -259,6 +265,10 @@ def _ends_budget(experiment: Experiment, plan: Plan) -> bool:
     """Whether the next row belongs to another budget."""
     same = [e for e in plan.experiments if e.budget == experiment.budget]
     return same[-1] is experiment
+
+
+def _loss(optimum: BudgetOptimum) -> str:
+    return "" if optimum.loss is None else f"{optimum.loss:.4f}"
 
 
 def _count(value: float | None) -> str:

@@ -11,11 +11,20 @@ from typing import Any
 
 from flops_fit.errors import ConfigError, UserError
 from flops_fit.files import point_to
-from flops_fit.fitting import FitError, ScalingLaw, fit_runs, is_fit_of
+from flops_fit.fitting import (
+    FitError,
+    NoLawFits,
+    Refusal,
+    ScalingLaw,
+    fit_runs,
+    is_fit_of,
+    refusal_of,
+)
 from flops_fit.fitting import FitSettings as Fit
 from flops_fit.fitting.methods import reads_curves
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.fitting.points import Dropped
+from flops_fit.fitting.refusal import REFUSAL_FILE, is_sweep
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.laws import FlopRule
 from flops_fit.plan.experiment import Plan
@@ -24,7 +33,7 @@ from flops_fit.plan.run import Run
 from flops_fit.settings.answers import ColumnNames, TableSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Spec
-from flops_fit.study.found import RUNS_FILE
+from flops_fit.study.found import RUNS_FILE, has_law
 from flops_fit.study.runs import Runs
 from flops_fit.tables import (
     BITS,
@@ -52,7 +61,7 @@ class FittedStudy:
     plan: Plan | None
     runs: Runs
     law: ScalingLaw | None
-    refusal: str | None
+    refusal: Refusal | None
     spec: Spec | None = None
     num_trained: int = 0
 
@@ -80,7 +89,8 @@ def fit_trained(
 ) -> FittedStudy:
     """The study with the law of the plan's runs, kept beside plan.json; one that is there is kept.
 
-    Where nothing can be fitted the study has no law, and says why.
+    Where nothing can be fitted the study has no law, and says why; so does refusal.json there,
+    but for a single run, which leaves the sweep that it came of the last one answered.
     """
     answer_folder = folder.plan_folder(plan)
     checkpoints = checkpoints_of(runs, folder) if reads_curves(how.answer) else []
@@ -98,7 +108,11 @@ def fit_trained(
             law = fit_runs(runs, **arguments)
             law.save(answer_folder)
     except FitError as error:
-        return replace(study, refusal=str(error))
+        refusal = refusal_of(runs, error, flop_rule=plan.flop_rule, answer=how.answer)
+        if is_sweep(runs):
+            refusal.save(answer_folder)
+        return replace(study, refusal=refusal)
+    (answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
     return replace(study, law=law)
 
 
@@ -131,28 +145,55 @@ class ToFit:
 def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
     """The study with its runs fitted anew; law.json and runs.csv are written, and in force.
 
-    Raises `FitError` where no method gives a law.
+    Where no method gives a law the study has none, and says why. Raises `FitError` for rows that
+    can't be true and for what can't be fitted at all.
     """
-    law = fit_runs(
-        given.runs,
-        flop_rule=given.flop_rule,
-        answer=how.answer,
-        select=how.select,
-        draws=how.draws,
-        seed=how.seed,
-        metric=how.metric,
-        checkpoints=given.checkpoints() if reads_curves(how.answer) else (),
-    )
+    try:
+        law = fit_runs(
+            given.runs,
+            flop_rule=given.flop_rule,
+            answer=how.answer,
+            select=how.select,
+            draws=how.draws,
+            seed=how.seed,
+            metric=how.metric,
+            checkpoints=given.checkpoints() if reads_curves(how.answer) else (),
+        )
+    except NoLawFits as error:
+        return refused(given, how, error, tell)
     law = replace(
         law,
         dropped=(*given.dropped, *law.dropped),
         provenance={**law.provenance, **given.source},
     )
     law.save(given.answer_folder)
+    (given.answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
     write_runs(given.answer_folder / RUNS_FILE, given.runs)
     tell_of_earlier(given, tell)
     point_to(given.folder.path / "latest", given.answer_folder)
     return FittedStudy(given.folder, given.plan, Runs(given.runs), law, None)
+
+
+def refused(given: ToFit, how: Fitting, error: FitError, tell: Tell) -> FittedStudy:
+    """The study without a law. The refusal is kept where no earlier law of the study stands."""
+    refusal = refusal_of(
+        given.runs,
+        error,
+        flop_rule=given.flop_rule,
+        answer=how.answer,
+        metric=how.metric,
+        select=how.select,
+    )
+    refusal = replace(refusal, dropped=(*given.dropped, *refusal.dropped))
+    study = FittedStudy(given.folder, given.plan, Runs(given.runs), None, refusal)
+    earlier = given.folder.path / "latest"
+    if any(map(has_law, (earlier, given.answer_folder))):
+        tell(f"note: the earlier law of {given.folder.path.name} stays in force")
+        return study
+    refusal.save(given.answer_folder)
+    write_runs(given.answer_folder / RUNS_FILE, given.runs)
+    point_to(earlier, given.answer_folder)
+    return study
 
 
 def tell_of_earlier(given: ToFit, tell: Tell) -> None:

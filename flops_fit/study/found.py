@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flops_fit.errors import StudyError
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import Refusal, ScalingLaw
+from flops_fit.fitting.refusal import REFUSAL_FILE
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.store.folder import StudyFolder, latest_study
@@ -24,10 +26,31 @@ def found_study(study: str | None, output_root: str) -> StudyFolder:
 
 def fitted_study(study: str | None, output_root: str) -> StudyFolder:
     """The study of this name, else the last one of those that have a law."""
+    return _newest_where(has_law, study, output_root)
+
+
+def answered_study(study: str | None, output_root: str) -> StudyFolder:
+    """The study of this name, else the last one that was fitted, with or without a law."""
+    return _newest_where(has_answer, study, output_root)
+
+
+def has_law(answer_folder: Path) -> bool:
+    """Whether the answer in a folder is a law."""
+    return (answer_folder / LAW_FILE).exists() and not (answer_folder / REFUSAL_FILE).exists()
+
+
+def has_answer(answer_folder: Path) -> bool:
+    """Whether a folder has a law, or why there is none."""
+    return any((answer_folder / name).exists() for name in (LAW_FILE, REFUSAL_FILE))
+
+
+def _newest_where(
+    wanted: Callable[[Path], bool], study: str | None, output_root: str
+) -> StudyFolder:
     fitted = [
         pointer
         for pointer in Path(output_root).glob("*/latest")
-        if (StudyFolder(pointer.parent).latest_plan_folder() / LAW_FILE).exists()
+        if wanted(StudyFolder(pointer.parent).latest_plan_folder())
     ]
     if study or not fitted:
         return found_study(study, output_root)
@@ -47,7 +70,20 @@ def existing(folder: StudyFolder) -> StudyFolder:
 
 def read_law(folder: StudyFolder) -> ScalingLaw:
     """The law of the answer in force. Raises `StudyError` where nothing was fitted."""
+    answer = read_answer(folder)
+    if isinstance(answer, Refusal):
+        raise StudyError(f"{folder.path}: {answer}")
+    return answer
+
+
+def read_answer(folder: StudyFolder) -> ScalingLaw | Refusal:
+    """The law of the answer in force, or why there is none.
+
+    Raises `StudyError` where nothing was fitted.
+    """
     answer_folder = folder.latest_plan_folder()
+    if (answer_folder / REFUSAL_FILE).exists():
+        return Refusal.load(answer_folder)
     if not (answer_folder / LAW_FILE).exists():
         raise StudyError(
             f"{folder.path} has no law yet: run `flops-fit fit study={folder.path.name}`"

@@ -11,7 +11,7 @@ from typing import Any
 
 from flops_fit.answers.verification import Verification
 from flops_fit.errors import ConfigError, StudyError, UserError
-from flops_fit.fitting import ScalingLaw
+from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
@@ -19,7 +19,7 @@ from flops_fit.report.files import write_report
 from flops_fit.report.tables import prediction_words
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.fits import FittedStudy
-from flops_fit.study.found import PLAN_FILE, existing, read_law, study_runs
+from flops_fit.study.found import PLAN_FILE, existing, read_answer, study_runs
 from flops_fit.study.runs import Runs
 from flops_fit.study.status import StudyStatus, study_status
 from flops_fit.study.sweeps import verified
@@ -48,9 +48,12 @@ class Study:
         plan = folder.read_plan() if (answer_folder / PLAN_FILE).exists() else None
         fitted = FittedStudy(folder, plan, Runs(study_runs(folder)), None, None)
         try:
-            return cls(replace(fitted, law=read_law(folder)))
+            answer = read_answer(folder)
         except UserError as error:
-            return cls(replace(fitted, refusal=str(error)))
+            answer = Refusal(str(error))
+        if isinstance(answer, Refusal):
+            return cls(replace(fitted, refusal=answer))
+        return cls(replace(fitted, law=answer))
 
     @property
     def folder(self) -> Path:
@@ -73,8 +76,8 @@ class Study:
 
     @property
     def refusal(self) -> str | None:
-        """Why there is no law."""
-        return self.fitted.refusal
+        """Why there is no law, in a line; None where there is one."""
+        return str(self.fitted.refusal) if self.fitted.refusal else None
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -95,8 +98,12 @@ class Study:
         return verified(self.fitted, self.predict(budget))
 
     def report(self) -> list[Path]:
-        """Writes runs.csv and the figures beside law.json; returns their paths."""
-        return write_report(self.runs, self._law, self.fitted.folder.latest_plan_folder())
+        """Writes runs.csv and the figures beside law.json; returns their paths.
+
+        Without a law the figure of the losses alone.
+        """
+        answer = self.law or self.fitted.refusal or Refusal("nothing was fitted")
+        return write_report(self.runs, answer, self.fitted.folder.latest_plan_folder())
 
     def status(self) -> StudyStatus:
         """How much of the plan is completed, failed, diverged and missing."""
@@ -105,13 +112,15 @@ class Study:
     @property
     def _law(self) -> ScalingLaw:
         if self.law is None:
-            raise StudyError(f"no law to predict with: {self.refusal}")
+            reason = (self.refusal or "").removeprefix("no law: ")
+            raise StudyError(f"no law to predict with: {reason}")
         return self.law
 
     def _lines(self) -> list[str]:
         head = f"Study {self.folder.name}: {len(self)} runs"
         if self.law is None:
-            return [head, str(self.refusal)]
+            refusal = self.fitted.refusal or Refusal("nothing was fitted")
+            return [head, str(refusal), *refusal.sentences]
         law = self.law
         beyond = [p for p in law.predictions if p.method == law.answer and p.extrapolation >= 1]
         shown = [prediction_words(p) for p in beyond[:SHOWN_BUDGETS]]

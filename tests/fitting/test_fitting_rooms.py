@@ -22,7 +22,7 @@ FLOORS = [
     {"methods"},
     {"fits"},
     {"examine", "earlier"},
-    {"result"},
+    {"result", "refusal"},
     {"fit"},
 ]
 """From the lowest up. A room may use the floors below it, and itself."""

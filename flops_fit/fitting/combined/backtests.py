@@ -138,19 +138,21 @@ def cuts_of(candidates: Mapping[str, Method], points: Points, targets: Targets) 
     """Every cut at which some candidate gives a law, rising."""
     levels = targets.cuts()
     parts = [points.where(targets.below(points, level)) for level in levels]
-    made = zip(levels, (laws_of(candidates, part) for part in parts), strict=True)
+    made = zip(levels, (laws_of(candidates, part)[0] for part in parts), strict=True)
     return [_cut(laws, level, targets) for level, laws in made if laws]
 
 
-def laws_of(candidates: Mapping[str, Method], points: Points) -> Laws:
-    """The candidates' laws of points, without those that refuse."""
-    found = {}
+def laws_of(
+    candidates: Mapping[str, Method], points: Points
+) -> tuple[Laws, Mapping[str, FitError]]:
+    """The candidates' laws of points, and why others give none."""
+    found, refusals = {}, {}
     for name, method in candidates.items():
         try:
             found[name] = method.law(points)
-        except FitError:
-            continue
-    return found
+        except FitError as error:
+            refusals[name] = error
+    return found, refusals
 
 
 def _cut(laws: Laws, level: float, targets: Targets) -> Cut:

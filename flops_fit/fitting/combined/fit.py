@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
 from flops_fit.fitting.combined.backtests import Cut, Laws, Targets, cuts_of, laws_of
 from flops_fit.fitting.combined.draws import CombinedDraws
 from flops_fit.fitting.combined.errors import loss_errors, size_errors
 from flops_fit.fitting.combined.evidence import LOSS, SIZE, calibration, own_tests, weights
 from flops_fit.fitting.combined.law import CombinedLaw, Part, Width
 from flops_fit.fitting.contract import Fitted, Method
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import NoLawFits
 from flops_fit.fitting.isoflop import Akima, IsoflopFit
 from flops_fit.fitting.isoflop.fit import FEWEST_BRACKETED
 from flops_fit.fitting.points import Points, usable_points
@@ -80,9 +78,9 @@ class CombinedFit:
 
 def weighed(candidates: Mapping[str, Method], points: Points, targets: Targets) -> CombinedLaw:
     """The candidates as one law. Raises `FitError` where none gives a law."""
-    laws = laws_of(candidates, points)
+    laws, refusals = laws_of(candidates, points)
     if not laws:
-        raise FitError("no candidate gives a law", _reasons(candidates, points))
+        raise NoLawFits(refusals)
     cuts = cuts_of(candidates, points, targets)
     return CombinedLaw(
         parts=_parts(candidates, laws, cuts, targets),
@@ -120,14 +118,3 @@ def _loss_width(cuts: Sequence[Cut], targets: Targets) -> Width:
 
     tests = own_tests(cuts, LOSS, stated)
     return Width(loss_errors(targets), calibration(tests, LOSS), tests)
-
-
-def _reasons(candidates: Mapping[str, Method], points: Points) -> str:
-    """Why each candidate refuses, a reason that several share once."""
-    reasons = {}
-    for name, method in candidates.items():
-        try:
-            method.law(points)
-        except FitError as error:
-            reasons[str(error)] = name
-    return "; ".join(f"{name}: {reason}" for reason, name in reasons.items())

@@ -9,19 +9,28 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flops_fit.fitting.contract import Fitted
-from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.errors import FitError, TooFewBracketed
 from flops_fit.fitting.isoflop.curves import CurveFamily, Parabola
 from flops_fit.fitting.isoflop.draws import IsoflopDraws
 from flops_fit.fitting.isoflop.law import IsoflopLaw
 from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
+from flops_fit.fitting.isoflop.misfit import CurveRows, followed
 from flops_fit.fitting.isoflop.optima import (
     FEW,
+    MISFIT,
     NEGATIVE,
     OK,
     BudgetOptimum,
     near_minimum,
     num_sizes,
     verdict_on,
+)
+from flops_fit.fitting.isoflop.scatter import (
+    CurveNoise,
+    Scatter,
+    pooled,
+    pooled_without_each,
+    scatter_about,
 )
 from flops_fit.fitting.noise import FreshNoise, seed_noise
 from flops_fit.fitting.points import Points, usable_points
@@ -31,9 +40,6 @@ from flops_fit.plan.run import Run
 
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""
-
-MOST_NOISE = 1.0
-"""Relative noise of a loss beyond which more would change nothing: such curves are flat."""
 
 REDRAWN = 200
 """Draws from which a standard deviation is told, to 5%."""
@@ -112,34 +118,44 @@ class IsoflopFit:
         return recorded_settings(self)
 
     def noise(self, points: Points) -> float | None:
-        """Relative noise of a loss: of repeated seeds, else about the curves, else None."""
+        """Relative noise of a loss: of repeated seeds, else about the curves, else None.
+
+        Curves that miss their points tell no noise, unless all do.
+        """
         seeds = seed_noise(points)
         if seeds is not None:
             return seeds.value
-        squares, freedoms = [], []
-        family = self.curve.residual_family
-        for budget in points.budgets:
-            group = near_minimum(points.at_budget(budget), NEAR, self.fewest_in_window)
-            if num_sizes(group) <= family.parameters:
-                continue
-            fitted = family.curve(np.log(group.num_params), group.loss)(group.num_params)
-            squares.append(float(np.sum((fitted / group.loss - 1) ** 2)))
-            freedoms.append(len(group) - family.parameters)
-        # The median over budgets of unbiased estimates: one budget with a bad run, or of another
-        # shape, must not set the noise of all.
-        if not squares:
-            return None
-        from scipy.special import gammaincinv  # a sixth of a second, for those who only read a law
-
-        medians = 2 * gammaincinv(np.array(freedoms) / 2, 0.5)  # of chi squared
-        return min(float(np.sqrt(np.median(squares / medians))), MOST_NOISE)
+        rows = self.curve_rows(points)
+        good = [self._scatter(r.group) for r in rows if r.missed is None]
+        about = pooled(good) or pooled([self._scatter(r.group) for r in rows])
+        return None if about is None else about.value
 
     def optima(self, points: Points, noise: float | None) -> tuple[BudgetOptimum, ...]:
         """Curve, minimum and verdict of every budget, from small to large."""
-        return tuple(
-            self._optimum(budget, group, points.at_budget(budget), noise)
-            for budget, group in self._groups(points)
-        )
+        return tuple(self._optimum(rows, noise) for rows in self.curve_rows(points))
+
+    def curve_rows(self, points: Points) -> list[CurveRows]:
+        """The rows that each budget's curve is drawn through, from small to large budgets.
+
+        Each is held against the noise of repeated seeds, else that of the other budgets.
+        """
+        rows = [self._in_window(budget, points.at_budget(budget)) for budget in points.budgets]
+        if self.window is None:
+            return rows
+        noises = self._noise_for_each(points, rows)
+        return [followed(r, self.curve, n) for r, n in zip(rows, noises, strict=True)]
+
+    def _noise_for_each(self, points: Points, rows: Sequence[CurveRows]) -> list[CurveNoise | None]:
+        """What tells the noise of a budget without that budget's own curve."""
+        seeds = seed_noise(points)
+        if seeds is not None:
+            return [CurveNoise(seeds.value, seeds.freedom)] * len(rows)
+        return pooled_without_each([self._scatter(r.group) for r in rows])
+
+    def _scatter(self, group: Points) -> Scatter | None:
+        if self.window is None or self.window > NEAR:
+            group = near_minimum(group, NEAR, self.fewest_in_window)
+        return scatter_about(self.curve.residual_family, group)
 
     def draws(self, points: Points, law: IsoflopLaw, count: int, seed: int) -> IsoflopDraws | None:
         """`count` refits of the bracketed budgets with fresh noise on the fitted curves.
@@ -158,7 +174,7 @@ class IsoflopFit:
         generator = np.random.default_rng(seed)
         noise = FreshNoise(count, generator)
         skewness = self.curve.unseen_skewness * generator.standard_normal(count)
-        groups = dict(self._groups(points))
+        groups = {rows.budget: rows.group for rows in self.curve_rows(points)}
         bracketed = self._deciding(law.budgets)
         log_n, shift = np.empty((2, len(bracketed), count))
         for row, optimum in enumerate(bracketed):
@@ -195,7 +211,7 @@ class IsoflopFit:
         """
         noise = self.noise(points) or 0.0
         generator = np.random.default_rng(0)
-        groups = dict(self._groups(points))
+        groups = {rows.budget: rows.group for rows in self.curve_rows(points)}
         found = np.zeros((len(optima), 2))
         for row, optimum in enumerate(optima):
             group = groups[optimum.budget]
@@ -221,30 +237,22 @@ class IsoflopFit:
         skewed = self.curve.curve(log_n, optimum.curve(group.num_params)[:, None] + cubic)
         return np.asarray(skewed.lowest()[0] - place)
 
-    def _groups(self, points: Points) -> list[tuple[float, Points]]:
-        return [(b, self._in_window(points.at_budget(b))) for b in points.budgets]
-
-    def _in_window(self, group: Points) -> Points:
+    def _in_window(self, budget: float, everything: Points) -> CurveRows:
         if self.window is None:
-            return group
-        return near_minimum(group, self.window, self.fewest_in_window)
+            return CurveRows(budget, everything, everything)
+        near = near_minimum(everything, self.window, self.fewest_in_window)
+        return CurveRows(budget, everything, near)
 
-    def _optimum(
-        self, budget: float, group: Points, everything: Points, noise: float | None
-    ) -> BudgetOptimum:
+    def _optimum(self, rows: CurveRows, noise: float | None) -> BudgetOptimum:
+        budget, group = rows.budget, rows.group
         flops = float(np.exp(np.mean(np.log(group.flops))))
-        sizes, needed = num_sizes(everything), self.curve.fewest_sizes
+        sizes, needed = num_sizes(rows.everything), self.curve.fewest_sizes
         if num_sizes(group) < needed:
             reason = f"{sizes} sizes, a curve needs {needed}: train more sizes"
             return BudgetOptimum(budget, flops, sizes, FEW, reason)
         curve = self.curve.curve(np.log(group.num_params), group.loss)
-        log_n, loss = curve.lowest()
-        verdict, reason = verdict_on(group, everything, float(log_n), noise)
-        if verdict == OK and loss <= 0:
-            verdict, reason = (
-                NEGATIVE,
-                (f"the curve falls to a loss of {loss:.3g}: look for runs that went wrong"),
-            )
+        log_n, loss = (float(v) for v in curve.lowest())
+        verdict, reason = _believed(rows, log_n, loss, noise)
         num_params = float(np.exp(log_n))
         return BudgetOptimum(
             budget=budget,
@@ -254,9 +262,31 @@ class IsoflopFit:
             reason=reason,
             N_opt=num_params,
             D_opt=float(group.flop_rule.tokens(flops, num_params)),
-            loss=float(loss),
+            loss=loss,
             curve=curve,
         )
+
+
+def _believed(rows: CurveRows, log_n: float, loss: float, noise: float | None) -> tuple[str, str]:
+    """The verdict on a curve's minimum, and why."""
+    verdict, reason = verdict_on(rows.group, rows.everything, log_n, noise)
+    if verdict != OK:
+        return verdict, reason + _left_out(rows.left_out)
+    if loss <= 0:
+        fallen = f"the curve falls to a loss of {loss:.3g}: look for runs that went wrong"
+        return NEGATIVE, fallen
+    if rows.missed is not None:
+        return MISFIT, rows.missed
+    return OK, reason + _left_out(rows.left_out)
+
+
+def _left_out(sizes: Sequence[float]) -> str:
+    """Which sizes stayed out of a curve that they would bend."""
+    if not sizes:
+        return ""
+    named = " and ".join(f"{n:.3g}" for n in sizes)
+    stay = "stays" if len(sizes) == 1 else "stay"
+    return f"; N = {named} {stay} out of the curve, which would miss the others"
 
 
 def _line(
@@ -301,7 +331,7 @@ def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
     troubles = "; ".join(
         f"{o.budget:.3g} FLOPs: {o.verdict}, {o.reason}" for o in optima if not o.is_bracketed
     )
-    return FitError(
+    return TooFewBracketed(
         f"{bracketed} of {len(optima)} budgets have a bracketed minimum, a line needs "
         f"{FEWEST_BRACKETED}",
         troubles,

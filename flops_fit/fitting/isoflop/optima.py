@@ -12,6 +12,7 @@ from flops_fit.fitting.isoflop.curves import SAME_SIZE, IsoflopCurve, Parabola, 
 from flops_fit.fitting.points import Points
 
 OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
+MISFIT = "misfit"
 """Verdicts on a budget: only `ok` ones, whose minimum is bracketed, enter the line."""
 
 SIGNIFICANT = 2.0
