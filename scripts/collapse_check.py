@@ -216,8 +216,9 @@ noise share: the loss that the rate keeps up and its decay takes away, in units 
 loss at the end. It needs no irreducible loss. Said is a change of v from the smallest budget to the
 largest beyond what sweeps of well-chosen rates show: a fall by more than a factor of {fall:.2g}, or
 a rise by more than (C_max / C_min)^{growth:g} times that. A single curve is named where it lies
-apart from all others. It takes three budgets, a few curves at each, of 400 steps and more that see
-each sample once, and a rate that at least halves towards the end.
+apart from all others. It takes three budgets over a decade or more, a few
+curves at each, of 400 steps and more that see each sample once, and a rate that at least halves
+towards the end.
 
 How often it is said, with rates that are right at the smallest budget and off by a factor at the
 largest:
@@ -229,7 +230,7 @@ largest:
 Real sweeps: 4 budgets from 1e8 to 3e9 FLOPs, 3 sizes each with one run or two of each; the rate
 that is right was chosen by the loss, and is one for all sizes. Seeds {seeds}. On 12 other seeds,
 with which the limits were chosen, it was said of none of 12 sweeps with right rates, of 7 of 10
-with one too high by 4, and of 9 of 9 with one too low by 4; with two runs of each size of none of
+with one too high by 4, and of 7 of 9 with one too low by 4; with two runs of each size of none of
 6, 5 of 5, and 4 of 4.
 
 What this can't do: the noise share of well-chosen rates is not quite the same at all sizes. In

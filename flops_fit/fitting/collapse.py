@@ -49,6 +49,9 @@ LEAST_DECAY = 0.5
 LEAST_SHARE = 0.03
 """Noise share below which it is as good as none."""
 
+LEAST_RANGE = 10.0
+"""Largest budget over the smallest from which a trend with size is looked for."""
+
 FEWEST_BUDGETS, FEWEST_FREEDOM = 3, 3
 """Degrees of freedom behind the scatter are curves less budgets."""
 
@@ -59,7 +62,7 @@ stays what it is while R falls. docs/collapse.md measures 0.2 to 0.35."""
 MARGIN = 0.6
 """ln of the change of v from the smallest budget to the largest that is not worth a word."""
 
-SURE = 0.80
+SURE = 0.90
 """Level at which a trend must differ from none."""
 
 OFF = 6.0
@@ -186,13 +189,16 @@ class Collapse:
 def collapse(curves: Sequence[Curve]) -> Collapse | None:
     """How well `curves` of runs near their budgets' optima fall on one.
 
-    None where fewer than 3 budgets, or 3 curves more than those, can be used: curves of 400 steps
-    or more whose learning rate at least halves towards the end and whose loss falls.
+    None where fewer than 3 budgets over a decade, or 3 curves more than budgets, can be used:
+    curves of 400 steps or more whose learning rate at least halves towards the end and whose loss
+    falls.
     """
     usable = [(curve, shape) for curve in curves if curve.is_usable and (shape := shape_of(curve))]
     budgets = np.array([curve.budget for curve, _ in usable])
     freedom = len(usable) - len(set(budgets))
     if len(set(budgets)) < FEWEST_BUDGETS or freedom < FEWEST_FREEDOM:
+        return None
+    if budgets.max() < LEAST_RANGE * budgets.min():
         return None
     shares = np.array([shape.noise_share for _, shape in usable])
     drift, stderr = _drift(budgets, shares)

@@ -136,6 +136,7 @@ def test_one_noisy_budget_is_in_the_standard_error():
         [],
         sweep(0.0)[:5],  # of two budgets
         [curve(c, seed=k) for c in BUDGETS[:3] for k in range(1)],
+        [curve(c, seed=k) for c in (1e8, 3e8, 9e8) for k in range(4)],
         [curve(c, points=6, seed=k) for c in BUDGETS for k in range(3)],
         [curve(c, num_steps=300, seed=k) for c in BUDGETS for k in range(3)],
         [curve(c, end_rate=0.6, seed=k) for c in BUDGETS for k in range(3)],
