@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flops_fit.errors import UserError as UserError
     from flops_fit.fitting.result import ScalingLaw as ScalingLaw
     from flops_fit.laws.prediction import Prediction as Prediction
+    from flops_fit.laws.published import published_law as published_law
     from flops_fit.learning.schedules import WSD as WSD
     from flops_fit.learning.schedules import Constant as Constant
     from flops_fit.learning.schedules import Cosine as Cosine
@@ -26,6 +27,7 @@ _WHERE = {
     "find_optimal": "api",
     "fit_table": "api",
     "load_law": "api",
+    "published_law": "laws.published",
     "Study": "study.study",
     "Plan": "plan.experiment",
     "Run": "plan.run",

@@ -14,6 +14,7 @@ from flops_fit.cli import main
 
 CORE = [
     "laws.prediction",
+    "laws.published",
     "learning.schedules",
     "plan.sweep",
     "plan.run",
@@ -24,6 +25,7 @@ CORE = [
     "fitting.simulation",
     "answers.crossing",
     "answers.comparison",
+    "answers.optima",
     "command",
 ]
 

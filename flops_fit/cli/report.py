@@ -10,6 +10,7 @@ from flops_fit.report.files import write_report
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import ReportSettings
+from flops_fit.study.curves import collapse_finding
 from flops_fit.study.found import answered_study, read_answer, stands_on, study_runs
 
 
@@ -23,11 +24,14 @@ def report(settings: ReportSettings, origins: Origins) -> int:
         show_refusal(study_runs(folder), law, answer_folder, as_json=settings.json)
         return NO_LAW
     say(f"study: {folder.path}, by its latest answer: a law of {stands_on(law)}")
-    written = write_report(study_runs(folder), law, folder.latest_plan_folder())
+    runs = study_runs(folder)
+    written = write_report(runs, law, folder.latest_plan_folder())
     if settings.json:
         print_json({"files": [str(path) for path in written]})
     else:
         print_law(law)
+        if finding := collapse_finding(runs, folder, law):
+            say(f"warning: {finding} (docs/collapse.md)")
         for path in written:
             say(f"wrote {path}")
     return OK

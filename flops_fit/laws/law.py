@@ -115,15 +115,19 @@ class FlopSegment:
     log_coefficient: float
 
 
-class Law(Protocol):
-    """What every fitted law answers. All in FLOPs, parameters, tokens and nats per token."""
-
-    @property
-    def flop_rule(self) -> FlopRule: ...
+class Optima(Protocol):
+    """What every law answers, also one that knows no loss. In FLOPs, parameters and tokens."""
 
     def N_opt(self, flops: ArrayLike) -> Array: ...
 
     def D_opt(self, flops: ArrayLike) -> Array: ...
+
+
+class Law(Optima, Protocol):
+    """What every fitted law answers. All in FLOPs, parameters, tokens and nats per token."""
+
+    @property
+    def flop_rule(self) -> FlopRule: ...
 
     def loss_opt(self, flops: ArrayLike) -> Array: ...
 

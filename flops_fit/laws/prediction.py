@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.errors import UserError
 from flops_fit.files import plain
-from flops_fit.laws import Array, Law, LawDraws
+from flops_fit.laws import Array, Law, LawDraws, Optima
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -159,8 +159,7 @@ def predict_at_budget(
     law: Law, budget: float, *, method: str, largest_budget: float, draws: LawDraws | None
 ) -> Prediction:
     """The optimum of `law` at `budget` FLOPs, with intervals from `draws`."""
-    if not (np.isfinite(budget) and budget > 0):
-        raise UserError(f"budget {budget} is not a finite positive number of FLOPs")
+    check_budget(budget)
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
     intervals = {}
     if draws is not None:
@@ -181,12 +180,18 @@ def predict_at_budget(
     )
 
 
-def budget_for_num_params(law: Law, num_params: float) -> float:
+def check_budget(budget: float) -> None:
+    """Raises `UserError` for what is no number of FLOPs."""
+    if not (np.isfinite(budget) and budget > 0):
+        raise UserError(f"budget {budget} is not a finite positive number of FLOPs")
+
+
+def budget_for_num_params(law: Optima, num_params: float) -> float:
     """FLOPs at which `num_params` is the optimal size."""
     return _budget_where(lambda c: np.log(law.N_opt(c) / num_params), "N", num_params)
 
 
-def budget_for_num_tokens(law: Law, num_tokens: float) -> float:
+def budget_for_num_tokens(law: Optima, num_tokens: float) -> float:
     """FLOPs at which `num_tokens` is the optimal number of tokens."""
     return _budget_where(lambda c: np.log(law.D_opt(c) / num_tokens), "D", num_tokens)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flops_fit.answers.comparison import Comparison
+from flops_fit.answers.optima import OptimaComparison
 from flops_fit.files import write_json
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.plan.run import Run
@@ -39,6 +40,13 @@ def write_comparison(comparison: Comparison, output_root: Path) -> list[Path]:
     write_json(paths[0], comparison.to_json())
     plot_comparison(comparison).savefig(paths[1], dpi=FIGURE_DPI)
     return paths
+
+
+def write_optima(comparison: OptimaComparison, output_root: Path) -> Path:
+    """Write the JSON of a comparison of optima under compare-<a>-<b>; returns its path."""
+    folder = output_root / f"compare-{comparison.a.name}-{comparison.b.name}"
+    write_json(folder / "comparison.json", comparison.to_json())
+    return folder / "comparison.json"
 
 
 def is_current(folder: Path) -> bool:

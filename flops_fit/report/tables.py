@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flops_fit.answers.comparison import Comparison, Estimate
 from flops_fit.answers.crossing import Crossing
+from flops_fit.answers.optima import OptimaComparison, OptimumAt
 from flops_fit.answers.verification import Verification
 from flops_fit.fitting import BudgetOptimum, Refusal, ScalingLaw
 from flops_fit.fitting.methods import in_words
@@ -130,6 +131,33 @@ def comparison_table(comparison: Comparison) -> Table:
             *_estimate(row.loss_b, "{:.4f}".format),
             *_estimate(row.multiplier, "{:.3g}".format),
             "" if row.multiplier_extrapolation is None else f"{row.multiplier_extrapolation:.3g}",
+        )
+    return table
+
+
+def optima_table(comparison: OptimaComparison) -> Table:
+    """Budget -> N_opt, tokens per parameter and, where both tell it, the loss of two laws."""
+    sides, level = {"A": comparison.a, "B": comparison.b}, f"{SHOWN_LEVEL}%"
+    shown = {letter: [level] if side.draws else [] for letter, side in sides.items()}
+    with_loss = comparison.rows[0].a.loss is not None
+    heads = [
+        head
+        for letter in sides
+        for head in (
+            *(f"N {letter}", *shown[letter], f"D {letter}", f"D/N {letter}", *shown[letter]),
+            *([f"loss {letter}"] if with_loss else []),
+        )
+    ]
+    table = _table("budget", "trained in", *heads)
+    table.title = ", ".join(f"{letter} = {side.name}" for letter, side in sides.items())
+    table.title_justify = "left"
+    letters = {side.name: letter for letter, side in sides.items()}
+    for row in comparison.rows:
+        table.add_row(
+            f"{row.budget:.3g}",
+            " and ".join(letters[name] for name in row.trained_in),
+            *_optimum(row.a, bool(shown["A"])),
+            *_optimum(row.b, bool(shown["B"])),
         )
     return table
 
@@ -285,6 +313,16 @@ def _estimate(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, s
     bounds = estimate.intervals.get(SHOWN_LEVEL)
     value = "never" if estimate.value is None else shown(estimate.value)
     return value, _range(bounds, shown) if bounds else ""
+
+
+def _optimum(at: OptimumAt, with_bounds: bool) -> list[str]:
+    """N with its interval, D, D/N with its interval, and the loss where there is one."""
+    num_params = _estimate(at.num_params, short_number)
+    per_param = _estimate(at.tokens_per_param, "{:.3g}".format)
+    bounds = slice(None) if with_bounds else slice(1)
+    num_tokens, _ = _estimate(at.num_tokens, short_number)
+    loss = [] if at.loss is None else [f"{at.loss:.4f}"]
+    return [*num_params[bounds], num_tokens, *per_param[bounds], *loss]
 
 
 def _shown_bounds(intervals: Intervals | None, shown: Callable[[float], str]) -> str:

@@ -78,6 +78,15 @@ class FitSettings(AnswerSettings, TableFitSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceSettings:
+    """Published law, in place of the study's"""
+
+    law: str | None = answer(
+        None, "its name, such as chinchilla; law=list names them all", python=""
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetSettings:
     """Target: for what to predict; else all that `fit` predicted"""
 
@@ -88,7 +97,7 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(AnswerSettings, TargetSettings):
+class PredictSettings(AnswerSettings, TargetSettings, ReferenceSettings):
     """What `predict` can be told."""
 
 
@@ -96,7 +105,9 @@ class PredictSettings(AnswerSettings, TargetSettings):
 class CompareSettings(AnswerSettings):
     """Comparison"""
 
-    studies: tuple[str, ...] = answer((), "two names under output_root", python="")
+    studies: tuple[str, ...] = answer(
+        (), "two names under output_root; one may be a published law, such as chinchilla", python=""
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

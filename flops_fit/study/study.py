@@ -12,12 +12,14 @@ from typing import Any
 from flops_fit.answers.verification import Verification
 from flops_fit.errors import ConfigError, StudyError, UserError
 from flops_fit.fitting import Refusal, ScalingLaw
+from flops_fit.fitting.collapse import Collapse
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
 from flops_fit.report.files import write_report
 from flops_fit.report.tables import prediction_words
 from flops_fit.store.folder import StudyFolder
+from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import PLAN_FILE, existing, read_answer, study_runs
 from flops_fit.study.runs import Runs
@@ -96,6 +98,11 @@ class Study:
         `StudyError` where the run can't be trained from here, or fails.
         """
         return verified(self.fitted, self.predict(budget))
+
+    def collapse(self) -> Collapse | None:
+        """How well the training curves of runs near their budgets' optima fall on one: a rate that
+        doesn't suit all sizes shows (docs/collapse.md). None where there are too few to tell."""
+        return collapse_of(self.runs, self.fitted.folder, self.law)
 
     def report(self) -> list[Path]:
         """Writes runs.csv and the figures beside law.json; returns their paths.

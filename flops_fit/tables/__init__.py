@@ -4,7 +4,7 @@ from flops_fit.tables.columns import COMMON_NAMES
 from flops_fit.tables.flop_rules import table_flop_rule
 from flops_fit.tables.reading import RunTable, read_table
 from flops_fit.tables.rows import BITS, NATS, bits_per_byte
-from flops_fit.tables.study_curves import checkpoints_of
+from flops_fit.tables.study_curves import checkpoints_of, training_curve
 from flops_fit.tables.writing import write_runs
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "checkpoints_of",
     "read_table",
     "table_flop_rule",
+    "training_curve",
     "write_runs",
 ]

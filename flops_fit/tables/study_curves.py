@@ -6,7 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from flops_fit.fitting.collapse import Curve
 from flops_fit.fitting.errors import FitError
 from flops_fit.plan.run import Run
 from flops_fit.store.folder import StudyFolder
@@ -19,6 +23,40 @@ def checkpoints_of(runs: Iterable[Run], folder: StudyFolder) -> list[Run]:
     return [point for curve in curves for point in curve]
 
 
+def training_curve(run: Run, folder: StudyFolder) -> Curve | None:
+    """The training curve of a completed run, by its training loss; None without one."""
+    path = folder.run_folder(run.id) / "metrics.jsonl"
+    names = ("num_tokens", "train_loss", "lr")
+    try:
+        points = [[point[name] for name in names] for point in _points(path)]
+        known = [point for point in points if None not in point]
+        if not known or run.loss is None:
+            return None
+        share, loss, rate = np.array(known, dtype=float).T
+    except (KeyError, TypeError, ValueError) as error:
+        raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
+    return Curve(
+        id=run.id,
+        budget=run.budget,
+        num_params=run.num_params,
+        share=share / run.num_tokens,
+        loss=loss,
+        rate=rate,
+        final=run.loss,
+        num_steps=run.num_steps or 0,
+    )
+
+
+def _points(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no such file."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
+
+
 def _curve(run: Run, path: Path) -> list[Run]:
     """The checkpoints of a run from its metrics.jsonl, by their training loss; none without one.
 
@@ -26,10 +64,8 @@ def _curve(run: Run, path: Path) -> list[Run]:
     samples, where the held-out loss along the way is measured on a few, and an envelope picks the
     luckiest.
     """
-    if not path.exists():
-        return []
+    points = _points(path)
     try:
-        points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [
             replace(
                 run,
@@ -42,5 +78,5 @@ def _curve(run: Run, path: Path) -> list[Run]:
             for point in points
             if point["train_loss"] is not None
         ]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
