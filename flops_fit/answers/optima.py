@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.answers.comparison import BEYOND, SAME_BUDGET, Contender, Estimate
+from flops_fit.answers.comparison import (
+    BEYOND,
+    COMPARISON_VERSION,
+    SAME_BUDGET,
+    Contender,
+    Estimate,
+)
 from flops_fit.files import plain
 from flops_fit.laws import Array, LawDraws, Optima
 from flops_fit.laws.prediction import central_intervals
@@ -24,7 +30,6 @@ from flops_fit.laws.publication import (
     outside_warning,
     trained_budgets,
 )
-from flops_fit.plan.versions import SCHEMA_VERSION
 
 NO_LOSSES = (
     "no losses: they can be compared only on the same held-out data with the same tokenizer, which "
@@ -116,7 +121,7 @@ class OptimaComparison:
     def to_json(self) -> dict[str, Any]:
         """As docs/law-json.md describes it."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": COMPARISON_VERSION,
             "verdict": self.verdict,
             "losses": self.losses,
             "warnings": list(self.warnings),

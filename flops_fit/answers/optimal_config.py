@@ -31,12 +31,16 @@ KEPT = (*names_of(SweepSettings, lambda s: s.kind is Kind.DECIDES), *COMPARABLE,
 
 @dataclass(frozen=True)
 class OptimalConfig:
-    """An experiment of the study `study`, to be trained as a study of its own."""
+    """An experiment of the study `study`, to be trained as a study of its own.
+
+    `frozen` is the file of the prediction that the run puts to the test.
+    """
 
     prediction: Prediction
     experiment: Experiment
     plan: Plan
     pinned: Mapping[str, Any]
+    frozen: str
 
     @property
     def name(self) -> str:
@@ -121,6 +125,7 @@ class OptimalConfig:
             "budgets": [self.prediction.budget],
             "sizes": [size if isinstance(size, int | float) else dict(size)],
             "num_sizes": 1,
+            "predicted": self.frozen,
             "min_steps": settings.min_steps,
             "max_epochs": settings.max_epochs,
             "micro_batch_size": settings.micro_batch_size,

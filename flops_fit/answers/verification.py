@@ -1,9 +1,12 @@
-"""A prediction put to the test by the run that was trained at it."""
+"""A prediction frozen before anything was trained at it, and the run that puts it to the test."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from flops_fit.errors import UserError
 from flops_fit.files import plain
@@ -12,13 +15,33 @@ from flops_fit.plan.run import Run
 
 
 @dataclass(frozen=True)
+class FrozenPrediction:
+    """What a law said, and when: `law_sha256` is that of its law.json, `time` ISO 8601, UTC.
+
+    `reliance` is the word for how much of it could be relied on.
+    """
+
+    prediction: Prediction
+    reliance: str
+    law_sha256: str
+    time: str
+
+    def to_json(self) -> dict[str, Any]:
+        return plain({**vars(self), "prediction": self.prediction.to_json()})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FrozenPrediction:
+        return cls(**{**data, "prediction": Prediction.from_json(data["prediction"])})
+
+
+@dataclass(frozen=True)
 class Verification:
-    """A prediction and the run that put it to the test, at the size nearest to the optimum.
+    """A frozen prediction and the run that put it to the test, at the size nearest to the optimum.
 
     `measured` and `stderr` are the run's held-out loss, nats per token.
     """
 
-    prediction: Prediction
+    frozen: FrozenPrediction
     run_id: str
     num_params: float
     num_tokens: float
@@ -26,11 +49,15 @@ class Verification:
     stderr: float | None
 
     @classmethod
-    def of(cls, prediction: Prediction, run: Run) -> Verification:
-        """The test of `prediction` by `run`. Raises `UserError` where that has no loss."""
+    def of(cls, frozen: FrozenPrediction, run: Run) -> Verification:
+        """The test of a prediction by `run`. Raises `UserError` where that has no loss."""
         if run.loss is None:
             raise UserError(f"{run.id} has no loss to verify with: it is {run.status}")
-        return cls(prediction, run.id, run.num_params, run.num_tokens, run.loss, run.loss_stderr)
+        return cls(frozen, run.id, run.num_params, run.num_tokens, run.loss, run.loss_stderr)
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.frozen.prediction
 
     @property
     def error(self) -> float:
@@ -44,4 +71,37 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         inside = {str(level): self.is_inside(str(level)) for level in CONFIDENCE_LEVELS}
-        return plain({**vars(self), "error": self.error, "inside": inside})
+        measured = {name: value for name, value in vars(self).items() if name != "frozen"}
+        return {
+            **self.frozen.to_json(),
+            **plain({**measured, "error": self.error}),
+            "inside": inside,
+        }
+
+
+@dataclass(frozen=True)
+class Record:
+    """All verifications of a study so far: how far off, how many inside their 95% intervals.
+
+    `error` is the median relative error of the loss, without its sign.
+    """
+
+    count: int
+    error: float
+    inside: int
+    with_interval: int
+
+    @classmethod
+    def of(cls, files: Sequence[Mapping[str, Any]]) -> Record:
+        """Of verifications as their files have them, one or more."""
+        inside = [known for file in files if (known := file["inside"]["95"]) is not None]
+        error = float(np.median([abs(file["error"]) for file in files]))
+        return cls(len(files), error, sum(inside), len(inside))
+
+    def to_json(self) -> dict[str, Any]:
+        return plain(vars(self))
+
+    def __str__(self) -> str:
+        runs = f"{self.count} verification" + ("" if self.count == 1 else "s")
+        held = f"{self.inside} of {self.with_interval} inside the 95% interval"
+        return f"{runs} of this study so far: median error {self.error:.2%}, {held}"

@@ -35,7 +35,7 @@ def fit(settings: FitSettings, origins: Origins) -> int:
         print_json(study.law.to_json() | ({"asked": [p.to_json() for p in asked]} if asked else {}))
     else:
         for prediction in asked:
-            results().print(tables.prediction_words(prediction), markup=False, soft_wrap=True)
+            results().print(tables.answer_words(prediction), markup=False, soft_wrap=True)
         print_law(study.law)
     say(f"law of {stands_on(study.law)}: {given.answer_folder / 'law.json'}")
     return OK

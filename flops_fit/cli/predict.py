@@ -38,10 +38,11 @@ def predict_by_study(settings: PredictSettings) -> int:
     asked = asked_predictions(law, settings)
     targets = [target(law, p, settings.instead, folder) for p in asked]
     if settings.json:
-        shown = [t.to_json() for t in targets] or [p.to_json() for p in law.predictions]
-        print_json({"predictions": shown})
+        shown = [t.to_json() for t in targets] or [a.to_json() for a in law.answers]
+        print_json({"verdict": law.diagnostics.verdict, "predictions": shown})
     else:
-        results().print(tables.predictions_table(asked or law.predictions, law.metric))
+        results().print(law.diagnostics.verdict, markup=False, soft_wrap=True)
+        results().print(tables.answers_table(asked or law.answers, law.metric))
     for one in targets:
         show(one, law.metric)
     return OK
@@ -52,10 +53,11 @@ def show(target: Target, metric: str) -> None:
     from flops_fit.report import tables
     from flops_fit.report.screen import say
 
+    say(f"near {target.answer.budget:.3g} FLOPs: {target.answer.formula}")
     if target.band is not None:
         say(tables.band_line(target.band))
     if target.other is not None:
-        say(tables.cost_line(target.other, target.prediction.budget, metric))
+        say(tables.cost_line(target.other, target.answer.budget, metric))
     if target.run is not None:
         say(f"{target.run.config}")
         say(f"to train it: {target.run.command}")

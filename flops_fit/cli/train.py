@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flops_fit.building.from_config import build_spec
 from flops_fit.building.node import Origins, Part
 from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
+from flops_fit.cli.verify import show_verification
 from flops_fit.fitting.refusal import is_sweep
-from flops_fit.plan.run import Status
+from flops_fit.plan.run import Run, Status
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.printing import print_json, print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
 from flops_fit.study.fits import FittedStudy, Fitting
 from flops_fit.study.sweeps import train_study
+from flops_fit.study.verifications import RunFailed, keep
 
 
 def train(settings: SweepSettings, origins: Origins) -> int:
@@ -25,10 +29,23 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     how = Fitting(answer, settings.draws, settings.seed)
     study = train_study(spec, study_folder(settings), settings, how)
     keep_variant(study)
+    if settings.predicted and len(study.runs) == 1:
+        return tested(Path(settings.predicted), study.runs[0], as_json=settings.json)
     show(study, as_json=settings.json)
     if study.law is None and (is_sweep(study.runs) or not all_completed(study)):
         return NO_LAW
     return SOME_FAILED if any(run.status == Status.FAILED for run in study.runs) else OK
+
+
+def tested(predicted: Path, run: Run, *, as_json: bool) -> int:
+    """The run of a frozen prediction: both compared, and kept beside the law that said it."""
+    try:
+        verification = keep(predicted, run)
+    except RunFailed as error:
+        say(f"error: {error}")
+        return SOME_FAILED
+    show_verification(verification, predicted, as_json=as_json)
+    return OK
 
 
 def all_completed(study: FittedStudy) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from flops_fit.answers.verification import Verification
 from flops_fit.building.from_config import build_spec
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
@@ -15,7 +18,7 @@ from flops_fit.study.agreement import check_agreement
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import read_law
 from flops_fit.study.runs import Runs
-from flops_fit.study.sweeps import RunFailed, verification_path, verified
+from flops_fit.study.verifications import RunFailed, freeze, record, verification_path, verified
 
 
 def verify(settings: VerifySettings, origins: Origins) -> int:
@@ -27,14 +30,22 @@ def verify(settings: VerifySettings, origins: Origins) -> int:
     check_agreement(settings, plan, folder)
     spec = build_spec(settings, origins)
     study = FittedStudy(folder, plan, Runs(), law, None, spec)
+    answer = law.predict(settings.target)
     try:
-        verification = verified(study, law.predict(settings.target), settings=settings)
+        verification = verified(study, answer, settings=settings)
     except RunFailed as error:
         say(f"error: {error}")
         return SOME_FAILED
-    if settings.json:
-        print_json(verification.to_json())
-    else:
-        results().print(tables.verification_line(verification), markup=False, soft_wrap=True)
-    say(f"verification: {verification_path(folder, verification)}")
+    show_verification(verification, freeze(answer, folder), as_json=settings.json)
     return OK
+
+
+def show_verification(verification: Verification, frozen: Path, *, as_json: bool) -> None:
+    """Predicted against measured, and how the study's verifications went so far."""
+    so_far = record(frozen)
+    if as_json:
+        print_json({**verification.to_json(), "record": so_far.to_json()})
+    else:
+        for line in (*tables.verification_lines(verification), str(so_far)):
+            results().print(line, markup=False, soft_wrap=True)
+    say(f"verification: {verification_path(frozen, verification)}")

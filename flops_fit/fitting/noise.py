@@ -12,6 +12,9 @@ from flops_fit.laws import Array
 FEWEST_FREEDOM = 3
 """Degrees of freedom (repeats less points) from which repeated seeds tell the noise."""
 
+NORMAL_PER_MEDIAN = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 
 @dataclass(frozen=True)
 class SeedNoise:

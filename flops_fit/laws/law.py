@@ -218,13 +218,13 @@ def optimal_num_params(
     beta: ArrayLike,
     flops: ArrayLike,
     rule: FlopRule,
-    kappa: ArrayLike = 0.0,
+    kappa: float | Array = 0.0,
 ) -> Array:
-    """argmin over N of A / N^alpha + B N^kappa / D^beta along rule(N) D = flops; arguments broadcast.
+    """argmin over N of A / N^alpha + B N^kappa / D^beta along rule(N) D = flops.
 
-    On a segment where rule(N) = c N^s the minimum has a closed form, with t = s beta + kappa
-    N^(alpha + t) = (alpha A / t B) (C/c)^beta; the answer is the best of the segments' minima, each
-    kept inside its segment. For a constant rule this is G (C/constant)^a.
+    Arguments broadcast. On a segment where rule(N) = c N^s the minimum has a closed form, with
+    t = s beta + kappa: N^(alpha + t) = (alpha A / t B) (C/c)^beta; the answer is the best of the
+    segments' minima, each kept inside its segment. For a constant rule this is G (C/constant)^a.
     """
     log_a, log_b, alpha, beta = (np.asarray(v, dtype=float) for v in (log_A, log_B, alpha, beta))
     log_c = np.log(np.asarray(flops, dtype=float))

@@ -6,23 +6,28 @@ import json
 from typing import Any
 
 from flops_fit.fitting import Refusal, ScalingLaw
-from flops_fit.laws.prediction import Prediction
+from flops_fit.fitting.methods import in_words
 from flops_fit.report import tables
 from flops_fit.report.screen import results
 
 
 def print_law(law: ScalingLaw) -> None:
-    """Verdict, optima, exponents, predictions, and what weakens them."""
+    """Verdict, who answers and why, optima, exponents, answers, what weakens them, what to run."""
     console = results()
     console.print(law.diagnostics.verdict, markup=False, soft_wrap=True)
+    if law.diagnostics.why:
+        said = f"answered by {in_words(law.answer)}: {law.diagnostics.why}"
+        console.print(said, markup=False, soft_wrap=True)
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(tables.predictions_table(shown_predictions(law), law.metric))
+    console.print(tables.answers_table(law.answers, law.metric))
     for finding in law.diagnostics.findings:
         console.print(f"- {finding}", markup=False, soft_wrap=True)
     if law.dropped:
         console.print(f"- {tables.left_out_line(law.dropped)}", markup=False, soft_wrap=True)
+    for step in law.diagnostics.advice:
+        console.print(f"next: {step}", markup=False, soft_wrap=True)
 
 
 def print_refusal(refusal: Refusal) -> None:
@@ -33,12 +38,6 @@ def print_refusal(refusal: Refusal) -> None:
         console.print(tables.refused_budgets_table(refusal))
     if refusal.dropped:
         console.print(f"- {tables.left_out_line(refusal.dropped)}", markup=False, soft_wrap=True)
-
-
-def shown_predictions(law: ScalingLaw) -> list[Prediction]:
-    """Those of the method that answers, and beyond the trained budgets the others' beside them."""
-    shown = [p for p in law.predictions if p.method == law.answer or p.extrapolation > 1]
-    return sorted(shown, key=lambda p: (p.budget, p.method != law.answer))
 
 
 def print_json(value: Any) -> None:

@@ -15,13 +15,18 @@ from flops_fit.answers.comparison import Comparison, Estimate
 from flops_fit.answers.crossing import Crossing
 from flops_fit.answers.optima import OptimaComparison, OptimumAt
 from flops_fit.answers.verification import Verification
-from flops_fit.fitting import BudgetOptimum, Refusal, ScalingLaw
+from flops_fit.fitting import Refusal, ScalingLaw
+from flops_fit.fitting.answer import Answer
+from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.methods import in_words
 from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.fitting.points import Dropped
 from flops_fit.laws.prediction import FlatBand, Interval, Intervals, OtherSize, Prediction
 from flops_fit.plan.experiment import Experiment, Plan, short_number
 from flops_fit.plan.run import Run
+
+RELIANCE_WORDS = {"usable": "both", "loss only": "loss", "N only": "N", "unreliable": "neither"}
+"""What a table says under "rely on"."""
 
 SHOWN_LEVEL = "95"
 """Percent. The interval that tables show; law.json has the others."""
@@ -76,28 +81,38 @@ def refused_budgets_table(refusal: Refusal) -> Table:
     return table
 
 
-def predictions_table(predictions: Iterable[Prediction], metric: str = LOSS) -> Table:
-    """Budget -> N, D, tokens per parameter, loss with intervals, and how far it reaches."""
+def answers_table(answers: Iterable[Answer], metric: str = LOSS) -> Table:
+    """Budget -> what can be relied on, N, D, tokens per parameter, loss with intervals, how far.
+
+    Beyond the trained budgets what the other methods say stands below each answer.
+    """
     level, what = f"{SHOWN_LEVEL}%", label(metric)
-    table = _table("budget", "by", "N", level, "D", level, "D/N", what, level, "x top budget")
-    for p in predictions:
-        table.add_row(
-            f"{p.budget:.3g}",
-            p.method,
-            short_number(p.num_params),
-            _interval(p, "num_params", short_number),
-            short_number(p.num_tokens),
-            _interval(p, "num_tokens", short_number),
-            f"{p.tokens_per_param:.3g}",
-            f"{p.loss:.4f}",
-            _interval(p, "loss", "{:.4f}".format),
-            f"{p.extrapolation:.3g}",
-        )
+    table = _table("budget", "by", "rely on", "N", level, "D", "D/N", what, level, "x top")
+    for answer in answers:
+        table.add_row(*_prediction_row(answer.prediction, answer.reliance.value))
+        for other in answer.others if answer.extrapolation > 1 else ():
+            table.add_row(*_prediction_row(other, ""))
     return table
 
 
-def prediction_words(p: Prediction) -> str:
-    """One prediction in a line, with its intervals."""
+def _prediction_row(p: Prediction, reliance: str) -> list[str]:
+    return [
+        f"{p.budget:.3g}",
+        p.method,
+        RELIANCE_WORDS.get(reliance, reliance),
+        short_number(p.num_params),
+        _interval(p, "num_params", short_number),
+        short_number(p.num_tokens),
+        f"{p.tokens_per_param:.3g}",
+        f"{p.loss:.4f}",
+        _interval(p, "loss", "{:.4f}".format),
+        f"{p.extrapolation:.3g}",
+    ]
+
+
+def answer_words(answer: Answer) -> str:
+    """One answer in a line, with its intervals and the word for what can be relied on."""
+    p = answer.prediction
     n, d, loss = (
         _shown_bounds(p.intervals.get(name), shown)
         for name, shown in (
@@ -107,9 +122,9 @@ def prediction_words(p: Prediction) -> str:
         )
     )
     return (
-        f"{p.budget:.3g} FLOPs ({p.extrapolation:.3g} times the largest budget): "
-        f"N = {short_number(p.num_params)}{n}, D = {short_number(p.num_tokens)}{d}, "
-        f"loss {p.loss:.4f}{loss}"
+        f"{p.budget:.3g} FLOPs ({p.extrapolation:.3g} times the largest budget), "
+        f"{answer.reliance.value}: N = {short_number(p.num_params)}{n}, "
+        f"D = {short_number(p.num_tokens)}{d}, loss {p.loss:.4f}{loss}"
     )
 
 
@@ -220,18 +235,19 @@ def cost_line(other: OtherSize, budget: float, metric: str = LOSS) -> str:
     )
 
 
-def verification_line(v: Verification) -> str:
-    """Predicted against measured loss."""
-    p = v.prediction
+def verification_lines(v: Verification) -> list[str]:
+    """Predicted, interval, measured, error."""
+    p, spread = v.prediction, f" ± {v.stderr:.2g}" if v.stderr else ""
     interval = _interval(p, "loss", "{:.4f}".format)
+    bounds = f"{SHOWN_LEVEL}%: {interval}" if interval else "no interval: the law has no draws"
     inside = {True: ", inside the interval", False: ", outside the interval", None: ""}
-    spread = f" ± {v.stderr:.2g}" if v.stderr else ""
-    return (
-        f"at {p.budget:.3g} FLOPs, {p.extrapolation:.3g} times the top budget: predicted "
-        f"{p.loss:.4f} ({SHOWN_LEVEL}%: {interval}) at N = {short_number(p.num_params)}, measured "
-        f"{v.measured:.4f}{spread} at N = {short_number(v.num_params)}: {v.error:+.2%} off"
-        f"{inside[v.is_inside(SHOWN_LEVEL)]}"
-    )
+    return [
+        f"predicted {p.loss:.4f} ({bounds}) at N = {short_number(p.num_params)}, "
+        f"{p.budget:.3g} FLOPs, {p.extrapolation:.3g} times the top budget, on {v.frozen.time} "
+        f"({v.frozen.reliance})",
+        f"measured  {v.measured:.4f}{spread} at N = {short_number(v.num_params)}: "
+        f"{v.error:+.2%} off{inside[v.is_inside(SHOWN_LEVEL)]}",
+    ]
 
 
 def exponent(law: ScalingLaw, method: str) -> str:
@@ -295,7 +311,7 @@ def _ends_budget(experiment: Experiment, plan: Plan) -> bool:
     return same[-1] is experiment
 
 
-def _loss(optimum: BudgetOptimum) -> str:
+def _loss(optimum: Optimum) -> str:
     return "" if optimum.loss is None else f"{optimum.loss:.4f}"
 
 

@@ -134,6 +134,10 @@ class PlaceSettings:
     study: str = answer(MISSING, "name of the folder under output_root", python="")
     output_root: str = answer("outputs", "folder of all studies", python="")
     json: bool = answer(False, "print one JSON document on stdout", python="")
+    predicted: str | None = answer(
+        None, "file of a frozen prediction, as `predict` writes it, that this run is to test",
+        python="",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,18 @@ from flops_fit.answers.optimal_config import OptimalConfig, rules_of
 from flops_fit.answers.optimal_run import note_on_size, optimal_experiment
 from flops_fit.errors import PlanError
 from flops_fit.fitting import ScalingLaw
-from flops_fit.laws.prediction import FlatBand, OtherSize, Prediction
+from flops_fit.fitting.answer import Answer
+from flops_fit.laws.prediction import FlatBand, OtherSize
 from flops_fit.settings.answers import TargetSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.found import PLAN_FILE
+from flops_fit.study.verifications import freeze
 
 CONFIGS = "conf"
 """Folder beside law.json for the configs of optimal runs."""
 
 
-def asked_predictions(law: ScalingLaw, asked: TargetSettings) -> list[Prediction]:
+def asked_predictions(law: ScalingLaw, asked: TargetSettings) -> list[Answer]:
     """For the budgets, the size or the tokens asked for."""
     found = [law.predict(budget) for budget in asked.budgets]
     if asked.num_params is not None:
@@ -43,12 +45,12 @@ class OptimalRun:
 
 @dataclass(frozen=True)
 class Target:
-    """A prediction with all that is said about it; None where the law or the study can't tell.
+    """An answer with all that is said about it; None where the law or the study can't tell.
 
     `notes` say why a run can't be trained or is not quite the optimum.
     """
 
-    prediction: Prediction
+    answer: Answer
     band: FlatBand | None
     other: OtherSize | None
     run: OptimalRun | None
@@ -56,7 +58,7 @@ class Target:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **self.prediction.to_json(),
+            **self.answer.to_json(),
             "flat_band": self.band and self.band.to_json(),
             "instead": self.other and self.other.to_json(),
             "optimal_run": self.run and self.run.to_json(),
@@ -64,33 +66,30 @@ class Target:
         }
 
 
-def target(
-    law: ScalingLaw, prediction: Prediction, instead: float | None, folder: StudyFolder
-) -> Target:
+def target(law: ScalingLaw, answer: Answer, instead: float | None, folder: StudyFolder) -> Target:
     """Flatness and cost of another size, where known; writes the config of the optimal run."""
     band = other = None
     if law.knows_other_sizes:
-        band = law.flat_band(prediction.budget)
-        other = None if instead is None else law.cost_of_size(prediction.budget, instead)
-    run, notes = optimal_run(prediction, folder)
-    if prediction.warning:
-        notes = (*notes, f"warning: {prediction.warning}")
-    return Target(prediction, band, other, run, notes)
+        band = law.flat_band(answer.budget)
+        other = None if instead is None else law.cost_of_size(answer.budget, instead)
+    run, notes = optimal_run(answer, folder)
+    if answer.warning:
+        notes = (*notes, f"warning: {answer.warning}")
+    return Target(answer, band, other, run, notes)
 
 
-def optimal_run(
-    prediction: Prediction, folder: StudyFolder
-) -> tuple[OptimalRun | None, tuple[str, ...]]:
+def optimal_run(answer: Answer, folder: StudyFolder) -> tuple[OptimalRun | None, tuple[str, ...]]:
     """The written config of the closest run, and notes; None for a study that no config trained."""
     answer_folder = folder.latest_plan_folder()
     if not (answer_folder / PLAN_FILE).exists():
         return None, ()
-    plan = folder.read_plan()
+    plan, prediction = folder.read_plan(), answer.prediction
     try:
         experiment = optimal_experiment(plan, prediction, rules_of(plan.settings))
     except PlanError as error:
         return None, (f"note: no run of this study's model can be trained there: {error}",)
-    config = OptimalConfig(prediction, experiment, plan, folder.pinned())
+    frozen = shortened(freeze(answer, folder))
+    config = OptimalConfig(prediction, experiment, plan, folder.pinned(), str(frozen))
     size_note = note_on_size(experiment, prediction)
     notes = (f"note: {size_note}",) if size_note else ()
     if not config.can_be_written:

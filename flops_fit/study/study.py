@@ -12,19 +12,19 @@ from typing import Any
 from flops_fit.answers.verification import Verification
 from flops_fit.errors import ConfigError, StudyError, UserError
 from flops_fit.fitting import Refusal, ScalingLaw
+from flops_fit.fitting.answer import Answer
 from flops_fit.fitting.collapse import Collapse
-from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
 from flops_fit.report.files import write_report
-from flops_fit.report.tables import prediction_words
+from flops_fit.report.tables import answer_words
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import PLAN_FILE, existing, read_answer, study_runs
 from flops_fit.study.runs import Runs
 from flops_fit.study.status import StudyStatus, study_status
-from flops_fit.study.sweeps import verified
+from flops_fit.study.verifications import verified
 
 SHOWN_BUDGETS = 3
 """The largest budget and the next beyond it for which a printed study answers."""
@@ -87,7 +87,7 @@ class Study:
     def __len__(self) -> int:
         return len(self.runs)
 
-    def predict(self, budget: float) -> Prediction:
+    def predict(self, budget: float) -> Answer:
         """The compute-optimal run at `budget` FLOPs. Raises `StudyError` without a law."""
         return self._law.predict(number("budget", budget, "FLOPs such as 1e18"))
 
@@ -129,8 +129,8 @@ class Study:
             refusal = self.fitted.refusal or Refusal("nothing was fitted")
             return [head, str(refusal), *refusal.sentences]
         law = self.law
-        beyond = [p for p in law.predictions if p.method == law.answer and p.extrapolation >= 1]
-        shown = [prediction_words(p) for p in beyond[:SHOWN_BUDGETS]]
+        beyond = [answer for answer in law.answers if answer.extrapolation >= 1]
+        shown = [answer_words(answer) for answer in beyond[:SHOWN_BUDGETS]]
         return [head, law.diagnostics.verdict, *shown]
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Plan, train and verify: the same for both faces."""
+"""Plan and train: the same for both faces."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flops_fit.answers.verification import Verification
 from flops_fit.errors import StudyError
-from flops_fit.files import write_json
-from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, duration, say
 from flops_fit.settings import SweepSettings
-from flops_fit.store.execution import train_missing, train_plan
+from flops_fit.store.execution import train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
 from flops_fit.study.fits import FittedStudy, Fitting, Tell, fit_trained
@@ -99,42 +96,6 @@ def train_study(
     tell_of_other_lengths(runs, tell)
     study = fit_trained(plan, runs, folder, how, spec)
     return replace(study, num_trained=len(todo))
-
-
-def verified(
-    study: FittedStudy,
-    prediction: Prediction,
-    settings: SweepSettings | None = None,
-    tell: Tell = say,
-) -> Verification:
-    """The prediction put to the test with the study's own recipe, and kept beside its law.
-
-    `settings` say on which machine; None: as in the study. Raises `StudyError` where the study
-    can't be trained from here, `RunFailed` where the run comes to no loss.
-    """
-    spec, own = spec_of(study)
-    settings = settings or own
-    folder = study.folder
-    prepared = spec.for_optimum(prediction).prepare(folder)
-    plan = prepared.plan
-    todo = folder.missing(plan)
-    tell_what_is_there(plan, folder, len(todo), tell)
-    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
-        (run,) = train_missing(plan, folder, execute, progress)
-    if run.loss is None:
-        raise RunFailed(f"{run.id} {run.status}: {run.error}")
-    verification = Verification.of(prediction, run)
-    write_json(verification_path(folder, verification), verification.to_json())
-    return verification
-
-
-class RunFailed(StudyError):
-    """The run that was to put a prediction to the test came to no loss."""
-
-
-def verification_path(folder: StudyFolder, verification: Verification) -> Path:
-    """Where a verification is kept."""
-    return folder.latest_plan_folder() / "verifications" / f"{verification.run_id}.json"
 
 
 def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:

@@ -87,8 +87,15 @@ class Targets:
 
     def at(self, chosen: NDArray[np.int64]) -> Targets:
         """Those with these numbers."""
-        columns = {n: None if c is None else c[chosen] for n, c in vars(self).items()}
-        return Targets(**columns)
+        return Targets(
+            level=self.level[chosen],
+            flops=self.flops[chosen],
+            log_loss=self.log_loss[chosen],
+            log_num_params=self.log_num_params[chosen],
+            loss_noise=self.loss_noise[chosen],
+            size_noise=self.size_noise[chosen],
+            num_tokens=None if self.num_tokens is None else self.num_tokens[chosen],
+        )
 
     def up_to(self, level: float) -> Targets:
         return self.at(np.flatnonzero(self.level <= level))

@@ -100,10 +100,24 @@ class CombinedDraws:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Array], law: CombinedLaw) -> CombinedDraws:
-        curves = {k.removeprefix(TREND): v for k, v in columns.items() if k.startswith(TREND)}
-        rest = {k: v for k, v in columns.items() if not k.startswith(TREND)}
-        trends = LossTrend(**{**curves, "scale": float(curves["scale"])}) if curves else None
-        return cls(law=law, trends=trends, **rest)
+        return cls(
+            law=law,
+            size_by=columns["size_by"].astype(np.int64),
+            loss_by=columns["loss_by"].astype(np.int64),
+            size_errors=columns["size_errors"],
+            loss_errors=columns["loss_errors"],
+            trends=_trends(columns),
+        )
+
+
+def _trends(columns: Mapping[str, Array]) -> LossTrend | None:
+    """The curves through the optima, where there are such columns."""
+    if f"{TREND}scale" not in columns:
+        return None
+    asymptote, drop, gamma, scale = (
+        columns[f"{TREND}{name}"] for name in ("asymptote", "drop", "gamma", "scale")
+    )
+    return LossTrend(asymptote, drop, gamma, float(scale))
 
 
 def _taken(said: Array, by: NDArray[np.int64]) -> Array:

@@ -120,7 +120,7 @@ def why(law: CombinedLaw) -> str:
     """Which candidates count what, and what that rests on."""
     tests = len(law.loss.tests)
     rests = (
-        f"by {tests} back-tests on these runs and by published sweeps"
+        f"by {_tests(tests)} on these runs and by published sweeps"
         if tests
         else "by published sweeps alone: too few budgets for back-tests on these runs"
     )
@@ -131,6 +131,10 @@ def why(law: CombinedLaw) -> str:
         if max(size, loss) >= WORTH_NAMING
     ]
     return f"{', '.join(named)}, weighed {rests}"
+
+
+def _tests(count: int) -> str:
+    return f"{count} back-test" + ("" if count == 1 else "s")
 
 
 def advice(law: CombinedLaw) -> tuple[str, ...]:
@@ -154,8 +158,8 @@ def _test_findings(found: CombinedNumbers) -> list[str]:
     if found.missed is None:
         return []
     return [
-        f"{found.num_tests} back-tests, each of a larger budget by the smaller ones: the loss was "
-        f"off by {found.missed:.2f} times the deviation that was stated for it"
+        f"{_tests(found.num_tests)} of larger budgets by smaller ones: the loss was off by "
+        f"{found.missed:.2f} times the deviation that was stated for it"
     ]
 
 

@@ -61,15 +61,15 @@ def measured(
     points: Points, methods: Methods, fits: Fits, answer: str, optima: Sequence[Optimum]
 ) -> Numbers:
     """What all methods have alike, of `fits`, whose `answer` method predicts."""
-    law, draws = fits.law_and_draws(answer)
+    (law, draws), largest = fits.law_and_draws(answer), points.largest_budget
     seeds = seed_noise(points)
     probed = [method for method in methods if kind_of(method.method).probed]
     found = biases(points, probed, fits, BIAS_TARGET * points.largest_budget)
     without_budget, without_edges = without_parts(points, probed, fits.laws)
     return Numbers(
         has_intervals=draws is not None,
-        reach=draws and _reach(draws.N_opt, REACH_FACTOR, points.largest_budget),
-        loss_reach=draws and _reach(draws.loss_opt, REACH_LOSS, points.largest_budget),
+        reach=None if draws is None else _reach(draws.N_opt, REACH_FACTOR, largest),
+        loss_reach=None if draws is None else _reach(draws.loss_opt, REACH_LOSS, largest),
         exponents={
             method: float(exponent_between(found, *points.flops_range))
             for method, found in fits.laws.items()

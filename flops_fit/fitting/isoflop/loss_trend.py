@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array
@@ -214,10 +214,12 @@ class Lines:
     def variance(self, log_c: Array) -> Array:
         """Of the line's height at ln C (n,) over the newest, in units of an error's, (G, n)."""
         ones, sums, squares = (entry[:, None] for entry in self.information)
-        return np.asarray((squares - 2 * sums * log_c + ones * log_c**2) / self.determinant[:, None])
+        return np.asarray(
+            (squares - 2 * sums * log_c + ones * log_c**2) / self.determinant[:, None]
+        )
 
     def scattered(
-        self, chosen: Array, spread: Array, generator: np.random.Generator
+        self, chosen: NDArray[np.int64], spread: Array, generator: np.random.Generator
     ) -> tuple[Array, Array]:
         """Levels and slopes of the `chosen` lines as errors of size `spread` let them be."""
         ones, sums, _ = (entry[chosen] for entry in self.information)

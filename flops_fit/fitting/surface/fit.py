@@ -156,7 +156,8 @@ class SurfaceFit:
         starts = np.tile(design.centred(law.surface), (len(weights), 1))
         space = self.space(design)
         ends = solve(starts, weights, design, self.objective, space, RESAMPLE_ENDING)
-        return SurfaceDraws(*design.uncentred(ends.fits), flop_rule=rule)
+        E, log_a, log_b, alpha, beta, kappa = design.uncentred(ends.fits)
+        return SurfaceDraws(E, log_a, log_b, alpha, beta, kappa, rule)
 
     def space(self, design: Design) -> Space:
         space = Space.free(design)

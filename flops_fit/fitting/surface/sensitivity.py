@@ -9,6 +9,7 @@ import numpy as np
 
 from flops_fit.fitting.contract import Exponents, Mask
 from flops_fit.fitting.errors import FitError
+from flops_fit.fitting.noise import NORMAL_PER_MEDIAN
 from flops_fit.fitting.points import Points, places
 from flops_fit.fitting.surface.draws import SurfaceDraws
 from flops_fit.fitting.surface.fit import SurfaceFit, log_loss_jacobian
@@ -40,9 +41,6 @@ DIFFERENCE_STEP = 1e-5
 
 NUM_PARAMETERS = 5
 """Numbers of a surface: E, A, B, alpha, beta."""
-
-NORMAL_PER_MEDIAN = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 def exponents_of_parts(

@@ -78,15 +78,13 @@ def findings(numbers: SurfaceNumbers, law: SurfaceLaw, seed_noise: float | None)
         *_misfit_findings(numbers.noise, seed_noise),
         *_ending_findings(law),
         *_delta_findings(numbers.deltas),
+        *_influence_findings(numbers.influential_runs),
     )
 
 
 def advice(numbers: SurfaceNumbers, spent: float) -> tuple[str, ...]:
-    """Which runs to look at, and which to run next; `spent` in FLOPs, of all runs."""
-    return (
-        *_influence_findings(numbers.influential_runs),
-        *_next_findings(numbers.next_runs, spent),
-    )
+    """Which runs to run next; `spent` in FLOPs, of all runs."""
+    return tuple(_next_findings(numbers.next_runs, spent))
 
 
 def _identification_findings(identifiable: bool | None) -> list[str]:

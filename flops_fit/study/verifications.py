@@ -1,0 +1,101 @@
+"""Verify: a prediction written down, its optimum trained, both compared and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flops_fit.answers.verification import FrozenPrediction, Record, Verification
+from flops_fit.errors import StudyError
+from flops_fit.files import read_json, write_json
+from flops_fit.fitting.answer import Answer
+from flops_fit.fitting.result import LAW_FILE
+from flops_fit.plan.run import Run
+from flops_fit.report.screen import say
+from flops_fit.report.tables import answer_words
+from flops_fit.settings import SweepSettings
+from flops_fit.store.execution import train_missing
+from flops_fit.store.folder import StudyFolder
+from flops_fit.study.fits import FittedStudy, Tell
+from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there
+
+PREDICTIONS, VERIFICATIONS = "predictions", "verifications"
+"""Folders beside law.json."""
+
+SHORT_HASH = 12
+
+
+class RunFailed(StudyError):
+    """The run that was to put a prediction to the test came to no loss."""
+
+
+def verified(
+    study: FittedStudy,
+    answer: Answer,
+    settings: SweepSettings | None = None,
+    tell: Tell = say,
+) -> Verification:
+    """The answer put to the test with the study's own recipe, and kept beside its law.
+
+    The prediction is written before anything trains. `settings` say on which machine; None: as in
+    the study. Raises `StudyError` where the study can't be trained from here, `RunFailed` where the
+    run comes to no loss.
+    """
+    spec, own = spec_of(study)
+    settings = settings or own
+    folder = study.folder
+    path = freeze(answer, folder)
+    tell(f"predicted, and written to {path}: {answer_words(answer)}")
+    prepared = spec.for_optimum(answer.prediction).prepare(folder)
+    plan = prepared.plan
+    todo = folder.missing(plan)
+    tell_what_is_there(plan, folder, len(todo), tell)
+    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
+        (run,) = train_missing(plan, folder, execute, progress)
+    return keep(path, run)
+
+
+def freeze(answer: Answer, folder: StudyFolder) -> Path:
+    """Writes the prediction beside its law; the file of an earlier time stays as it is."""
+    answer_folder = folder.latest_plan_folder()
+    digest = hashlib.sha256((answer_folder / LAW_FILE).read_bytes()).hexdigest()
+    budget = f"{answer.budget:.6g}".replace("e+", "e")
+    path = answer_folder / PREDICTIONS / f"C{budget}-{digest[:SHORT_HASH]}.json"
+    if not path.exists():
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        frozen = FrozenPrediction(answer.prediction, answer.reliance.value, digest, now)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, frozen.to_json())
+    return path
+
+
+def keep(path: Path, run: Run) -> Verification:
+    """The verification of a frozen prediction by its run, written beside it.
+
+    Raises `RunFailed` where the run came to no loss, `StudyError` for a file that is no prediction.
+    """
+    if run.loss is None:
+        raise RunFailed(f"{run.id} {run.status}: {run.error}")
+    try:
+        frozen = FrozenPrediction.from_json(read_json(path))
+    except (FileNotFoundError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path} is no frozen prediction ({error}): `flops-fit predict` writes one"
+        ) from error
+    verification = Verification.of(frozen, run)
+    kept = verification_path(path, verification)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, verification.to_json())
+    return verification
+
+
+def verification_path(prediction: Path, verification: Verification) -> Path:
+    """Where the verification of a frozen prediction is kept."""
+    return prediction.parent.parent / VERIFICATIONS / f"{verification.run_id}.json"
+
+
+def record(prediction: Path) -> Record:
+    """All verifications of the study that a frozen prediction is of."""
+    plans = prediction.parent.parent.parent
+    return Record.of([read_json(path) for path in sorted(plans.glob(f"*/{VERIFICATIONS}/*.json"))])
