@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.files import plain
 from flops_fit.fitting.combined.errors import LineErrors, errors_from_json, errors_to_json
 from flops_fit.fitting.combined.evidence import Test
 from flops_fit.fitting.contract import FittedLaw
+from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
 from flops_fit.fitting.methods import kind_of
 from flops_fit.laws import Array, FlopRule, exponent_between, finite_exp
 from flops_fit.laws.prediction import LossLaw, last_where
 
-MOST_LOG_TOKENS = 70.0
-"""ln D (1e30) at which the search for a loss ends: no run reaches it."""
+STEP = 0.5
+LOG_TOKENS = np.arange(0.0, 70.0, STEP)
+"""ln D (to 1e30) at which the tokens to reach a loss are looked for."""
 
 
 def tokens_to_reach(law: Callable[[float, Array], Array], loss: Array, num_params: float) -> Array:
-    """D at which `law` of N falls to `loss`, elementwise by bisection; inf where it never does."""
-    low, high = np.zeros(loss.shape), np.full(loss.shape, MOST_LOG_TOKENS)
-    above = last_where(lambda x: np.asarray(law(num_params, np.exp(x)) > loss), low, high)
-    return np.where(above < MOST_LOG_TOKENS - 1, finite_exp(above), np.inf)
+    """The least D at which `law` of N falls to `loss`, elementwise; inf where it never does.
+
+    Far beyond its optimum a combination need not fall any more: the first crossing counts.
+    """
+
+    def is_above(log_d: Array) -> NDArray[np.bool_]:
+        with np.errstate(over="ignore"):  # a steep law of few tokens: infinite, and so above
+            return np.asarray(law(num_params, np.exp(log_d)) > loss)
+
+    reached = np.full(loss.shape, np.inf)
+    for log_d in LOG_TOKENS[::-1]:
+        reached = np.where(is_above(np.full(loss.shape, log_d)), reached, log_d)
+    within = np.where(np.isfinite(reached), reached, LOG_TOKENS[-1])
+    found = last_where(is_above, within - STEP, within)
+    return np.where(np.isfinite(reached), finite_exp(found), np.inf)
 
 
 @dataclass(frozen=True)
@@ -115,24 +128,33 @@ class CombinedLaw:
     def loss_opt(self, flops: ArrayLike) -> Array:
         return np.asarray(np.exp(np.tensordot(self.loss_weights, np.log(self.losses(flops)), 1)))
 
-    @property
-    def knows_any_size(self) -> bool:
-        return any(isinstance(part.law, LossLaw) for part in self._all)
-
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
-        """Loss of any size and length."""
-        flops = self.flop_rule(num_params) * np.asarray(num_tokens, dtype=float)
-        return self.loss_opt(flops) * self.shape(num_params, num_tokens, flops)
-
-    def shape(self, num_params: ArrayLike, num_tokens: ArrayLike, flops: ArrayLike) -> Array:
-        """Loss of a size over the least loss of its budget, by the laws that know any size."""
+        """Loss of any size and length. Raises `FitError` where no candidate knows it."""
         knowing = [(part.for_loss, part.law) for part in self._all if isinstance(part.law, LossLaw)]
-        total = sum(weight for weight, _ in knowing)
-        logs = (
-            weight / total * np.log(law(num_params, num_tokens) / law.loss_opt(flops))
-            for weight, law in knowing
-        )
-        return np.asarray(np.exp(sum(logs)))
+        if not knowing:
+            raise FitError(
+                "no candidate knows the loss of other sizes than the best",
+                "have a loss surface among the candidates",
+            )
+        if len(knowing) == len(self._all):
+            logs = (weight * np.log(law(num_params, num_tokens)) for weight, law in knowing)
+            return np.asarray(np.exp(sum(logs)))
+        return self._about_the_optimum(knowing, num_params, num_tokens)
+
+    def _about_the_optimum(
+        self, knowing: Sequence[tuple[float, LossLaw]], num_params: ArrayLike, num_tokens: ArrayLike
+    ) -> Array:
+        """The optimum is that of all candidates; those that know any size tell the rise about it,
+        each by the ratio of a size to its own optimum."""
+        n = np.asarray(num_params, dtype=float)
+        flops = self.flop_rule(n) * np.asarray(num_tokens, dtype=float)
+        ratio, total = n / self.N_opt(flops), sum(weight for weight, _ in knowing)
+        rise = np.zeros(np.broadcast_shapes(ratio.shape, flops.shape))
+        for weight, law in knowing:
+            moved = ratio * law.N_opt(flops)
+            loss = law(moved, self.flop_rule.tokens(flops, moved))
+            rise = rise + weight / total * np.log(loss / law.loss_opt(flops))
+        return np.asarray(self.loss_opt(flops) * np.exp(rise))
 
     def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""
