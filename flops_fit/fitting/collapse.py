@@ -37,6 +37,9 @@ or behind a longer warm-up, up to `WARM` of the peak rate."""
 WINDOW, GRID_POINTS = (0.2, 0.9), 15
 """Shares between which, and at how many of them, curves are compared with each other."""
 
+FINE_POINTS = 4000
+"""Shares, evenly spaced, at which the terms of the model are summed over a point's interval."""
+
 FEWEST_POINTS = 8
 """Points that a curve must have behind `FIRST_SHARE`: four for each number that is fitted."""
 
@@ -57,12 +60,12 @@ FEWEST_BUDGETS, FEWEST_FREEDOM = 3, 3
 
 GROWTH = 0.25
 """d ln v / d ln C that a sweep with one well-chosen rate may show: with a fixed batch the noise
-stays what it is while R falls. docs/collapse.md measures 0.2 to 0.35."""
+stays what it is while R falls. docs/collapse.md measures 0.2 to 0.3."""
 
 MARGIN = 0.6
 """ln of the change of v from the smallest budget to the largest that is not worth a word."""
 
-SURE = 0.90
+SURE = 0.80
 """Level at which a trend must differ from none."""
 
 OFF = 6.0
@@ -170,14 +173,14 @@ class Collapse:
     def _drift_in_words(self) -> str:
         budgets = sorted({run.budget for run in self.runs})
         first, last = (
-            float(np.median([run.noise_share for run in self.runs if run.budget == budget]))
-            for budget in (budgets[0], budgets[-1])
+            max(float(np.mean([r.noise_share for r in self.runs if r.budget == c])), LEAST_SHARE)
+            for c in (budgets[0], budgets[-1])
         )
-        way, try_ = ("high", "half") if self.drift > 0 else ("low", "twice")
+        way, other = ("high", "half") if self.drift > 0 else ("low", "twice")
         return (
             f"the training curves don't have one shape: the noise that the learning rate keeps up "
             f"is {first:.2g} of the reducible loss at {budgets[0]:.3g} FLOPs and {last:.2g} at "
-            f"{budgets[-1]:.3g}; the rate may be too {way} for the large sizes: try {try_} of it "
+            f"{budgets[-1]:.3g}; the rate may be too {way} for the large sizes: try {other} that "
             "there"
         )
 
@@ -207,7 +210,14 @@ def collapse(curves: Sequence[Curve]) -> Collapse | None:
     spread = NORMAL_PER_MEDIAN * float(np.median(np.abs(apart)))
     allowed = (-MARGIN, GROWTH * log(budgets.max() / budgets.min()) + MARGIN)
     runs = tuple(
-        OfRun(c.id, c.budget, c.num_params, s.noise_share, float(d), float(r / spread))
+        OfRun(
+            c.id,
+            c.budget,
+            c.num_params,
+            s.noise_share,
+            float(d),
+            float(r / spread) if spread else 0.0,
+        )
         for (c, s), d, r in zip(usable, _from_the_others(heights), apart, strict=True)
     )
     return Collapse(drift, stderr, freedom, allowed, runs)
@@ -228,10 +238,6 @@ def shape_of(curve: Curve) -> Shape | None:
     if reducible <= 0:
         return None
     return Shape(float(reducible), float(noise / reducible))
-
-
-FINE_POINTS = 4000
-"""Shares, evenly spaced, at which the terms of the model are summed over a point's interval."""
 
 
 def _terms(curve: Curve) -> tuple[Array, Array]:

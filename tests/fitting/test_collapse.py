@@ -94,8 +94,8 @@ def test_the_sentence_says_which_way_and_what_to_try():
     high, low = collapse(sweep(2.2)).finding, collapse(sweep(-1.4)).finding
     assert "at 1e+08 FLOPs" in high
     assert "at 3e+09" in high
-    assert "too high for the large sizes: try half of it" in high
-    assert "too low for the large sizes: try twice of it" in low
+    assert "too high for the large sizes: try half that" in high
+    assert "too low for the large sizes: try twice that" in low
 
 
 def test_a_drift_that_noise_may_explain_is_not_said():
@@ -226,3 +226,16 @@ def test_simulated_sweeps_are_told_apart(monkeypatch):
     assert right <= 0.05
     assert high >= 0.9
     assert low >= 0.9
+
+
+@pytest.mark.slow
+def test_real_sweeps_are_trained_with_the_planted_rates(monkeypatch, tmp_path):
+    script = check()
+    monkeypatch.setattr(script, "REAL_BUDGETS", (1e7, 3e7, 1e8))
+    for factor in (1.0, 4.0):
+        curves = script.real_sweep(script.RECIPES[0], factor, 0, tmp_path)
+        assert len(curves) == 9
+        (folder,) = tmp_path.iterdir()
+        results = [json.loads(p.read_text()) for p in folder.glob("runs/*/result.json")]
+        rates = {round(run["learning_rate"], 3) for run in results if run["budget"] == 1e8}
+        assert round(0.01 * factor, 3) in rates
