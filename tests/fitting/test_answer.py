@@ -11,6 +11,7 @@ from sweeps import BUDGETS, CHINCHILLA, sweep
 from flops_fit.fitting import EnvelopeFit, IsoflopFit, ScalingLaw, SurfaceFit, fit_runs
 from flops_fit.fitting.answer import Answer, Reach, Reliance, local_formula
 from flops_fit.fitting.contract import Examined
+from flops_fit.fitting.examine.diagnostics import Agreement
 from flops_fit.fitting.examine.words import verdict
 from flops_fit.laws.prediction import Prediction
 
@@ -208,6 +209,12 @@ def test_a_doubt_about_the_method_that_answers_outweighs_its_reach(law):
     )
     assert judged(law, answer="combined", examined=doubt) == judged(law)
     assert judged(law, answer="MyFit", examined=doubt) == judged(law, answer="isoflop")
+
+
+def test_contradictions_of_other_methods_are_none_of_its_own(law):
+    torn = Agreement("isoflop", "surface", False, "isoflop", False)
+    for answer in ("combined", "surface", "MyFit"):
+        assert judged(law, answer=answer, agreements=(torn,)) == judged(law, answer=answer)
 
 
 @pytest.mark.parametrize("answer", [None, IsoflopFit(), SurfaceFit()])
