@@ -101,7 +101,7 @@ def covered(sweep: Callable[[int], list[Run]], seeds: int, draws: int) -> dict[s
     hits: dict[str, list[bool]] = {}
     for seed in range(seeds):
         points, _ = usable_points(sweep(seed), RULE)
-        fits = fit_all(points, (IsoflopFit(), SurfaceFit()), draws, seed)
+        fits = fit_all(points, (IsoflopFit(), SurfaceFit()), SurfaceFit.method, draws, seed)
         for method, law in fits.draws.items():
             quantities = {
                 "a": law.quantities()["a"],

@@ -109,7 +109,7 @@ def test_the_loss_ahead_is_no_surer_for_an_error_that_all_budgets_might_share():
 def test_sharing_trunks_widens_the_interval_of_the_loss_of_a_surface():
     widths = []
     for runs in (trunks(shared=1.0), alone(trunks(shared=1.0))):
-        law = fit_runs(runs, draws=1000)
+        law = fit_runs(runs, answer=SurfaceFit(), draws=1000)
         low, high = law.predict(BUDGETS[-1]).intervals["loss"]["80"]
         widths.append(high - low)
     assert widths[0] > 1.1 * widths[1]
@@ -117,8 +117,8 @@ def test_sharing_trunks_widens_the_interval_of_the_loss_of_a_surface():
 
 def test_a_sweep_of_few_trunks_tells_no_uncertainty():
     few = trunks(num_sizes=4, span=6.0, budgets=(1e18, 1.6e18, 2.5e18))
-    assert fit_runs(few, draws=100).draws is None
-    assert fit_runs(alone(few), draws=100).draws is not None
+    assert fit_runs(few, answer=SurfaceFit(), draws=100).draws is None
+    assert fit_runs(alone(few), answer=SurfaceFit(), draws=100).draws is not None
 
 
 def test_trunks_are_part_of_what_a_fit_is_of():
@@ -128,8 +128,8 @@ def test_trunks_are_part_of_what_a_fit_is_of():
 
 def test_repeated_seeds_give_intervals_where_sizes_are_too_few_to_draw_from():
     few = sweep(CHINCHILLA, budgets=(1e18, 1e19), sizes=(0.2, 1.0, 5.0))
-    assert fit_runs(few, draws=200).draws is None
-    law = fit_runs(repeated(few, 3), draws=500)
+    assert fit_runs(few, answer=SurfaceFit(), draws=200).draws is None
+    law = fit_runs(repeated(few, 3), answer=SurfaceFit(), draws=500)
     assert law.diagnostics.numbers.seed_noise == pytest.approx(0.004, rel=0.5)
     low, high = law.intervals["surface.a"]["95"]
     assert low < CHINCHILLA.a < high

@@ -70,15 +70,22 @@ def test_a_largest_budget_that_went_2_percent_worse_is_predicted_2_percent_too_l
         replace(run, loss=run.loss * 1.02) if run.budget == BUDGETS[-1] else run
         for run in sweep(CHINCHILLA)
     ]
-    tests = fit_runs(worse, draws=0).diagnostics.numbers.back_tests
-    assert [test.loss_error for test in tests] == pytest.approx([1 / 1.02 - 1] * 2, abs=2e-3)
+    clean, tests = (
+        {test.method: test.loss_error for test in fit_runs(r, draws=0).diagnostics.numbers.back_tests}
+        for r in (sweep(CHINCHILLA), worse)
+    )
+    for method, error in tests.items():
+        assert error == pytest.approx((1 + clean[method]) / 1.02 - 1, rel=1e-9)
+    assert tests["surface"] == pytest.approx(1 / 1.02 - 1, abs=2e-3)
+    assert clean["isoflop"] == pytest.approx(0, abs=6e-3)  # a prior on the asymptote
 
 
 # Reach, agreement, identification: read off the intervals of law.json.
 
 
 def test_reach_is_the_last_target_known_within_a_factor_of_2_either_way():
-    law = fit_runs(sweep(CHINCHILLA, **FEW, noise=0.02, seed=3), draws=400)
+    runs = sweep(CHINCHILLA, **FEW, noise=0.02, seed=3)
+    law = fit_runs(runs, answer=SurfaceFit(), draws=400)
 
     def is_useful(multiple):
         prediction = law.predict(multiple * law.largest_budget)
@@ -240,7 +247,7 @@ def test_proposals_begin_with_the_interval_that_predict_gives_at_their_target(la
     assert [p.budget for p in of_surface.next_runs] == pytest.approx([1e20, 3e20, 1e21])
     for p in of_surface.next_runs:
         assert p.target == pytest.approx(100 * law.largest_budget)
-        now = law.predict(p.target).intervals["num_params"]["80"]
+        now = law.predict_by("surface", p.target).intervals["num_params"]["80"]
         assert p.num_params_80_now == pytest.approx(now, rel=1e-9)
         logs = [np.log(pair) for pair in (p.num_params_80, p.num_params_80_now)]
         assert width(logs[0]) / width(logs[1]) == pytest.approx(p.narrowing, rel=1e-9)

@@ -9,7 +9,7 @@ from sweeps import CHINCHILLA, sweep
 from flops_fit.fitting import EnvelopeFit, fit_runs, isoflop, surface
 from flops_fit.fitting.contract import Examined
 from flops_fit.fitting.examine.diagnostics import Agreement, BackTest, Bias, CountedBy, Without
-from flops_fit.fitting.examine.words import findings, verdict
+from flops_fit.fitting.examine.words import findings
 from flops_fit.fitting.isoflop.words import budget_findings
 from flops_fit.fitting.points import usable_points
 from flops_fit.fitting.surface.numbers import DeltaFit, Influence, NextRuns, SurfaceNumbers
@@ -33,7 +33,6 @@ NOTHING = {
 SPENT = 4e21
 
 BOTH = ("isoflop", "surface")
-FIRM = {method: Examined(is_firm=True) for method in BOTH}
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +40,10 @@ def law():
     return fit_runs(sweep(CHINCHILLA), draws=50)
 
 
-def said(law, *, refusals=None, draws=4000, **numbers):
+def said(law, *, examined=None, refusals=None, answer="surface", draws=4000, **numbers):
     """The findings of a clean fit with these numbers planted."""
     planted = replace(law.diagnostics.numbers, **{**NOTHING, **numbers})
-    return findings(planted, {}, refusals or {}, draws)
+    return findings(planted, examined or {}, refusals or {}, answer, draws)
 
 
 def said_of_surface(law, *, seed_noise=None, at_bounds=(), start_agreement=1.0, **numbers):
@@ -140,6 +139,25 @@ def test_draws_are_counted_where_there_are_fewer_than_asked(law):
     assert said(law, num_draws={"isoflop": 4000, "surface": 1234}) == (
         "the intervals of approach 3 (surface) rest on 1,234 of the 4,000 draws asked for",
     )
+    assert said(law, num_draws={"isoflop": 1000, "surface": 4000}) == ()
+    assert said(law, num_draws={"isoflop": 1000}, draws=1000) == ()
+
+
+def test_what_a_method_finds_of_itself_is_said_but_no_advice(law):
+    """Advice stands by itself."""
+    examined = {
+        "isoflop": Examined(findings=("one",), advice=("run this",), why="a line"),
+        "surface": Examined(findings=("two", "three"), why="a surface"),
+    }
+    assert said(law, examined=examined) == ("one", "two", "three")
+
+
+def test_the_evidence_is_said_first_and_only_where_it_was_not_asked(law):
+    examined = {"combined": Examined(findings=("one",), why="this is a test")}
+    otherwise = "the evidence would have answered otherwise (fit=auto): this is a test"
+    assert said(law, examined=examined) == (otherwise, "one")
+    assert said(law, examined=examined, answer="combined") == ("one",)
+    assert said(law, examined={"combined": Examined(findings=("one",))}) == ("one",)
 
 
 def test_a_surface_that_misses_by_twice_the_scatter_of_seeds_is_said_not_to_fit(law):
@@ -272,47 +290,7 @@ def test_no_runs_are_proposed_for_an_interval_that_is_narrow_already(law):
     assert len(said_of_surface(law, next_runs=(proposal(1e20, now=(1e9, 1.06e9)),))) == 1
 
 
-def judged(law, *, answer="surface", examined=None, **numbers):
-    planted = {"reach": 10.0, "has_intervals": True, **numbers}
-    planted = replace(law.diagnostics.numbers, **{**NOTHING, **planted})
-    return verdict(planted, {**FIRM, **(examined or {})}, 2e20, answer)
-
-
-@pytest.mark.parametrize("answer", ["surface", "isoflop", "envelope", "MyFit"])
-def test_a_reach_is_said_in_multiples_and_in_flops_with_what_it_promises(law, answer):
-    assert judged(law, answer=answer) == (
-        "usable up to 10 times the largest trained budget (2e+21 FLOPs): the 80% interval of N_opt "
-        "stays within a factor of 2 either way"
-    )
-
-
-def test_no_reach_at_all_is_said_at_the_largest_trained_budget(law):
-    assert judged(law, reach=None) == (
-        "even at the largest trained budget, 2e+20 FLOPs, N_opt is uncertain by more than a factor "
-        "of 2: train more runs first"
-    )
-
-
-def test_the_verdict_on_undetermined_exponents_trusts_a_line_of_three_budgets_only(law):
-    sample, _ = usable_points(sweep(CHINCHILLA), FlopRule.constant())
-
-    def line(bracketed):
-        budgets = tuple(
-            replace(b, verdict="edge") if i >= bracketed else b for i, b in enumerate(law.budgets)
-        )
-        fit = isoflop.IsoflopFit()
-        return isoflop.KIND.examined(fit, sample, replace(law.of("isoflop"), budgets=budgets), None)
-
-    trust = "alpha and beta are not determined by these runs: trust approach 2 (isoflop) and the"
-    more = "alpha and beta are not determined by these runs: train more sizes and budgets"
-    for examined, words in ((line(3), trust), (line(2), more)):
-        both = {"isoflop": examined, "surface": Examined(doubt=UNDETERMINED)}
-        assert judged(law, examined=both).startswith(words)
-    refused = isoflop.KIND.examined(isoflop.IsoflopFit(), sample, None, None)
-    assert not refused.is_firm
-
-
-def test_a_surface_is_in_doubt_where_it_is_not_identified_and_firm_where_it_is():
+def test_a_surface_is_in_doubt_where_it_is_not_identified():
     few = {"budgets": (1e18, 3e18, 1e19), "sizes": (1 / 4, 1 / 2, 1, 2, 4)}
     for noise, seed, doubt in ((0.003, 1, None), (0.008, 2, UNDETERMINED)):
         runs = sweep(CHINCHILLA, **few, noise=noise, seed=seed)
@@ -321,37 +299,22 @@ def test_a_surface_is_in_doubt_where_it_is_not_identified_and_firm_where_it_is()
         found = fit.fitted(sample, 400, 0)
         examined = surface.KIND.examined(fit, sample, found.law, found.draws)
         assert examined.doubt == doubt
-        assert examined.is_firm is (doubt is None)
-    without_draws = surface.KIND.examined(fit, sample, found.law, None)
-    assert (without_draws.doubt, without_draws.is_firm) == (None, False)
+        assert examined.why == "one surface through 15 runs"
+    assert surface.KIND.examined(fit, sample, found.law, None).doubt is None
 
 
-def test_a_contradiction_is_forgiven_only_where_the_bias_explains_it(law):
-    torn = Agreement("isoflop", "surface", False, "isoflop", True)
-    assert "trust approach 3 (surface)" in judged(law, agreements=(torn,))
-    for changes in ({"agree_less_bias": False}, {"biased": None, "agree_less_bias": None}):
-        words = judged(law, agreements=(replace(torn, **changes),))
-        assert words.startswith("the two methods contradict each other: rely on neither")
-    agreeing = (replace(torn, agree=True),)
-    assert judged(law, agreements=agreeing).startswith("usable up to 10 times")
-
-
-def test_a_third_method_that_contradicts_the_others_makes_no_contradiction_of_theirs(law):
-    words = judged(law, agreements=(Agreement("surface", "MyFit", False),))
-    assert words.startswith("usable up to 10 times")
-
-
-@pytest.mark.parametrize("answer", ["envelope", "MyFit"])
-def test_contradictions_of_the_two_methods_say_nothing_of_a_third(law, answer):
-    torn, doubt = Agreement(*BOTH, False), {"surface": Examined(doubt=UNDETERMINED)}
-    words = judged(law, answer=answer, agreements=(torn,), examined=doubt)
-    assert words.startswith("usable up to 10 times")
+def test_a_line_says_through_how_many_minima_it_goes(law):
+    budgets = (replace(law.budgets[0], verdict="edge"), *law.budgets[1:])
+    sample, _ = usable_points(sweep(CHINCHILLA), FlopRule.constant())
+    line = replace(law.of("isoflop"), budgets=budgets)
+    examined = isoflop.KIND.examined(isoflop.IsoflopFit(), sample, line, None)
+    assert examined.why == "a line through the minima of 4 of 5 budgets"
 
 
 def test_what_a_proposal_may_cost_is_what_all_runs_of_the_sweep_cost():
     """Twelve runs at each budget: 17.5 times the largest in all, and five runs at 3 times it 15."""
     runs = sweep(CHINCHILLA, sizes=tuple(np.geomspace(1 / 8, 8, 12)), noise=0.01, seed=1)
-    (sentence,) = (f for f in fit_runs(runs, draws=50).diagnostics.findings if "more runs" in f)
+    (sentence,) = (line for line in fit_runs(runs, draws=50).diagnostics.advice if "more runs" in line)
     assert sum(run.flops for run in runs) == pytest.approx(1.75e21, rel=0.01)
     assert sentence.startswith("5 more runs at 3e+20 FLOPs")
     assert "(1.5e+21 FLOPs in all)" in sentence
@@ -359,6 +322,8 @@ def test_what_a_proposal_may_cost_is_what_all_runs_of_the_sweep_cost():
 
 def test_law_json_has_the_words_that_are_shown(law):
     stored = law.to_json()["diagnostics"]
-    assert list(stored)[:2] == ["verdict", "findings"]
+    assert list(stored)[:4] == ["verdict", "why", "findings", "advice"]
     assert stored["verdict"] == law.diagnostics.verdict
+    assert stored["why"] == law.diagnostics.why
     assert stored["findings"] == list(law.diagnostics.findings)
+    assert stored["advice"] == list(law.diagnostics.advice)

@@ -94,7 +94,8 @@ def test_a_users_method_answers_what_its_law_says(noisy, law):
         assert prediction.loss == pytest.approx(own.loss_opt(budget), rel=1e-9)
         assert 6 * prediction.num_params * prediction.num_tokens == pytest.approx(budget)
     assert law.fits.laws["BestOfBudget"].a == pytest.approx(own.size.exponent)
-    assert law.diagnostics.numbers.exponents.keys() == {"isoflop", "surface", "BestOfBudget"}
+    methods = {"isoflop", "surface", "combined", "BestOfBudget"}
+    assert law.diagnostics.numbers.exponents.keys() == methods
 
 
 def test_the_other_methods_are_what_they_are_without_it(noisy, law):
@@ -102,6 +103,8 @@ def test_the_other_methods_are_what_they_are_without_it(noisy, law):
     assert law.of("surface") == plain.of("surface")
     assert law.intervals["surface.a"] == plain.intervals["surface.a"]
     assert law.intervals["isoflop.a"] == plain.intervals["isoflop.a"]
+    assert law.of("combined").to_json() == plain.of("combined").to_json()
+    assert law.intervals["combined.a"] == plain.intervals["combined.a"]
 
 
 def test_its_intervals_come_from_calling_it_again_on_resampled_runs(law):
@@ -118,10 +121,19 @@ def test_a_method_that_is_called_again_is_called_at_most_500_times(noisy):
     assert result.diagnostics.numbers.num_draws == {
         "isoflop": 600,
         "surface": 600,
+        "combined": 600,
         "BestOfBudget": 500,
     }
     said = "the intervals of BestOfBudget rest on 500 of the 600 draws asked for"
     assert said in result.diagnostics.findings
+
+
+def test_methods_beside_the_one_that_answers_have_at_most_1000_draws(noisy):
+    of_surface = fit_runs(noisy, answer=SurfaceFit(), draws=1200).diagnostics.numbers
+    assert of_surface.num_draws == {"isoflop": 1000, "surface": 1200, "combined": 1000}
+    of_all = fit_runs(noisy, draws=1200).diagnostics
+    assert of_all.numbers.num_draws == {"isoflop": 1000, "surface": 1000, "combined": 1200}
+    assert not any("draws asked for" in finding for finding in of_all.findings)
 
 
 def test_json_and_file_give_it_back(law, tmp_path):
@@ -153,9 +165,9 @@ def test_its_settings_are_on_record_and_decide_what_it_is_a_fit_of(noisy, law):
         (Sinking(), "Sinking says loss_opt = -"),
     ],
 )
-def test_where_it_refuses_or_is_no_law_the_surface_answers(noisy, answer, reason):
+def test_where_it_refuses_or_is_no_law_the_preferred_method_answers(noisy, answer, reason):
     result = fit_runs(noisy, answer=answer, draws=0)
-    assert result.answer == "surface"
+    assert result.answer == "combined"
     (refusal,) = result.refusals.values()
     assert re.search(reason, refusal)
     assert any(finding.startswith(type(answer).__name__) for finding in result.diagnostics.findings)
@@ -240,9 +252,9 @@ def test_envelope_survives_json_and_file(enveloped, tmp_path):
     assert 0 < section["num_final"] <= len(section["points"])
 
 
-def test_envelope_without_curves_leaves_it_to_the_surface():
+def test_envelope_without_curves_leaves_it_to_the_preferred_method():
     result = fit_runs(sweep(CHINCHILLA), answer=EnvelopeFit(), draws=0)
-    assert result.answer == "surface"
+    assert result.answer == "combined"
     assert "columns.num_steps" in result.refusals["envelope"]
 
 

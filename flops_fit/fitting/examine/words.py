@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import WORTH_SAYING_OF_A, Examined
@@ -187,7 +187,3 @@ def _the_law(method: str) -> str:
     """A law in a sentence: ours by what it is, any other by its name."""
     words = kind_of(method).words
     return f"the {words}" if words else method
-
-
-def _and(names: Iterable[str]) -> str:
-    return " and ".join(names)

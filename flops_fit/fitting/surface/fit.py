@@ -169,6 +169,8 @@ class SurfaceFit:
 
     def entering(self, points: Points) -> Mask:
         """Which rows decide the surface, (n,)."""
+        if not len(points):
+            return np.zeros(0, dtype=bool)
         dear = points.flops >= np.quantile(points.flops, 1 - self.dearest) * (1 - SAME_FLOPS)
         return dear if self.within is None else np.asarray(dear & near_best(points, self.within))
 
