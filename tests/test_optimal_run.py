@@ -258,7 +258,9 @@ def test_a_budget_beyond_the_model_is_answered_without_a_config(study, capsys):
 def test_without_a_target_the_laws_own_predictions_are_shown(study, capsys):
     assert main(["predict", "json=true"]) == 0
     predictions = json.loads(capsys.readouterr().out)["predictions"]
-    assert {p["method"] for p in predictions} == {"isoflop", "surface"}
+    assert {p["method"] for p in predictions} == {"combined"}
+    others = {other["method"] for p in predictions for other in p["others"]}
+    assert others == {"isoflop", "surface"}
     assert not (study.latest_plan_folder() / "conf").exists()
 
 

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flops_fit.answers.verification import Verification
 from flops_fit.fitting import fit_runs
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
-from flops_fit.laws.prediction import FlatBand, OtherSize, Prediction
+from flops_fit.laws.prediction import FlatBand, OtherSize
 from flops_fit.plan.experiment import Experiment, Plan, Size
 from flops_fit.plan.run import Run, ended_run
 from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima
-from flops_fit.report.printing import shown_predictions
 from flops_fit.report.screen import duration, run_line
 from flops_fit.tables import read_table
 
@@ -71,7 +69,7 @@ def test_another_metric_is_drawn_and_named_where_the_loss_would_be():
     drawn = {line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"}
     assert drawn == {run.loss / 9 for run in RUNS if run.loss}
     assert "error rate" in shown(tables.budgets_table(law))
-    assert "error rate" in shown(tables.predictions_table(law.predictions, law.metric))
+    assert "error rate" in shown(tables.answers_table(law.answers, law.metric))
 
 
 def test_lines_of_band_and_cost_carry_their_intervals():
@@ -129,7 +127,7 @@ def test_report_files_are_written_and_read_back(tmp_path):
 
 def test_predictions_table_carries_interval_and_extrapolation():
     prediction = LAW.predict(1e20)
-    text = shown(tables.predictions_table([prediction]))
+    text = shown(tables.answers_table([replace(prediction, others=())]))
     assert f"{prediction.loss:.4f}" in text
     low, high = prediction.intervals["loss"]["95"]
     assert f"{low:.4f} - {high:.4f}" in text
@@ -192,20 +190,20 @@ def test_durations_as_people_say_them(seconds, words):
 def test_every_interval_of_a_prediction_stands_behind_its_own_number():
     p = LAW.predict(1e20)
     count, loss = tables.short_number, "{:.4f}".format
-    n, d, y = (p.intervals[name]["95"] for name in ("num_params", "num_tokens", "loss"))
-    assert len({dashed(n, count), dashed(d, count)}) == 2
-    header, row = cells(tables.predictions_table([p]))
+    n, y = (p.intervals[name]["95"] for name in ("num_params", "loss"))
+    header, row, *others = cells(tables.answers_table([p]))
+    assert [other[1] for other in others] == ["isoflop", "surface"]
     assert list(zip(header, row, strict=True)) == [
         ("budget", "1e+20"),
-        ("by", "surface"),
+        ("by", "combined"),
+        ("rely on", "both"),
         ("N", count(p.num_params)),
         ("95%", dashed(n, count)),
         ("D", count(p.num_tokens)),
-        ("95%", dashed(d, count)),
         ("D/N", f"{p.num_tokens / p.num_params:.3g}"),
         ("loss", loss(p.loss)),
         ("95%", dashed(y, loss)),
-        ("x top budget", "10"),
+        ("x top", "10"),
     ]
 
 
@@ -227,17 +225,21 @@ def test_the_optimum_of_each_budget_stands_under_its_header():
 
 
 def test_beyond_the_budgets_the_other_method_stands_beside_the_one_that_answers():
-    shown_ones = [(p.method, p.extrapolation) for p in shown_predictions(LAW)]
-    inside = [("surface", pytest.approx(c / 1e19)) for c in BUDGETS]
-    beyond = [(m, pytest.approx(x)) for x in (10, 100, 1000) for m in ("surface", "isoflop")]
-    assert shown_ones == [*inside, *beyond]
+    _, *shown_rows = cells(tables.answers_table(LAW.answers))
+    inside = [("combined", f"{c / 1e19:.3g}") for c in BUDGETS]
+    beyond = [
+        (method, f"{multiple:.3g}")
+        for multiple in (10, 100, 1000)
+        for method in ("combined", "isoflop", "surface")
+    ]
+    assert [(row[1], row[-1]) for row in shown_rows] == [*inside, *beyond]
 
 
 def test_the_methods_are_named_in_words_with_their_exponents_and_refusals():
     low, high = LAW.intervals["surface.a"]["95"]
     left, right = LAW.intervals["isoflop.a"]["95"]
     line, surface = (LAW.of(method).a for method in ("isoflop", "surface"))
-    assert tables.law_lines(LAW) == [
+    assert tables.law_lines(LAW)[:2] == [
         f"approach 2, IsoFLOP curves: N_opt ~ C^{line:.3f} (95%: {left:.3f} to {right:.3f})",
         f"approach 3, loss surface: N_opt ~ C^{surface:.3f} (95%: {low:.3f} to {high:.3f})",
     ]
@@ -269,23 +271,6 @@ def test_the_cost_of_a_size_is_said_in_loss_and_in_compute():
     )
     never = replace(cost, excess_compute=None)
     assert tables.cost_line(never, 1e20).endswith("no amount of tokens brings it to the best")
-
-
-@pytest.mark.parametrize(
-    ("measured", "words"),
-    [
-        (2.44, "measured 2.4400 ± 0.01 at N = 1.1B: +2.46% off, inside the interval"),
-        (2.72, "measured 2.7200 ± 0.01 at N = 1.1B: -8.09% off, outside the interval"),
-    ],
-)
-def test_a_verification_says_predicted_and_measured_and_whether_the_interval_held(measured, words):
-    p = Prediction("surface", 1e20, 1e9, 2e10, 20.0, 2.5, 10.0, {"loss": {"95": (2.4, 2.7)}})
-    run = Run("run", "done", 1.1e9, 1.8e10, 1e20, measured, 1e20, loss_stderr=0.01)
-    line = tables.verification_line(Verification.of(p, run))
-    assert line == (
-        "at 1e+20 FLOPs, 10 times the top budget: predicted 2.5000 (95%: 2.4000 - 2.7000) at "
-        f"N = 1B, {words}"
-    )
 
 
 def test_runs_left_out_are_counted_by_reason_and_a_single_one_is_named():

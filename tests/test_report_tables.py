@@ -9,8 +9,9 @@ import pytest
 
 from flops_fit.answers.comparison import AtBudget, Comparison, Contender, Estimate
 from flops_fit.answers.crossing import Crossing
-from flops_fit.answers.verification import Verification
+from flops_fit.answers.verification import FrozenPrediction, Record, Verification
 from flops_fit.fitting import fit_runs
+from flops_fit.fitting.answer import Answer, Reach
 from flops_fit.fitting.points import Dropped
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
@@ -81,16 +82,36 @@ def test_runs_stand_beside_what_was_planned():
     assert [column.justify for column in table.columns] == ["left", *["right"] * 5]
 
 
-def test_predictions_with_and_without_intervals():
-    table = tables.predictions_table([PREDICTION, BARE], "error_rate")
+def answer(prediction: Prediction, reach: Reach, *others: Prediction) -> Answer:
+    return Answer(prediction, "", "", others, reach, "", ())
+
+
+def test_answers_say_what_can_be_relied_on_and_beyond_the_budgets_what_others_say():
+    near = replace(PREDICTION, budget=1e19, extrapolation=1.0)
+    other = replace(BARE, method="isoflop", num_params=3e8)
+    answers = [
+        answer(near, Reach(10.0, 10.0), other),
+        answer(PREDICTION, Reach(20.0, 5.0), other),
+        answer(BARE, Reach(None, None, known=False)),
+    ]
+    table = tables.answers_table(answers, "error_rate")
     assert headers(table) == [
-        "budget", "by", "N", "95%", "D", "95%", "D/N", "error rate", "95%", "x top budget"
+        "budget", "by", "rely on", "N", "95%", "D", "D/N", "error rate", "95%", "x top"
     ]  # fmt: skip
+    numbers = ["250M", "200M - 300M", "5B", "20", "2.5000", "2.4500 - 2.5500"]
     assert rows(table) == [
-        ["1e+20", "surface", "250M", "200M - 300M", "5B", "4B - 6B", "20", "2.5000",
-         "2.4500 - 2.5500", "10"],
-        ["1e+20", "surface", "250M", "", "5B", "", "20", "2.5000", "", "10"],
-    ]  # fmt: skip
+        ["1e+19", "surface", "both", *numbers, "1"],
+        ["1e+20", "surface", "N", *numbers, "10"],
+        ["1e+20", "isoflop", "", "300M", "", "5B", "20", "2.5000", "", "10"],
+        ["1e+20", "surface", "unknown", "250M", "", "5B", "20", "2.5000", "", "10"],
+    ]
+
+
+def test_an_answer_in_a_line_has_the_word_for_what_can_be_relied_on():
+    assert tables.answer_words(answer(PREDICTION, Reach(2.0, 2.0))) == (
+        "1e+20 FLOPs (10 times the largest budget), unreliable: N = 250M (95%: 200M - 300M), "
+        "D = 5B (95%: 4B - 6B), loss 2.5000 (95%: 2.4500 - 2.5500)"
+    )
 
 
 def test_variants_are_named_by_the_words_they_do_not_share():
@@ -173,19 +194,35 @@ class TestCost:
 
 class TestVerification:
     def test_tells_predicted_measured_and_whether_the_interval_held(self):
-        v = Verification(PREDICTION, "run", 2.6e8, 4.8e9, 2.48, 0.004)
-        assert tables.verification_line(v) == (
-            "at 1e+20 FLOPs, 10 times the top budget: predicted 2.5000 (95%: 2.4500 - 2.5500) at "
-            "N = 250M, measured 2.4800 ± 0.004 at N = 260M: +0.81% off, inside the interval"
-        )
+        frozen = FrozenPrediction(PREDICTION, "loss only", "ab12", "2026-11-27T10:00:00+00:00")
+        v = Verification(frozen, "run", 2.6e8, 4.8e9, 2.48, 0.004)
+        assert tables.verification_lines(v) == [
+            "predicted 2.5000 (95%: 2.4500 - 2.5500) at N = 250M, 1e+20 FLOPs, 10 times the top "
+            "budget, on 2026-11-27T10:00:00+00:00 (loss only)",
+            "measured  2.4800 ± 0.004 at N = 260M: +0.81% off, inside the interval",
+        ]
         low = replace(v, measured=2.4, stderr=None)
-        assert tables.verification_line(low).endswith(
-            "measured 2.4000 at N = 260M: +4.17% off, outside the interval"
+        assert tables.verification_lines(low)[1] == (
+            "measured  2.4000 at N = 260M: +4.17% off, outside the interval"
         )
 
     def test_without_intervals_there_is_nothing_to_be_inside_of(self):
-        v = Verification(BARE, "run", 2.6e8, 4.8e9, 2.5, None)
-        assert tables.verification_line(v).endswith("N = 260M: +0.00% off")
+        frozen = FrozenPrediction(BARE, "unknown", "ab12", "2026-11-27T10:00:00+00:00")
+        predicted, measured = tables.verification_lines(
+            Verification(frozen, "run", 2.6e8, 4.8e9, 2.5, None)
+        )
+        assert "(no interval: the law has no draws)" in predicted
+        assert measured.endswith("N = 260M: +0.00% off")
+
+    def test_the_record_counts_what_was_inside_and_how_far_off(self):
+        files = [
+            {"error": error, "inside": {"95": inside}}
+            for error, inside in ((0.01, True), (-0.03, False), (0.02, None))
+        ]
+        assert str(Record.of(files)) == (
+            "3 verifications of this study so far: median error 2.00%, 1 of 2 inside the 95% "
+            "interval"
+        )
 
 
 def test_a_comparison_has_a_row_for_every_budget():
@@ -242,6 +279,8 @@ class TestLaw:
         assert tables.law_lines(law) == [
             f"approach 2, IsoFLOP curves: N_opt ~ C^{tables.exponent(law, 'isoflop')}",
             f"approach 3, loss surface: N_opt ~ C^{tables.exponent(law, 'surface')}",
+            "combined, methods weighed by back-tests: N_opt ~ "
+            f"C^{tables.exponent(law, 'combined')}",
         ]
 
     def test_one_that_refuses_tells_why(self, law):

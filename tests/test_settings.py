@@ -163,6 +163,7 @@ CASES: dict[str, Case] = {
     "study": Case(("study=other",), arrives=kept("study", "other")),
     "output_root": Case(("output_root=elsewhere",), arrives=kept("output_root", "elsewhere")),
     "json": Case(("json=true",), arrives=kept("json", True)),
+    "predicted": Case(("predicted=said.json",), arrives=kept("predicted", "said.json")),
 }  # fmt: skip
 
 WITHOUT_EFFECT_ON_TOY = {"held_out", "tokens_per_sample"}

@@ -40,7 +40,8 @@ def test_a_study_prints_as_its_answer_in_a_few_lines(folder):
     assert lines[:2] == ["Study toy: 11 runs", study.law.diagnostics.verdict]
     for line, multiple in zip(lines[2:], (1, 10, 100), strict=True):
         budget = multiple * study.law.largest_budget
-        assert line.startswith(f"{budget:.3g} FLOPs ({multiple} times the largest budget): N = ")
+        word = study.predict(budget).reliance.value
+        assert line.startswith(f"{budget:.3g} FLOPs ({multiple} times the largest budget), {word}")
         assert f"loss {study.predict(budget).loss:.4f} (95%: " in line
     assert repr(study) == str(study)
     assert study._repr_html_().count("<br>") == len(lines) - 1
