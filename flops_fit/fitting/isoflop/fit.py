@@ -86,8 +86,9 @@ class IsoflopFit:
 
     def law(self, points: Points) -> IsoflopLaw:
         """The line through the bracketed minima. Raises `FitError` below two of them."""
-        noise = self.noise(points)
-        optima = self.optima(points, noise)
+        rows = self.curve_rows(points)
+        noise = self._noise_of(points, rows)
+        optima = tuple(self._optimum(r, noise) for r in rows)
         bracketed = self._deciding(optima)
         if len(bracketed) < FEWEST_BRACKETED:
             raise _too_few_bracketed(optima)
@@ -122,10 +123,12 @@ class IsoflopFit:
 
         Curves that miss their points tell no noise, unless all do.
         """
+        return self._noise_of(points, self.curve_rows(points))
+
+    def _noise_of(self, points: Points, rows: Sequence[CurveRows]) -> float | None:
         seeds = seed_noise(points)
         if seeds is not None:
             return seeds.value
-        rows = self.curve_rows(points)
         good = [self._scatter(r.group) for r in rows if r.missed is None]
         about = pooled(good) or pooled([self._scatter(r.group) for r in rows])
         return None if about is None else about.value
