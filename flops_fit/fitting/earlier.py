@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 OF_ONE_METHOD = ("noise", "identifiable", "deltas", "influential_runs", "next_runs")
 """Diagnostics of version 1 that were of one method, without saying so."""
+
+LOSS_FACTOR, FARTHEST = 1.03, 30.0
+"""What the reach of the loss means in version 2, and how far it is followed."""
 
 IN_ITS_SECTION = ("start_agreement", "promised_decrease", "at_bounds")
 """Diagnostics of version 1 that stand in the section of that method too."""
@@ -24,6 +27,7 @@ def one_level_of_two_methods(data: Mapping[str, Any]) -> Mapping[str, Any]:
         "schema_version": 2,
         "diagnostics": {
             **_of_all_methods(old, biased, exact),
+            "loss_reach": _loss_reach(data["predictions"], data["answer"]),
             "methods": {} if data[exact]["refusal"] else {exact: _of_one_method(old, exact)},
         },
     }
@@ -42,12 +46,23 @@ def _of_all_methods(old: Mapping[str, Any], biased: str, exact: str) -> dict[str
         **kept,
         "why": "",
         "advice": [],
-        "loss_reach": None,
         "agreements": _agreements(old, biased, exact),
         "without_budget": [_without(part) for part in old["without_budget"]],
         "without_edges": _without(old["without_edges"]),
         "biases": _biases(old[f"{biased}_bias"], biased, exact),
     }
+
+
+def _loss_reach(predictions: Sequence[Mapping[str, Any]], answer: str) -> float | None:
+    """By the predictions that were stored, which stand at 1, 10, 100 and 1000 times the largest."""
+    reach = None
+    beyond = [p for p in predictions if p["method"] == answer and p["extrapolation"] >= 1]
+    for prediction in sorted(beyond, key=lambda p: float(p["extrapolation"])):
+        low, high = prediction["intervals"].get("loss", {}).get("80", (1.0, float("inf")))
+        if high / low > LOSS_FACTOR**2:
+            break
+        reach = min(float(prediction["extrapolation"]), FARTHEST)
+    return reach
 
 
 def _agreements(old: Mapping[str, Any], biased: str, exact: str) -> list[dict[str, Any]]:

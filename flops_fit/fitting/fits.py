@@ -54,7 +54,11 @@ class Fits:
     @property
     def knowing(self) -> Mapping[str, LossLaw]:
         """The laws that know the loss of any size and length."""
-        return {method: law for method, law in self.laws.items() if isinstance(law, LossLaw)}
+        return {
+            method: law
+            for method, law in self.laws.items()
+            if isinstance(law, LossLaw) and getattr(law, "knows_any_size", True)
+        }
 
     def draws_knowing(self, method: str) -> LossLawDraws | None:
         """The draws of such a law."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flops_fit.fitting.surface.solver import SHALLOWEST
 from flops_fit.laws import Array, FlopRule, Law, finite_exp, optimal_num_params
 
 
@@ -39,12 +40,17 @@ class SurfaceDraws:
         return np.where(left > 0, finite_exp(log_d), np.inf)
 
     @property
+    def data_exponent(self) -> Array:
+        """beta + kappa, of a draw without a best size the least that has one."""
+        return np.maximum(self.beta + self.kappa, SHALLOWEST)
+
+    @property
     def a(self) -> Array:
-        return self.beta / (self.alpha + self.beta + self.kappa)
+        return self.beta / (self.alpha + self.data_exponent)
 
     @property
     def b(self) -> Array:
-        return (self.alpha + self.kappa) / (self.alpha + self.beta + self.kappa)
+        return 1 - self.a
 
     @property
     def num_draws(self) -> int:
@@ -64,8 +70,7 @@ class SurfaceDraws:
 
     def quantities(self) -> dict[str, Array]:
         """The fitted numbers that law.json gives intervals for, (draws,) each."""
-        data_exponent = self.beta + self.kappa
-        log_ratio = np.log(self.alpha / data_exponent) + self.log_A - self.log_B
+        log_ratio = np.log(self.alpha / self.data_exponent) + self.log_A - self.log_B
         return {
             "E": self.E,
             "A": finite_exp(self.log_A),
@@ -75,7 +80,7 @@ class SurfaceDraws:
             "kappa": self.kappa,
             "a": self.a,
             "b": self.b,
-            "G": finite_exp(log_ratio / (self.alpha + data_exponent)),
+            "G": finite_exp(log_ratio / (self.alpha + self.data_exponent)),
         }
 
     def columns(self) -> dict[str, Array]:

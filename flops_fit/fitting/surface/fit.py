@@ -18,6 +18,7 @@ from flops_fit.fitting.surface.draws import SurfaceDraws
 from flops_fit.fitting.surface.law import SurfaceLaw
 from flops_fit.fitting.surface.objectives import Huber, Objective
 from flops_fit.fitting.surface.solver import (
+    SHALLOWEST,
     Design,
     Ending,
     Mask,
@@ -102,9 +103,11 @@ class SurfaceFit:
         best = int(np.argmin(ends.values))
         at_bounds = space.names_at_bounds(ends.fits[best])
         _check_terms(at_bounds)
+        surface = design.surface(ends.fits[best])
+        _check_bend(surface)
         agree = ends.values <= ends.values[best] * (1 + SAME_OPTIMUM) + PERFECT * len(points)
         return SurfaceLaw(
-            surface=design.surface(ends.fits[best]),
+            surface=surface,
             flop_rule=points.flop_rule,
             objective=self.objective,
             value=float(ends.values[best]),
@@ -228,19 +231,19 @@ class SurfaceFit:
 
 
 def log_loss_jacobian(surface: LossSurface, num_params: Array, num_tokens: Array) -> Array:
-    """d ln loss / d (E, ln A, ln B, alpha, beta) at each point, (n, 5)."""
+    """d ln loss / d (E, ln A, ln B, alpha, beta) at each point, and kappa where there is one."""
     capacity = surface.A * num_params**-surface.alpha
-    data = surface.B * num_tokens**-surface.beta
-    columns = np.column_stack(
-        [
-            np.ones_like(capacity),
-            capacity,
-            data,
-            -np.log(num_params) * capacity,
-            -np.log(num_tokens) * data,
-        ]
-    )
-    return np.asarray(columns / (surface.E + capacity + data)[:, None])
+    data = surface.B * num_params**surface.kappa * num_tokens**-surface.beta
+    columns = [
+        np.ones_like(capacity),
+        capacity,
+        data,
+        -np.log(num_params) * capacity,
+        -np.log(num_tokens) * data,
+    ]
+    if surface.kappa:
+        columns.append(np.log(num_params) * data)
+    return np.asarray(np.column_stack(columns) / (surface.E + capacity + data)[:, None])
 
 
 def _design(points: Points) -> Design:
@@ -268,6 +271,16 @@ def _check_terms(at_bounds: Sequence[str]) -> None:
                 f"{letter}",
                 f"train over a wider range of {letter}, or look for runs that went wrong",
             )
+
+
+def _check_bend(surface: LossSurface) -> None:
+    """Refuse a surface on which both terms fall with N along a budget: no size is best."""
+    if surface.beta + surface.kappa < SHALLOWEST:
+        raise FitError(
+            f"kappa = {surface.kappa:.3g} and beta = {surface.beta:.3g}: a larger N is better at "
+            "any budget",
+            "train larger sizes at each budget, or fit without interaction",
+        )
 
 
 def _check_directions(points: Points) -> None:

@@ -37,7 +37,7 @@ NEXT_TARGET = 100.0
 """The target whose interval they are to narrow, as a multiple of the largest trained budget."""
 
 DIFFERENCE_STEP = 1e-5
-"""Step in ln A, ln B, alpha and beta: central differences are then good to ten digits."""
+"""Step in ln A, ln B, alpha, beta and kappa: central differences are then good to ten digits."""
 
 NUM_PARAMETERS = 5
 """Numbers of a surface: E, A, B, alpha, beta."""
@@ -97,7 +97,7 @@ def other_deltas(points: Points, fit: SurfaceFit) -> tuple[DeltaFit, ...]:
 def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[NextRuns, ...]:
     """Budgets of five sizes that would narrow N_opt at 100 times the largest budget.
 
-    The variance of ln N_opt after n more runs follows from the Jacobian J of ln loss in the five
+    The variance of ln N_opt after n more runs follows from the Jacobian J of ln loss in the
     numbers of the surface: g' (J'J)^-1 g noise^2, g the gradient of ln N_opt. Its square root
     over the one without them scales both sides of the 80% interval of the draws.
     """
@@ -133,7 +133,7 @@ def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[Nex
 
 def _determines_a_surface(fit: SurfaceFit, points: Points) -> bool:
     try:
-        fit.check(points)
+        fit.check(points.where(fit.entering(points)))
     except FitError:
         return False
     return True
@@ -145,10 +145,13 @@ def _standard_error(jacobian: Array, gradient: Array) -> float:
 
 
 def _gradient_of_log_optimum(law: SurfaceLaw, flops: float) -> Array:
-    """d ln N_opt / d (E, ln A, ln B, alpha, beta) by central differences."""
+    """d ln N_opt / d (E, ln A, ln B, alpha, beta), and kappa where there is one, by differences."""
     s = law.surface
-    at = np.array([np.log(s.A), np.log(s.B), s.alpha, s.beta])
-    steps = np.concatenate([np.eye(4), -np.eye(4)]) * DIFFERENCE_STEP
-    log_a, log_b, alpha, beta = (at + steps).T
-    optima = np.log(optimal_num_params(log_a, log_b, alpha, beta, flops, law.flop_rule))
-    return np.concatenate([[0.0], (optima[:4] - optima[4:]) / (2 * DIFFERENCE_STEP)])
+    at = np.array([np.log(s.A), np.log(s.B), s.alpha, s.beta, *([s.kappa] if s.kappa else ())])
+    steps = np.concatenate([np.eye(len(at)), -np.eye(len(at))]) * DIFFERENCE_STEP
+    log_a, log_b, alpha, beta, *kappa = (at + steps).T
+    optima = np.log(
+        optimal_num_params(log_a, log_b, alpha, beta, flops, law.flop_rule, *kappa)
+    )
+    further, nearer = np.split(optima, 2)
+    return np.concatenate([[0.0], (further - nearer) / (2 * DIFFERENCE_STEP)])

@@ -50,7 +50,7 @@ def examined(
         findings=findings(numbers, law, None if seeds is None else seeds.value),
         advice=advice(numbers, spent),
         doubt=UNDETERMINED if numbers.identifiable is False else None,
-        why=f"one surface through {len(points)} runs",
+        why=f"one surface through {int(fit.entering(points).sum())} runs",
     )
 
 
