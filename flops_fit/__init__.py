@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flops_fit.api import fit_table as fit_table
     from flops_fit.api import load_law as load_law
     from flops_fit.errors import UserError as UserError
+    from flops_fit.fitting.answer import Answer as Answer
     from flops_fit.fitting.result import ScalingLaw as ScalingLaw
     from flops_fit.laws.prediction import Prediction as Prediction
     from flops_fit.laws.published import published_law as published_law
@@ -32,6 +33,7 @@ _WHERE = {
     "Plan": "plan.experiment",
     "Run": "plan.run",
     "ScalingLaw": "fitting.result",
+    "Answer": "fitting.answer",
     "Prediction": "laws.prediction",
     "Verification": "answers.verification",
     "Constant": "learning.schedules",

@@ -48,6 +48,7 @@ class Contender:
     draws: LawDraws | None
     budgets: tuple[float, ...]
     metric: str = LOSS
+    verdict: str = ""
 
     @classmethod
     def of(cls, name: str, law: ScalingLaw, runs: Iterable[Run]) -> Contender:
@@ -57,7 +58,8 @@ class Contender:
         shared = {optimum.budget for optimum in law.budgets}
         ends = {min(trained, default=law.largest_budget), law.largest_budget}
         budgets = tuple(sorted(shared | ends))
-        return cls(name, law.answer, law.law, law.draws, budgets, law.metric)
+        verdict = law.diagnostics.verdict
+        return cls(name, law.answer, law.law, law.draws, budgets, law.metric, verdict)
 
     def loss_intervals(self, budget: float) -> Intervals:
         """The intervals of the best loss at `budget`; empty without draws."""
@@ -72,6 +74,7 @@ class Contender:
             "name": self.name,
             "method": self.method,
             "metric": self.metric,
+            "verdict": self.verdict,
             "budgets": list(self.budgets),
         }
 

@@ -38,6 +38,8 @@ def compare_studies(a: Contender, b: Contender, settings: CompareSettings) -> in
         results().print(comparison.verdict, markup=False)
         results().print(tables.comparison_table(comparison))
         results().print(tables.crossing_line(comparison.crossing), markup=False)
+        for one in (comparison.a, comparison.b):
+            results().print(f"{one.name}: {one.verdict}", markup=False, soft_wrap=True)
     for line in (f"note: {COMPARABLE}", *(f"warning: {text}" for text in comparison.warnings)):
         say(line)
     for path in write_comparison(comparison, Path(settings.output_root)):
