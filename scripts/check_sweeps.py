@@ -146,7 +146,7 @@ def section(report: dict[str, Any]) -> str:
         p = further["prediction"]
         low, high = p["intervals"]["loss"]["95"]
         lines.append(
-            f"- at {p['budget']:.3g} FLOPs, {p['extrapolation']:.3g} times the top budget: predicted "
+            f"- at {p['budget']:.3g} FLOPs, {p['extrapolation']:.3g} times the top: predicted "
             f"{p['loss']:.4f} (95%: {low:.4f} to {high:.4f}) at N = {p['num_params']:.3g}; trained "
             f"{further['measured']:.4f} at N = {further['num_params']:.3g}: "
             f"{further['error']:+.2%} off"
