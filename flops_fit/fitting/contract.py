@@ -67,6 +67,8 @@ class Optimum(Protocol):
     @property
     def verdict(self) -> str: ...
     @property
+    def reason(self) -> str: ...
+    @property
     def is_bracketed(self) -> bool: ...
     @property
     def N_opt(self) -> float | None: ...
@@ -126,6 +128,11 @@ class Examined:
     doubt: str | None = None
 
 
+def knows_as_others_do(law: FittedLaw) -> bool:
+    """A law that can be asked for the loss of any size knows it."""
+    return True
+
+
 def nothing_to_add(
     method: Method, points: Points, law: FittedLaw | None, draws: FittedDraws | None
 ) -> Examined:
@@ -156,7 +163,8 @@ class MethodKind:
     law None where the method refused; `read_numbers` reads what it keeps. `refit(method, points)`
     is its law of some of the points, `exponents_of_parts` may refit to many parts at once; what is
     not `probed` is never refitted, since it probes itself. `read_draws(columns, law)` reads the
-    draws of a law back.
+    draws of a law back. `knows_any_size(law)` says whether a law that can be asked for the loss of
+    any size has an answer.
     """
 
     name: str
@@ -176,6 +184,7 @@ class MethodKind:
     read_numbers: Callable[[Mapping[str, Any]], MethodNumbers] | None = None
     exponents_of_parts: Callable[[Any, Points, Sequence[Mask], Any], Exponents] | None = None
     probed: bool = True
+    knows_any_size: Callable[[Any], bool] = knows_as_others_do
     refit: Callable[[Any, Points], FittedLaw] = law_of_all
 
     def takes(self, settings: object) -> bool:

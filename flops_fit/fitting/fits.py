@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flops_fit.fitting.contract import FittedDraws, FittedLaw, Method
 from flops_fit.fitting.errors import FitError, NoLawFits
-from flops_fit.fitting.methods import place_of
+from flops_fit.fitting.methods import kind_of, place_of
 from flops_fit.fitting.points import Points
 from flops_fit.laws.prediction import (
     Intervals,
@@ -57,7 +57,7 @@ class Fits:
         return {
             method: law
             for method, law in self.laws.items()
-            if isinstance(law, LossLaw) and getattr(law, "knows_any_size", True)
+            if isinstance(law, LossLaw) and kind_of(method).knows_any_size(law)
         }
 
     def draws_knowing(self, method: str) -> LossLawDraws | None:

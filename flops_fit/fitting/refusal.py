@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.files import plain, read_json, write_json
-from flops_fit.fitting.contract import FitSettings
+from flops_fit.fitting.contract import FitSettings, Optimum
 from flops_fit.fitting.errors import FitError
-from flops_fit.fitting.isoflop import BudgetOptimum, IsoflopFit
-from flops_fit.fitting.isoflop.optima import FEW, budgets_from_json
+from flops_fit.fitting.methods import kinds
 from flops_fit.fitting.metrics import LOSS, label, measured_by
 from flops_fit.fitting.points import Dropped, Points, usable_points
 from flops_fit.fitting.selection import EveryRun, Selection
@@ -38,6 +37,48 @@ NEXT_STEPS: Mapping[str, str] = {
 """What to do about a budget of whose runs most ended so."""
 
 
+FEW = "few"
+"""Verdict on a budget of which too little is left for a curve."""
+
+
+@dataclass(frozen=True)
+class LostBudget:
+    """A budget of which too little is left: an optimum without numbers."""
+
+    budget: float
+    num_sizes: int
+    reason: str
+    verdict: str = FEW
+
+    @property
+    def flops(self) -> float:
+        return self.budget
+
+    @property
+    def is_bracketed(self) -> bool:
+        return False
+
+    @property
+    def N_opt(self) -> None:
+        return None
+
+    @property
+    def D_opt(self) -> None:
+        return None
+
+    @property
+    def loss(self) -> None:
+        return None
+
+    @property
+    def curve(self) -> None:
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = dict.fromkeys(("N_opt", "D_opt", "loss", "curve"))
+        return {**vars(self), "flops": self.flops, **numbers}
+
+
 @dataclass(frozen=True)
 class Refusal:
     """In place of a law: `reason` is one line, the budgets have their verdicts and sentences.
@@ -47,7 +88,7 @@ class Refusal:
 
     reason: str
     metric: str = LOSS
-    budgets: tuple[BudgetOptimum, ...] = ()
+    budgets: tuple[Optimum, ...] = ()
     rows_used: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     statuses: Mapping[str, int] = field(default_factory=dict)
@@ -90,7 +131,7 @@ class Refusal:
             return cls(
                 reason=data["refusal"],
                 metric=data["metric"],
-                budgets=budgets_from_json(data),
+                budgets=_read_optima(data),
                 rows_used=tuple(data["rows_used"]),
                 dropped=tuple(Dropped(**entry) for entry in data["rows_dropped"]),
                 statuses=data["statuses"],
@@ -125,15 +166,29 @@ def refusal_of(
         points, unselected = (select or EveryRun())(points)
     except FitError:  # rows that can't be true: the reason names them
         return Refusal(reason, metric, statuses=statuses)
-    isoflop = answer if isinstance(answer, IsoflopFit) else IsoflopFit()
     return Refusal(
         reason=reason,
         metric=metric,
-        budgets=every_budget(runs, points, isoflop.optima(points, isoflop.noise(points))),
+        budgets=every_budget(runs, points, optima_without_law(points, answer)),
         rows_used=points.ids,
         dropped=(*unusable, *unselected),
         statuses=statuses,
     )
+
+
+def optima_without_law(points: Points, answer: FitSettings) -> Sequence[Optimum]:
+    """Each budget's own optimum, by the method that looks at budgets one by one."""
+    for kind in kinds():
+        if kind.optima is not None and kind.settings is not None:
+            settings = answer if kind.takes(answer) else kind.settings()
+            return kind.optima(kind.method(settings, points), points, None)
+    return ()
+
+
+def _read_optima(data: Mapping[str, Any]) -> tuple[Optimum, ...]:
+    """The optima of a file, by the method that looks at budgets one by one."""
+    found = (kind.read_optima(data) for kind in kinds() if kind.read_optima is not None)
+    return tuple(next(found, ()))
 
 
 def is_sweep(runs: Sequence[Run]) -> bool:
@@ -161,18 +216,18 @@ def lost_runs(runs: Sequence[Run]) -> str | None:
 
 
 def every_budget(
-    runs: Sequence[Run], points: Points, optima: Sequence[BudgetOptimum]
-) -> tuple[BudgetOptimum, ...]:
+    runs: Sequence[Run], points: Points, optima: Sequence[Optimum]
+) -> tuple[Optimum, ...]:
     """The optima, and the budgets of which too little is left for one, from small to large."""
     by_budget = {optimum.budget: optimum for optimum in optima}
-    found = []
+    found: list[Optimum] = []
     for budget in sorted({run.budget for run in runs}):
         mine = [run for run in runs if run.budget == budget]
         lost = Counter(run.status for run in mine if not run.is_completed)
         optimum = by_budget.get(budget)
         if optimum is None or (optimum.verdict == FEW and lost):
             usable = int((points.budget == budget).sum())
-            optimum = BudgetOptimum(budget, budget, usable, FEW, _few(usable, len(mine), lost))
+            optimum = LostBudget(budget, usable, _few(usable, len(mine), lost))
         found.append(optimum)
     return tuple(found)
 

@@ -19,6 +19,7 @@ KIND = MethodKind(
     always_tried=True,
     preference=0,
     probed=False,
+    knows_any_size=lambda law: law.knows_any_size,
     examined=examined,
     read_numbers=CombinedNumbers.from_json,
 )

@@ -128,9 +128,19 @@ class CombinedLaw:
     def loss_opt(self, flops: ArrayLike) -> Array:
         return np.asarray(np.exp(np.tensordot(self.loss_weights, np.log(self.losses(flops)), 1)))
 
+    @property
+    def knows_any_size(self) -> bool:
+        """Whether a candidate knows the loss of other sizes than the best."""
+        return bool(self._knowing)
+
+    @property
+    def _knowing(self) -> list[tuple[float, LossLaw]]:
+        """The candidates that do, with their weights in the loss."""
+        return [(part.for_loss, part.law) for part in self._all if isinstance(part.law, LossLaw)]
+
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         """Loss of any size and length. Raises `FitError` where no candidate knows it."""
-        knowing = [(part.for_loss, part.law) for part in self._all if isinstance(part.law, LossLaw)]
+        knowing = self._knowing
         if not knowing:
             raise FitError(
                 "no candidate knows the loss of other sizes than the best",
