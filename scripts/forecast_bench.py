@@ -340,7 +340,12 @@ def simulated_table(found: Sequence[Forecast], methods: Sequence[str]) -> list[s
                     continue
                 loss = np.median(np.abs([f.loss_error for f in mine]))
                 size = np.median(np.abs([f.size_error for f in mine])) / np.log(10)
-                cells = (f"{loss:.2%}", _share(mine, "loss", 90), f"{size:.3f}", _share(mine, "N", 90))
+                cells = (
+                    f"{loss:.2%}",
+                    _share(mine, "loss", 90),
+                    f"{size:.3f}",
+                    _share(mine, "N", 90),
+                )
                 lines.append(f"| {name} | {method} | {multiple:g} | {' | '.join(cells)} |")
     return lines
 

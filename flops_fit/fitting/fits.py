@@ -79,9 +79,7 @@ MOST_DRAWS_BESIDE = 1000
 """Draws of a method that doesn't answer: the 2.5% tail then holds 25."""
 
 
-def fit_all(
-    points: Points, methods: Iterable[Method], answer: str, draws: int, seed: int
-) -> Fits:
+def fit_all(points: Points, methods: Iterable[Method], answer: str, draws: int, seed: int) -> Fits:
     """Every method on the same points, `answer` with all draws. `FitError` where all refuse."""
     laws: dict[str, FittedLaw] = {}
     all_draws: dict[str, FittedDraws] = {}

@@ -71,7 +71,10 @@ def test_a_largest_budget_that_went_2_percent_worse_is_predicted_2_percent_too_l
         for run in sweep(CHINCHILLA)
     ]
     clean, tests = (
-        {test.method: test.loss_error for test in fit_runs(r, draws=0).diagnostics.numbers.back_tests}
+        {
+            test.method: test.loss_error
+            for test in fit_runs(r, draws=0).diagnostics.numbers.back_tests
+        }
         for r in (sweep(CHINCHILLA), worse)
     )
     for method, error in tests.items():

@@ -106,7 +106,20 @@ def test_law_json_has_the_documented_keys(law):
     assert {"budget", "N_opt", "D_opt", "loss", "verdict", "reason"} <= set(
         data["isoflop"]["budgets"][0]
     )
-    surface = {"objective", "delta", "value", "E", "A", "B", "alpha", "beta", "kappa", "a", "b", "G"}
+    surface = {
+        "objective",
+        "delta",
+        "value",
+        "E",
+        "A",
+        "B",
+        "alpha",
+        "beta",
+        "kappa",
+        "a",
+        "b",
+        "G",
+    }
     assert surface <= set(data["surface"])
     assert set(data["combined"]) == {"a", "parts", "size", "loss", "trained", "refusal"}
     assert set(data["intervals"]) == {

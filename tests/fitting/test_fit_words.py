@@ -314,7 +314,9 @@ def test_a_line_says_through_how_many_minima_it_goes(law):
 def test_what_a_proposal_may_cost_is_what_all_runs_of_the_sweep_cost():
     """Twelve runs at each budget: 17.5 times the largest in all, and five runs at 3 times it 15."""
     runs = sweep(CHINCHILLA, sizes=tuple(np.geomspace(1 / 8, 8, 12)), noise=0.01, seed=1)
-    (sentence,) = (line for line in fit_runs(runs, draws=50).diagnostics.advice if "more runs" in line)
+    (sentence,) = (
+        line for line in fit_runs(runs, draws=50).diagnostics.advice if "more runs" in line
+    )
     assert sum(run.flops for run in runs) == pytest.approx(1.75e21, rel=0.01)
     assert sentence.startswith("5 more runs at 3e+20 FLOPs")
     assert "(1.5e+21 FLOPs in all)" in sentence

@@ -53,7 +53,9 @@ def _reached(reach: Reach, largest: float) -> str:
             f"nor {loss} is sure at 80%: train more runs first"
         )
     if reach.num_params is None:
-        return f"loss only: {loss} {_up_to(reach.loss, largest)}, N not even there: train more sizes"
+        return (
+            f"loss only: {loss} {_up_to(reach.loss, largest)}, N not even there: train more sizes"
+        )
     if reach.loss is None:
         return f"N only: {size} {_up_to(reach.num_params, largest)}, the loss not even there"
     if reach.num_params == reach.loss:

@@ -66,5 +66,11 @@ class IsoflopDraws:
         )
         departure = c.get("departure", np.zeros(1))  # earlier versions had none
         return cls(
-            c["log_coefficient"], c["a"], c["b"], trend, departure, law.flop_rule, float(c["scatter"])
+            c["log_coefficient"],
+            c["a"],
+            c["b"],
+            trend,
+            departure,
+            law.flop_rule,
+            float(c["scatter"]),
         )

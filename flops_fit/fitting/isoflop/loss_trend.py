@@ -214,7 +214,9 @@ class Lines:
     def variance(self, log_c: Array) -> Array:
         """Of the line's height at ln C (n,) over the newest, in units of an error's, (G, n)."""
         ones, sums, squares = (entry[:, None] for entry in self.information)
-        return np.asarray((squares - 2 * sums * log_c + ones * log_c**2) / self.determinant[:, None])
+        return np.asarray(
+            (squares - 2 * sums * log_c + ones * log_c**2) / self.determinant[:, None]
+        )
 
     def scattered(
         self, chosen: Array, spread: Array, generator: np.random.Generator
