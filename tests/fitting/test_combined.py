@@ -39,7 +39,9 @@ QUICK = CombinedFit(
 
 
 def runs_of(noise=0.003, seed=1, **changes):
-    return sweep(CHINCHILLA, **{"budgets": BUDGETS, "sizes": SIZES, **changes}, noise=noise, seed=seed)
+    return sweep(
+        CHINCHILLA, **{"budgets": BUDGETS, "sizes": SIZES, **changes}, noise=noise, seed=seed
+    )
 
 
 def changed(runs, factor):

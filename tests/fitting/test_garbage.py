@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
-from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
+from flops_fit.fitting import CombinedFit, IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.plan.run import Run
 from flops_fit.tables import read_table, table_flop_rule
 
@@ -160,7 +160,15 @@ def test_bytes_of_any_kind_end_in_a_clear_error(tmp_path_factory, data):
         min_size=6,
         max_size=14,
     ),
-    st.sampled_from([SurfaceFit(), SurfaceFit(tied_exponents=True), IsoflopFit()]),
+    st.sampled_from(
+        [
+            CombinedFit(),
+            SurfaceFit(),
+            SurfaceFit(tied_exponents=True),
+            SurfaceFit(interaction=True, within=4.0),
+            IsoflopFit(),
+        ]
+    ),
 )
 def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells, answer):
     runs = [
