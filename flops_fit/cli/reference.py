@@ -77,7 +77,7 @@ def other_size(law: PublishedLaw, budget: float, instead: float | None) -> Other
     if not isinstance(law, PublishedSurface):
         raise ConfigError(
             f"{law.publication.name} knows no loss, so not what another size costs: leave instead= "
-            "out, or take a law with a loss surface such as chinchilla"
+            "out, or take a law that knows one, such as chinchilla"
         )
     return cost_of_size(law, None, budget, instead)
 

@@ -169,18 +169,18 @@ def test_where_all_refuse_every_reason_is_said_once():
             CHINCHILLA(1e8, run.flops / 6e8)))
         for run in one_size
     ]  # fmt: skip
-    with pytest.raises(FitError, match=r"no candidate gives a law: .*6 different") as error:
+    with pytest.raises(FitError, match=r"no law fits: .*6 different") as error:
         CombinedFit()(same_size[:6])
     assert str(error.value).count("all runs have one size") <= 1
     one_budget = runs_of(budgets=(1e18,))
-    with pytest.raises(FitError, match=r"no candidate gives a law: .*all runs lie on one budget"):
+    with pytest.raises(FitError, match=r"no law fits: .*all runs lie on one budget"):
         CombinedFit()(one_budget)
     many = [replace(run, id=str(i), num_tokens=d, flops=6e8 * d, budget=6e8 * d,
                     loss=float(CHINCHILLA(1e8, d)))
             for i, d in enumerate(np.geomspace(1e9, 1e11, 12)) for run in same_size[:1]]  # fmt: skip
-    with pytest.raises(FitError, match=r"no candidate gives a law: .*all runs have one size"):
+    with pytest.raises(FitError, match=r"no law fits: .*all runs have one size"):
         CombinedFit()(many)
-    with pytest.raises(FitError, match="no candidate gives a law"):
+    with pytest.raises(FitError, match="no law fits"):
         CombinedFit()([])
 
 

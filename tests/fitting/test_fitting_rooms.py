@@ -22,6 +22,7 @@ FLOORS = [
     {"errors", "provenance", "answer"},
     {"points", "metrics", "simulation"},
     {"noise", "bootstrap", "selection", "contract"},
+    {"collapse"},
     {"tabulated"},
     METHODS - COMBINING,
     {"methods"},

@@ -43,7 +43,7 @@ class Quantity:
     calibration: float
 
 
-LOSS = Quantity(lambda cut: cut.loss_errors, per_efold=0.006, calibration=0.5)
+LOSS = Quantity(lambda cut: cut.loss_errors, per_efold=0.006, calibration=0.65)
 SIZE = Quantity(lambda cut: cut.size_errors, per_efold=0.1, calibration=1.0)
 
 
