@@ -216,8 +216,9 @@ def optimal_num_params(
     rule: FlopRule,
     kappa: ArrayLike = 0.0,
 ) -> Array:
-    """argmin over N of A / N^alpha + B N^kappa / D^beta along rule(N) D = flops; arguments broadcast.
+    """argmin over N of A / N^alpha + B N^kappa / D^beta along rule(N) D = flops.
 
+    Arguments broadcast.
     On a segment where rule(N) = c N^s the minimum has a closed form, with t = s beta + kappa
     N^(alpha + t) = (alpha A / t B) (C/c)^beta; the answer is the best of the segments' minima, each
     kept inside its segment. For a constant rule this is G (C/constant)^a.

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import re
 
 import numpy as np
 import pytest

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
 from flops_fit.fitting.combined.backtests import Cut, Laws, Targets, cuts_of, laws_of
 from flops_fit.fitting.combined.draws import CombinedDraws
 from flops_fit.fitting.combined.errors import loss_errors, size_errors

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from flops_fit.fitting.surface.objectives import Objective, objective_named
 from flops_fit.laws import Array, FlopRule, LossSurface
 
-
 NUMBERS = ("E", "A", "B", "alpha", "beta", "kappa")
 """Of a surface; files of earlier versions have no kappa, which was 0."""
 

@@ -2,8 +2,9 @@
 
 A fit is a row of 6 numbers (E, ln A', ln B', alpha, beta, kappa) of
     u = E + A' exp(-alpha x) + B' exp(kappa x - beta y),    x, y = ln N, ln D less their means,
-or of the first 5 where kappa = 0. The means come off because A and alpha of the uncentred surface are 0.999 correlated. A bootstrap resample is a row of
-integer weights, so 4,000 of them share x and y.
+or of the first 5 where kappa = 0. The means come off because A and alpha of the uncentred surface
+are 0.999 correlated. A bootstrap resample is a row of integer weights, so 4,000 of them share x
+and y.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def solve(
     space: Space,
     ending: Ending,
 ) -> Solutions:
-    """Minimise from each of `starts` (B, 5 or 6) under `weights` (B, n), in chunks that fit a cache."""
+    """Minimise from each of `starts` (B, 5 or 6) under `weights` (B, n), in chunks for a cache."""
     size = max(1, CHUNK_VALUES // len(design.x))
     parts = [slice(i, i + size) for i in range(0, len(starts), size)]
     chunks = [
