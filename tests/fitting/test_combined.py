@@ -1,4 +1,4 @@
-"""Several methods as one: who is believed, what that rests on, and how wide it leaves the answer."""
+"""Several methods as one: who is believed, what that rests on, and how wide the answer is."""
 
 import json
 from dataclasses import replace
@@ -162,26 +162,31 @@ def test_a_candidate_that_refuses_at_early_cuts_is_judged_by_the_others():
     assert list(CombinedFit(with_budgets=candidates)(ten).parts) == ["parabola", "interaction"]
 
 
-def test_where_all_refuse_every_reason_is_said_once():
-    one_size = [run for run in runs_of(sizes=(1.0,), drift=1.0)]
-    same_size = [
-        replace(run, num_params=1e8, num_tokens=run.flops / 6e8, loss=float(
-            CHINCHILLA(1e8, run.flops / 6e8)))
-        for run in one_size
+def of_one_size(lengths):
+    """Runs of 1e8 parameters."""
+    template = runs_of()[0]
+    return [
+        replace(template, id=f"{d:g}", num_params=1e8, num_tokens=d, flops=6e8 * d,
+                budget=6e8 * d, loss=float(CHINCHILLA(1e8, d)))
+        for d in lengths
     ]  # fmt: skip
-    with pytest.raises(FitError, match=r"no law fits: .*6 different") as error:
-        CombinedFit()(same_size[:6])
-    assert str(error.value).count("all runs have one size") <= 1
-    one_budget = runs_of(budgets=(1e18,))
-    with pytest.raises(FitError, match=r"no law fits: .*all runs lie on one budget"):
-        CombinedFit()(one_budget)
-    many = [replace(run, id=str(i), num_tokens=d, flops=6e8 * d, budget=6e8 * d,
-                    loss=float(CHINCHILLA(1e8, d)))
-            for i, d in enumerate(np.geomspace(1e9, 1e11, 12)) for run in same_size[:1]]  # fmt: skip
-    with pytest.raises(FitError, match=r"no law fits: .*all runs have one size"):
-        CombinedFit()(many)
-    with pytest.raises(FitError, match="no law fits"):
-        CombinedFit()([])
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        (of_one_size(np.geomspace(1e9, 1e11, 12)), "all runs have one size, N = 1e+08"),
+        (runs_of(budgets=(1e18,)), "all runs lie on one budget, 1e+18 FLOPs"),
+        (of_one_size((1e9, 1e10, 1e11)), "3 different (N, D) for a surface that needs 6"),
+        ([], "0 different (N, D) for a surface that needs 6"),
+    ],
+    ids=["one size", "one budget", "few", "none"],
+)
+def test_runs_of_which_no_candidate_makes_a_law_are_refused_with_the_reasons(refused, reason):
+    with pytest.raises(FitError, match="no law fits") as error:
+        CombinedFit()(refused)
+    assert error.value.in_short.count(reason) == 1
+    assert error.value.next_step
 
 
 # What it rests on.
@@ -296,23 +301,24 @@ def test_own_tests_state_what_the_candidates_spread_and_the_errors_are(runs):
     assert certain[-1].weight == 1
 
 
+def ends_of_95(values):
+    return np.quantile(values, (0.025, 0.975))
+
+
 def test_intervals_widen_with_distance(draws):
     for answer in (draws.N_opt, draws.loss_opt):
-        widths = [np.log(high / low) for low, high in (
-            np.quantile(answer(multiple * LARGEST), (0.025, 0.975)) for multiple in (1, 3, 10, 30, 100)
-        )]  # fmt: skip
+        ends = [ends_of_95(answer(multiple * LARGEST)) for multiple in (1, 3, 10, 30, 100)]
+        widths = [np.log(high / low) for low, high in ends]
         assert widths == sorted(widths)
         assert widths[-1] > 2 * widths[0]
 
 
-def test_intervals_are_about_the_answer_and_hold_the_planted_law(law, draws):
+@pytest.mark.parametrize("answer", ["N_opt", "loss_opt"])
+def test_intervals_are_about_the_answer_and_hold_the_planted_law(law, draws, answer):
     for flops in (LARGEST, 10 * LARGEST, 100 * LARGEST):
-        for answer, own, true in (
-            (draws.N_opt, law.N_opt, CHINCHILLA.N_opt), (draws.loss_opt, law.loss_opt, CHINCHILLA.loss_opt)
-        ):  # fmt: skip
-            low, high = np.quantile(answer(flops), (0.025, 0.975))
-            assert low < own(flops) < high
-            assert low < true(flops, SIX) < high
+        low, high = ends_of_95(getattr(draws, answer)(flops))
+        assert low < getattr(law, answer)(flops) < high
+        assert low < getattr(CHINCHILLA, answer)(flops, SIX) < high
 
 
 def test_draws_scatter_as_the_widths_say(law, draws):
@@ -513,3 +519,18 @@ def test_its_candidates_are_on_record(runs):
     assert settings["with_budgets"]["akima"]["curve"] == {"type": "Akima"}
     assert settings["without_budgets"]["tied"]["tied_exponents"] is True
     json.dumps(settings)
+
+
+def test_where_it_refuses_and_another_answers_its_section_holds_nothing(tmp_path):
+    """Four runs are enough for a surface with alpha = beta, which is none of its candidates."""
+    few = sweep(CHINCHILLA, budgets=(1e18, 1e19), sizes=(0.5, 2.0))
+    law = fit_runs(few, answer=SurfaceFit(tied_exponents=True), draws=0)
+    assert law.answer == "surface"
+    assert "4 different (N, D)" in law.refusals["combined"]
+    section = law.to_json()["combined"]
+    assert section.pop("refusal") == law.refusals["combined"]
+    assert set(section.values()) == {None}
+    assert f"combined refused: {law.refusals['combined']}" in law.diagnostics.findings
+    assert not any("fit=auto): " in finding for finding in law.diagnostics.findings)
+    law.save(tmp_path)
+    assert ScalingLaw.load(tmp_path).to_json() == law.to_json()

@@ -124,7 +124,7 @@ def test_a_step_gains_what_its_gradient_and_hessian_promise(tied, objective):
 def test_one_more_number_needs_one_more_run():
     seven = points(sweep(BENT, budgets=(1e18, 1e19), sizes=(0.3, 0.8, 1.5, 3.0)))
     six = seven.rows(np.array([0, 1, 2, 4, 5, 6]))
-    with pytest.raises(FitError, match="6 different .* needs 7"):
+    with pytest.raises(FitError, match=r"6 different .* needs 7"):
         BENDING.law(six)
     assert BENDING.law(seven).N_opt(1e19) == pytest.approx(BENT.N_opt(1e19, SIX), rel=0.05)
 

@@ -45,7 +45,7 @@ def test_a_stored_law_is_written_as_the_same_law_of_today(folder, tmp_path):
         added = {"surface": "surface.kappa", "isoflop": "isoflop.departure"}
         assert set(new) - set(old) == {added[name.partition(".")[0]] for name in old}
         for name in new:
-            np.testing.assert_array_equal(new[name], old[name] if name in old else 0)
+            np.testing.assert_array_equal(new[name], old.get(name, 0))
 
 
 def test_all_numbers_of_a_stored_law_stand_where_they_do_today(folder):
