@@ -20,6 +20,7 @@ from flops_fit.fitting.isoflop import (
 )
 from flops_fit.fitting.metrics import measured_by
 from flops_fit.fitting.refusal import Refusal, refusal_of
+from flops_fit.fitting.repeated import RepeatedFit, RepeatedLaw
 from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import AllRuns, EveryRun, LowestLoss
 from flops_fit.fitting.surface import AbsoluteError, Huber, SquaredError, SurfaceFit, SurfaceLaw
@@ -45,6 +46,8 @@ __all__ = [
     "NoLawFits",
     "Parabola",
     "Refusal",
+    "RepeatedFit",
+    "RepeatedLaw",
     "ScalingLaw",
     "SquaredError",
     "SurfaceFit",
