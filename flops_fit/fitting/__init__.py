@@ -20,13 +20,15 @@ from flops_fit.fitting.isoflop import (
 )
 from flops_fit.fitting.metrics import measured_by
 from flops_fit.fitting.refusal import Refusal, refusal_of
+from flops_fit.fitting.repeated import RepeatedFit, RepeatedLaw
 from flops_fit.fitting.result import ScalingLaw
-from flops_fit.fitting.selection import EveryRun, LowestLoss
+from flops_fit.fitting.selection import AllRuns, EveryRun, LowestLoss
 from flops_fit.fitting.surface import AbsoluteError, Huber, SquaredError, SurfaceFit, SurfaceLaw
 
 __all__ = [
     "AbsoluteError",
     "Akima",
+    "AllRuns",
     "BudgetOptimum",
     "CombinedFit",
     "CombinedLaw",
@@ -44,6 +46,8 @@ __all__ = [
     "NoLawFits",
     "Parabola",
     "Refusal",
+    "RepeatedFit",
+    "RepeatedLaw",
     "ScalingLaw",
     "SquaredError",
     "SurfaceFit",

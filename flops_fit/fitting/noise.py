@@ -29,7 +29,10 @@ class SeedNoise:
 
 
 def seed_noise(points: Points) -> SeedNoise | None:
-    """The scatter of ln loss among runs of one (N, D); None where too few are repeated."""
+    """The scatter of ln loss among runs of one (N, D); None where too few are repeated, or these
+    differ by more than their seeds."""
+    if not points.repeats_are_seeds:
+        return None
     repeats = [np.log(points.loss[rows]) for rows in replicate_groups(points)]
     freedom = sum(len(r) - 1 for r in repeats)
     if freedom < FEWEST_FREEDOM:

@@ -20,6 +20,7 @@ PLAUSIBLE: Mapping[str, tuple[float, float]] = {
     "num_params": (1.0, 1e18),
     "num_params_total": (1.0, 1e18),
     "num_tokens": (1.0, 1e24),
+    "unique_tokens": (1.0, 1e24),
     "loss": (1e-12, 1e12),
     "budget": (1.0, 1e42),
 }
@@ -43,6 +44,7 @@ class Points:
     """Rows of a fit as columns of length n. `budget` is the asked FLOPs that groups the rows.
 
     `runs` are those behind the rows, (n,), or none for points made of bare numbers.
+    `repeats_are_seeds` says whether rows of one (N, D) differ by their seeds alone.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +54,7 @@ class Points:
     budget: Array
     flop_rule: FlopRule
     runs: tuple[Run, ...] = ()
+    repeats_are_seeds: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,9 +87,23 @@ class Points:
 
     @property
     def num_params_total(self) -> Array | None:
-        """Parameters with all embeddings, (n,); None unless every run tells."""
-        totals = [run.num_params_total for run in self.runs]
-        return None if not totals or None in totals else np.array(totals, dtype=float)
+        """Parameters counted in full, (n,); None unless every run tells."""
+        return self._told("num_params_total")
+
+    @property
+    def unique_tokens(self) -> Array | None:
+        """How many different tokens each run's data has, (n,); None unless every run tells."""
+        return self._told("unique_tokens")
+
+    def untold(self, name: str) -> int:
+        """How many rows have nothing of this name."""
+        return len(self) - sum(getattr(run, name) is not None for run in self.runs)
+
+    def _told(self, name: str) -> Array | None:
+        """What all runs say under this name, (n,)."""
+        if self.untold(name):
+            return None
+        return np.array([getattr(run, name) for run in self.runs], dtype=float)
 
     def where(self, keep: NDArray[np.bool_]) -> Points:
         """The rows that a mask (n,) picks."""
@@ -103,6 +120,7 @@ class Points:
             budget=self.budget[chosen],
             flop_rule=self.flop_rule,
             runs=tuple(map(self.runs.__getitem__, numbers)) if self.runs else (),
+            repeats_are_seeds=self.repeats_are_seeds,
         )
 
     def at_budget(self, budget: float) -> Points:
@@ -114,11 +132,14 @@ class Points:
 
     @property
     def sha256(self) -> str:
-        """Digest of ids, trunks, N, D, loss and budget in order: equal for equal inputs."""
+        """Digest of ids, trunks, N, D, loss and budget in order, and of unique tokens where they
+        differ: equal for equal inputs."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update("\n".join(trunk or "" for trunk in self.trunks).encode())
         for column in (self.num_params, self.num_tokens, self.loss, self.budget):
             digest.update(np.ascontiguousarray(column, dtype="<f8").tobytes())
+        if self.unique_tokens is not None and np.ptp(self.unique_tokens) > 0:
+            digest.update(np.ascontiguousarray(self.unique_tokens, dtype="<f8").tobytes())
         return digest.hexdigest()
 
 
@@ -130,12 +151,12 @@ def usable_points(runs: Sequence[Run], flop_rule: FlopRule) -> tuple[Points, tup
     and FLOPs that contradict N and D.
     """
     dropped: list[Dropped] = []
-    kept: dict[tuple[float, float, float, int | None], Run] = {}
+    kept: dict[tuple[float | None, ...], Run] = {}
     for run in runs:
         reason = _reason_to_leave_out(run)
         if reason is None:
             _check_numbers(run)
-            key = (run.num_params, run.num_tokens, float(run.loss or 0), run.seed)
+            key = (run.num_params, run.num_tokens, run.unique_tokens, run.loss, run.seed)
             if kept.setdefault(key, run) is not run:
                 reason = f"the same row as {kept[key].id}"
         if reason is not None:
@@ -163,8 +184,9 @@ def _check_numbers(run: Run) -> None:
         "loss": run.loss,
         "budget": run.budget,
     }
-    if run.num_params_total is not None:
-        named["num_params_total"] = run.num_params_total
+    for name in ("num_params_total", "unique_tokens"):
+        if getattr(run, name) is not None:
+            named[name] = getattr(run, name)
     for name, value in named.items():
         low, high = PLAUSIBLE[name]
         if value is None or not low <= value <= high:
@@ -218,8 +240,11 @@ def near_best(points: Points, factor: float) -> NDArray[np.bool_]:
 
 
 def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
-    """Indices of the rows that share N and D, one array for each (N, D) with several rows."""
+    """Indices of the rows that share N, D and unique tokens, an array for each with several."""
     group = places(points)
+    if points.unique_tokens is not None:
+        _, data = np.unique(points.unique_tokens, return_inverse=True)
+        _, group = np.unique(group * (data.max() + 1) + data, return_inverse=True)
     return [np.flatnonzero(group == g) for g in np.flatnonzero(np.bincount(group) > 1)]
 
 

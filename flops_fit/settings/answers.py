@@ -32,6 +32,7 @@ class ColumnNames:
     seed: str | None = None
     loss_stderr: str | None = None
     num_params_total: str | None = None
+    unique_tokens: str | None = None
     num_steps: str | None = None
     trunk: str | None = None
 

@@ -22,6 +22,7 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
     "seed": (),
     "loss_stderr": (),
     "num_params_total": ("total_params", "n_params_total"),
+    "unique_tokens": (),
     "num_steps": (),
     "trunk": (),
 }

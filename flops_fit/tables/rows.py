@@ -91,6 +91,7 @@ def run_of(row: TableRow, names: Mapping[str, str], nats: float, constant: float
         budget=c if budget is None else budget,
         num_params_total=row.value("num_params_total"),
         loss_stderr=None if stderr is None else stderr * nats,
+        unique_tokens=_whole(row.value("unique_tokens")),
         seed=_whole(row.value("seed")),
         num_steps=_whole(row.value("num_steps")),
         trunk=row.cells.get("trunk", "").strip() or None,

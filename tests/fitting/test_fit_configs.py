@@ -11,6 +11,7 @@ from flops_fit.fitting import (
     Cubic,
     EnvelopeFit,
     IsoflopFit,
+    RepeatedFit,
     SquaredError,
     SurfaceFit,
 )
@@ -22,6 +23,7 @@ EXPECTED = {
     "envelope": EnvelopeFit(),
     "isoflop": IsoflopFit(),
     "cubic": IsoflopFit(curve=Cubic()),
+    "repeated": RepeatedFit(),
     "surface": SurfaceFit(),
     "tied": SurfaceFit(tied_exponents=True),
     "vpnls": SurfaceFit(objective=SquaredError()),

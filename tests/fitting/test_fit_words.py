@@ -252,7 +252,7 @@ def test_both_counts_of_N_are_said_with_their_exponent_and_optimum(law):
     ]
     assert said(law, parameter_counts=tuple(counts)) == (
         "counting N (surface), at 1e+20 FLOPs: a = 0.450 and N_opt = 1.5e+09 as fitted; a = 0.420 "
-        "and N_opt = 1.8e+09 with all embeddings",
+        "and N_opt = 1.8e+09 counted in full (num_params_total)",
     )
 
 

@@ -188,7 +188,7 @@ def toy(tmp_path, monkeypatch):
 
 def test_it_is_found_and_named(toy):
     room = toy(False)
-    ours = ["isoflop", "surface", "combined", "envelope", "own"]
+    ours = ["isoflop", "surface", "combined", "envelope", "own", "repeated"]
     assert [kind.name for kind in kinds()] == [*ours, "toy"]
     assert kind_of("toy") is room.KIND
     assert (short_name("toy"), in_words("toy")) == ("toy", "toy, best runs")

@@ -1,4 +1,4 @@
-"""N with and without embeddings, side by side."""
+"""N as fitted and in full (embeddings, experts), side by side."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 from sweeps import BUDGETS, CHINCHILLA, points, sweep
 
+from flops_fit.cli import main
 from flops_fit.fitting import FitError, ScalingLaw, fit_runs
 from flops_fit.fitting.examine.parameter_counts import with_total_params
 
@@ -52,13 +53,38 @@ def test_both_counts_stand_in_the_findings_and_in_law_json():
     law = fit_runs(counted(lambda n: n + 1e7), draws=0)
     sentences = [f for f in law.diagnostics.findings if f.startswith("counting N (")]
     assert len(sentences) == 2
-    assert all("as fitted" in s and "with all embeddings" in s for s in sentences)
+    assert all("as fitted" in s and "counted in full (num_params_total)" in s for s in sentences)
     data = json.loads(json.dumps(law.to_json()))
     assert {c["counted"] for c in data["diagnostics"]["parameter_counts"]} == {
         "num_params",
         "num_params_total",
     }
     assert ScalingLaw.from_json(data).diagnostics == law.diagnostics
+
+
+def test_active_and_total_parameters_of_experts_stand_side_by_side(tmp_path, monkeypatch, capsys):
+    """A table names both counts; total = 8 times active moves N_opt by 8, and a not at all."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        f"{run.num_params},{8 * run.num_params},{run.num_tokens},{run.loss}"
+        for run in sweep(CHINCHILLA)
+    ]
+    (tmp_path / "moe.csv").write_text("\n".join(["active,total,D,loss", *rows]))
+    columns = ["columns.num_params=active", "columns.num_params_total=total"]
+    assert main(["fit", "runs=moe.csv", *columns, "fit=surface", "draws=0", "json=true"]) == 0
+    law = json.loads(capsys.readouterr().out)["diagnostics"]
+    (said,) = [f for f in law["findings"] if f.startswith("counting N (surface)")]
+    assert "embedding" not in said
+    ours, full = [c for c in law["parameter_counts"] if c["method"] == "surface"]
+    assert full["a"] == pytest.approx(ours["a"], abs=1e-6)
+    assert full["N_opt"] == pytest.approx(8 * ours["N_opt"], rel=1e-6)
+    assert f"a = {ours['a']:.3f} and N_opt = {ours['N_opt']:.3g} as fitted; " in said
+    assert said.endswith(f"N_opt = {full['N_opt']:.3g} counted in full (num_params_total)")
+
+
+def test_one_total_of_which_more_or_fewer_are_active_has_no_rule_and_is_not_compared():
+    law = fit_runs(counted(lambda n: 1e12), draws=0)
+    assert law.diagnostics.numbers.parameter_counts == ()
 
 
 def test_an_impossible_total_is_refused():

@@ -1,7 +1,8 @@
-"""The same runs with N counted with and without embeddings, side by side.
+"""The same runs with N counted as fitted and in full, side by side.
 
 Kaplan et al. 2020 left embeddings out, Hoffmann et al. 2022 counted them; at small sizes that
-alone moves the exponent of N_opt from 0.5 to 0.7 (Pearce and Song 2024; Porian et al. 2024).
+alone moves the exponent of N_opt from 0.5 to 0.7 (Pearce and Song 2024; Porian et al. 2024). Of
+mixtures of experts one count has the active parameters, the other all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from flops_fit.laws import FlopRule, Law, exponent_between
 
 SAME_COUNT = 1e-3
 """Relative difference of two counts below which they are one."""
+
+
+SAME_FLOPS = 1e-2
+"""Relative difference of the FLOPs per token of one full count below which they are one."""
 
 
 def by_parameter_counts(
@@ -44,12 +49,19 @@ def by_parameter_counts(
 
 
 def with_total_params(points: Points) -> Points | None:
-    """The points with N counted with all embeddings, their FLOPs as they are; None if no other."""
+    """The points with N counted in full, their FLOPs as they are.
+
+    None where that is no other count, or where sizes of one full count cost different FLOPs per
+    token (experts of which more or fewer are active): no rule from N to FLOPs holds for these.
+    """
     totals = points.num_params_total
     if totals is None or np.allclose(totals, points.num_params, rtol=SAME_COUNT):
         return None
     sizes, group = np.unique(totals, return_inverse=True)
-    per_token = np.bincount(group, points.flop_rule(points.num_params)) / np.bincount(group)
+    each = points.flop_rule(points.num_params)
+    per_token = np.bincount(group, each) / np.bincount(group)
+    if not np.allclose(each, per_token[group], rtol=SAME_FLOPS):
+        return None
     rule = FlopRule(tuple(map(float, sizes)), tuple(map(float, per_token)))
     return replace(points, num_params=totals, flop_rule=rule)
 

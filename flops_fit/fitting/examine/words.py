@@ -23,6 +23,10 @@ REACH_FACTOR, REACH_LOSS = 2.0, 1.03
 useful."""
 
 
+IN_FULL = "counted in full (num_params_total)"
+"""Said of N with all embeddings, or all experts: the runs tell a number, not what it counts."""
+
+
 def verdict(
     d: Numbers, examined: Mapping[str, Examined], largest_budget: float, answer: str
 ) -> str:
@@ -150,7 +154,7 @@ def _count_findings(counts: Sequence[CountedBy]) -> list[str]:
     """Both counts of N side by side, a sentence per method."""
     by_method: dict[str, list[str]] = {}
     for c in counts:
-        words = "with all embeddings" if c.counted == "num_params_total" else "as fitted"
+        words = IN_FULL if c.counted == "num_params_total" else "as fitted"
         by_method.setdefault(c.method, []).append(
             f"a = {c.a:.3f} and N_opt = {c.N_opt:.3g} {words}"
         )
