@@ -244,7 +244,8 @@ def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
     group = places(points)
     if points.unique_tokens is not None:
         _, data = np.unique(points.unique_tokens, return_inverse=True)
-        _, group = np.unique(group * (data.max() + 1) + data, return_inverse=True)
+        _, group = np.unique(np.stack([group, data]), axis=1, return_inverse=True)
+        group = group.ravel()
     return [np.flatnonzero(group == g) for g in np.flatnonzero(np.bincount(group) > 1)]
 
 

@@ -101,7 +101,11 @@ def of_method(path: Path, method: str) -> set[str]:
     imports = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     own = importlib.import_module(f"flops_fit.fitting.{method}").__all__
     return {
-        *(text for text in strings if re.search(rf"(?<!fit=)\b{method}\b(?! seeds| data| tokens)", text)),
+        *(
+            text
+            for text in strings
+            if re.search(rf"(?<!fit=)\b{method}\b(?! seeds| data| tokens)", text)
+        ),
         *(module for module in imports if f"fitting.{method}" in module),
         *used.intersection(own),
     }
