@@ -80,8 +80,7 @@ class CombinedDraws:
         n = np.asarray(num_params, dtype=float)
         flops = self.flop_rule(n) * np.asarray(num_tokens, dtype=float)
         moved = n * self.law.N_opt(flops) / self.N_opt(flops)
-        shape = self.law.shape(moved, self.flop_rule.tokens(flops, moved), flops)
-        return np.asarray(self.loss_opt(flops) * shape)
+        return np.asarray(self.loss_opt(flops) * self.law.shape(moved, flops))
 
     def tokens_to_reach(self, loss: ArrayLike, num_params: float) -> Array:
         """D at which a model of N reaches `loss`, inf where its own capacity forbids it."""

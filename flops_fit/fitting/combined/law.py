@@ -122,14 +122,20 @@ class CombinedLaw:
     def __call__(self, num_params: ArrayLike, num_tokens: ArrayLike) -> Array:
         """Loss of any size and length."""
         flops = self.flop_rule(num_params) * np.asarray(num_tokens, dtype=float)
-        return self.loss_opt(flops) * self.shape(num_params, num_tokens, flops)
+        return self.loss_opt(flops) * self.shape(num_params, flops)
 
-    def shape(self, num_params: ArrayLike, num_tokens: ArrayLike, flops: ArrayLike) -> Array:
-        """Loss of a size over the least loss of its budget, by the laws that know any size."""
+    def shape(self, num_params: ArrayLike, flops: ArrayLike) -> Array:
+        """Loss of a size over the least loss of its budget, by the laws that know any size.
+
+        Their curves are moved along the budget so that the least of them is at this law's N_opt.
+        """
         knowing = [(part.for_loss, part.law) for part in self._all if isinstance(part.law, LossLaw)]
         total = sum(weight for weight, _ in knowing)
+        theirs = sum(weight / total * np.log(law.N_opt(flops)) for weight, law in knowing)
+        moved = np.asarray(num_params, dtype=float) * np.exp(theirs) / self.N_opt(flops)
+        tokens = self.flop_rule.tokens(flops, moved)
         logs = (
-            weight / total * np.log(law(num_params, num_tokens) / law.loss_opt(flops))
+            weight / total * np.log(law(moved, tokens) / law.loss_opt(flops))
             for weight, law in knowing
         )
         return np.asarray(np.exp(sum(logs)))
