@@ -23,6 +23,7 @@ from flops_fit.fitting.combined.backtests import Targets, cuts_of
 from flops_fit.fitting.combined.evidence import LOSS, SIZE, calibration, own_tests, weights
 from flops_fit.fitting.combined.words import advice, numbers, why
 from flops_fit.laws import FlopRule
+from flops_fit.laws.prediction import cost_of_size, flat_band
 
 SIX = FlopRule.constant()
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))
@@ -321,8 +322,11 @@ def test_intervals_are_about_the_answer_and_hold_the_planted_law(law, draws, ans
         assert low < getattr(CHINCHILLA, answer)(flops, SIX) < high
 
 
-def test_draws_scatter_as_the_widths_say(law, draws):
+@pytest.mark.parametrize("name", ["like_minded", "torn"])
+def test_draws_scatter_as_the_widths_say(law, draws, torn, name):
     """Variance of the candidates' answers, and of the errors, times the factor."""
+    if name == "torn":
+        law, draws = torn.law, torn.draws
     for flops in (LARGEST, 30 * LARGEST):
         for answer, width, said, shares in (
             (draws.N_opt, law.size, law.sizes(flops), law.size_weights),
@@ -429,6 +433,43 @@ def test_candidates_that_know_no_other_sizes_make_no_law_that_does(runs):
     by_surface = fit_runs(runs, answer=SurfaceFit(), draws=50)
     assert law.flat_band(1e21) == by_surface.flat_band(1e21)
     assert {bias.if_exact for bias in law.diagnostics.numbers.biases} == {"surface"}
+
+
+@pytest.fixture(scope="module")
+def torn():
+    """A law of candidates that go apart, and its draws: two budgets don't tell whom to believe."""
+    candidates = {
+        "line": IsoflopFit(exponent=0.6),
+        "surface": SurfaceFit(),
+        "flatter": IsoflopFit(asymptote=0.0),
+    }
+    two = points(runs_of(budgets=(1e19, LARGEST)))
+    return CombinedFit(with_budgets=candidates).fitted(two, 3000, 0)
+
+
+def test_the_best_size_of_a_budget_is_the_one_that_is_answered(torn):
+    """However far off the best of the laws is that know what others cost."""
+    law, flops = torn.law, 100 * LARGEST
+    best = float(law.N_opt(flops))
+    assert abs(np.log(best / law.parts["surface"].law.N_opt(flops))) > 0.2
+    sizes = best * np.geomspace(1 / 3, 3, 2001)
+    losses = law(sizes, SIX.tokens(flops, sizes))
+    assert sizes[losses.argmin()] == pytest.approx(best, rel=1e-3)
+    assert losses.min() == pytest.approx(float(law.loss_opt(flops)), rel=1e-9)
+    band = flat_band(law, torn.draws, flops)
+    assert band.low < 0.9 * best < 1.1 * best < band.high
+    cost = cost_of_size(law, torn.draws, flops, best)
+    assert (cost.excess_loss, cost.excess_compute) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_each_draw_has_its_best_size_where_it_answers_it(torn):
+    few = CombinedDraws.of(torn.law, 30, seed=5)
+    flops = 10 * LARGEST
+    ratios = np.geomspace(1 / 3, 3, 601)
+    losses = [few(few.N_opt(flops) * r, few.flop_rule.tokens(flops, few.N_opt(flops) * r))
+              for r in ratios]  # fmt: skip
+    np.testing.assert_allclose(ratios[np.argmin(losses, axis=0)], 1, rtol=0.01)
+    np.testing.assert_allclose(np.min(losses, axis=0), few.loss_opt(flops), rtol=1e-5)
 
 
 def test_draws_of_any_size_have_the_height_of_their_budget(law, draws):

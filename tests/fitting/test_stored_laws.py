@@ -146,3 +146,17 @@ def test_the_runs_of_a_stored_law_give_it_again(folder):
                 assert new.intervals["loss"][level] == pytest.approx(bounds, rel=1e-2)
     ended = stored.of("surface").start_agreement
     assert again.of("surface").start_agreement == pytest.approx(ended, abs=0.13)  # 2 of 16 starts
+
+
+@pytest.mark.parametrize(
+    ("factors", "reach"),
+    [((1.029, 1.029, 1.029), 30), ((1.01, 1.029, 1.031), 10), ((1.01, 1.031, 1.01), 1),
+     ((1.031, 1.01, 1.01), None)],
+)  # fmt: skip
+def test_the_reach_of_a_stored_loss_ends_where_its_interval_passes_3_percent(factors, reach):
+    data = json.loads((FOLDERS[0] / "law.json").read_text())
+    mine = [p for p in data["predictions"] if p["method"] == data["answer"]]
+    for multiple, factor in zip((1, 10, 100), factors, strict=True):
+        (stated,) = (p for p in mine if p["extrapolation"] == pytest.approx(multiple))
+        stated["intervals"]["loss"]["80"] = [stated["loss"] / factor, stated["loss"] * factor]
+    assert ScalingLaw.from_json(data).diagnostics.numbers.loss_reach == reach
