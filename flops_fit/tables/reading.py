@@ -19,7 +19,6 @@ from flops_fit.tables.columns import column_names
 from flops_fit.tables.conditions import unasked
 from flops_fit.tables.rows import NATS, TableRow, named_cells, reason_to_leave_out, run_of
 
-
 MANY_EPOCHS = 4.0
 """D over unique tokens up to which repeats are nearly as good as new data (Muennighoff et al. 2023,
 arXiv 2305.16264)."""

@@ -150,8 +150,6 @@ def _gradient_of_log_optimum(law: SurfaceLaw, flops: float) -> Array:
     at = np.array([np.log(s.A), np.log(s.B), s.alpha, s.beta, *([s.kappa] if s.kappa else ())])
     steps = np.concatenate([np.eye(len(at)), -np.eye(len(at))]) * DIFFERENCE_STEP
     log_a, log_b, alpha, beta, *kappa = (at + steps).T
-    optima = np.log(
-        optimal_num_params(log_a, log_b, alpha, beta, flops, law.flop_rule, *kappa)
-    )
+    optima = np.log(optimal_num_params(log_a, log_b, alpha, beta, flops, law.flop_rule, *kappa))
     further, nearer = np.split(optima, 2)
     return np.concatenate([[0.0], (further - nearer) / (2 * DIFFERENCE_STEP)])
