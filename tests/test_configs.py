@@ -26,7 +26,7 @@ from flops_fit.training.family import SizeSpec
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule", "fit", "learning_rate_rule")
 GROUPS += ("batch_rule", "metrics")
-HYDRA_KEYS = {"_target_", "_partial_", "defaults"}
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "defaults"}
 
 
 def composed(verb: str, *overrides: str) -> dict:
@@ -112,7 +112,7 @@ def targets(node: dict) -> Iterator[tuple[str, set[str]]]:
 
 def test_the_python_face_means_the_same_methods_where_none_is_named():
     config = composed("fit")
-    assert Path(config["fit"]["_target_"]).suffix == ".SurfaceFit"
+    assert Path(config["fit"]["_target_"]).suffix == ".CombinedFit"
     for group, option in (("fit", DEFAULT_FIT), ("select", DEFAULT_SELECT)):
         file = OmegaConf.to_container(OmegaConf.load(shipped_configs() / group / f"{option}.yaml"))
         assert config[group] == file

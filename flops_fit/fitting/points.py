@@ -101,7 +101,7 @@ class Points:
 
     def _told(self, name: str) -> Array | None:
         """What all runs say under this name, (n,)."""
-        if self.untold(name):
+        if not self.runs or self.untold(name):
             return None
         return np.array([getattr(run, name) for run in self.runs], dtype=float)
 

@@ -19,6 +19,10 @@ from flops_fit.tables.columns import column_names
 from flops_fit.tables.conditions import unasked
 from flops_fit.tables.rows import NATS, TableRow, named_cells, reason_to_leave_out, run_of
 
+MANY_EPOCHS = 4.0
+"""D over unique tokens up to which repeats are nearly as good as new data (Muennighoff et al. 2023,
+arXiv 2305.16264)."""
+
 
 @dataclass(frozen=True)
 class RunTable:
@@ -80,6 +84,7 @@ def read_table(
             f"{len(found)} rows are the training curves of {len(runs)} runs (rows of one id and "
             "size): their ends are fitted, and fit=envelope looks at all of them"
         )
+    notes.extend(_notes_on_repeats(runs))
     if "budget" not in names:
         runs, note = _in_budgets(runs)
         notes.append(note)
@@ -102,6 +107,16 @@ def _ends_of_curves(rows: Sequence[Run]) -> list[Run]:
         if (row.num_steps or 0) >= (last.get(key, row).num_steps or 0):
             last[key] = row
     return list(last.values())
+
+
+def _notes_on_repeats(runs: Sequence[Run]) -> list[str]:
+    """What most methods don't know of the data of these runs."""
+    epochs = [run.num_tokens / run.unique_tokens for run in runs if run.unique_tokens]
+    if not epochs or max(epochs) <= MANY_EPOCHS:
+        return []
+    return [
+        f"runs see their data up to {max(epochs):.3g} times: fit=repeated knows what that costs"
+    ]
 
 
 def _in_budgets(runs: list[Run]) -> tuple[list[Run], str]:

@@ -28,7 +28,7 @@ def test_every_row_is_fitted_or_named_as_left_out(command, tmp_path, monkeypatch
         num_rows = len(list(csv.DictReader(file)))
     law = json.loads((tmp_path / Path(table_of(command)).stem / "latest/law.json").read_text())
     assert len(law["rows_used"]) + len(law["rows_dropped"]) == num_rows
-    assert 0.4 < law["surface"]["a"] < 0.6
+    assert 0.4 < law[law["answer"]]["a"] < 0.6
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -37,4 +37,6 @@ def test_every_table_is_told_of(name):
 
 
 def test_every_table_to_fit_has_its_command():
-    assert sorted(map(table_of, COMMANDS)) == [t for t in TABLES if not t.endswith("_test.csv")]
+    assert sorted(set(map(table_of, COMMANDS))) == [
+        t for t in TABLES if not t.endswith("_test.csv")
+    ]

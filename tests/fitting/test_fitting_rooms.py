@@ -84,6 +84,10 @@ def test_methods_are_named_in_their_own_rooms_and_where_they_are_combined_only()
     assert named == OTHER_MEANINGS
 
 
+NO_NAME = "(?! seeds| data| tokens)"
+"""Not followed by these: what is repeated in words is not the method."""
+
+
 def of_method(path: Path, method: str) -> set[str]:
     """What a file says that names a method: imports, its classes, strings that are no docstrings.
 
@@ -101,11 +105,7 @@ def of_method(path: Path, method: str) -> set[str]:
     imports = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     own = importlib.import_module(f"flops_fit.fitting.{method}").__all__
     return {
-        *(
-            text
-            for text in strings
-            if re.search(rf"(?<!fit=)\b{method}\b(?! seeds| data| tokens)", text)
-        ),
+        *(text for text in strings if re.search(rf"(?<!fit=)\b{method}\b{NO_NAME}", text)),
         *(module for module in imports if f"fitting.{method}" in module),
         *used.intersection(own),
     }

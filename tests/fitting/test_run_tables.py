@@ -332,3 +332,12 @@ def test_flops_of_another_magnitude_are_refused_unless_they_are_said_to_be_so(fa
         table_flop_rule(runs)
     rule = table_flop_rule(runs, 6 * factor)
     assert rule.flops_per_param_per_token == pytest.approx(6 * factor)
+
+
+@pytest.mark.parametrize(("unique", "says"), [("5e8", False), ("1e8", True)])
+def test_a_table_of_repeated_data_is_told_of_the_method_that_knows_them(tmp_path, unique, says):
+    path = tmp_path / "runs.csv"
+    path.write_text(f"num_params,num_tokens,loss,U\n1e8,2e9,3.5,{unique}\n")
+    table = read_table(path, {"unique_tokens": "U"})
+    assert table.runs[0].unique_tokens == float(unique)
+    assert any("up to 20 times: fit=repeated" in note for note in table.notes) == says
