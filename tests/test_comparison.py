@@ -13,7 +13,7 @@ from rich.console import Console
 from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.answers.crossing import Crossing, flops_to_reach
 from flops_fit.cli import main
-from flops_fit.fitting import IsoflopFit, fit_runs
+from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.report import tables
@@ -37,7 +37,7 @@ CROSSING = 6 * (2 * (340 - 300) / (1.9 - 1.8)) ** (1 / 0.15)  # 1.3e20
 @cache
 def side(name, surface, *, budgets=BUDGETS, noise=0.0, seed=0, draws=0, answer=None) -> Contender:
     runs = simulate_sweep(surface, budgets, sizes=SIZES, noise=noise, seed=seed)
-    return Contender.of(name, fit_runs(runs, draws=draws, answer=answer), runs)
+    return Contender.of(name, fit_runs(runs, draws=draws, answer=answer or SurfaceFit()), runs)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_planted_crossing_comes_back():
 def test_approach_2_finds_the_crossing_too():
     a, b = (side(n, s, answer=IsoflopFit()) for n, s in (("early", EARLY), ("late", LATE)))
     assert (a.method, b.method) == ("isoflop", "isoflop")
-    assert compare_laws(a, b).crossing.flops == pytest.approx(CROSSING, rel=0.05)
+    assert compare_laws(a, b).crossing.flops == pytest.approx(CROSSING, rel=0.1)
 
 
 def test_intervals_hold_the_truth_most_of_the_time():

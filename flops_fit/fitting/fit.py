@@ -40,9 +40,9 @@ def fit_runs(
 ) -> ScalingLaw:
     """Laws of `runs` by all methods that are always tried and by `answer`, which predicts.
 
-    `answer` is by default the settings of the preferred method (`CombinedFit`). It may be any frozen
-    dataclass that, called with runs and a FLOP rule, returns a `Law`.
-    C = 6 N D unless `flop_rule` says otherwise. `select` chooses among runs of one (N, D).
+    `answer` is by default the settings of the preferred method, `CombinedFit`. It may be any frozen
+    dataclass that, called with runs and a FLOP rule, returns a `Law`. C = 6 N D unless `flop_rule`
+    says otherwise. `select` chooses among runs of one (N, D).
     Intervals come from `draws` bootstrap refits, none where it is 0. `metric` names what is fitted
     in place of the loss (see `measured_by`). `checkpoints` are points of the runs' training curves
     under the runs' ids; only methods that read them (`reads_curves`) look at them. Runs that

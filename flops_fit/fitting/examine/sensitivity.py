@@ -31,7 +31,7 @@ def without_parts(
         rows = np.flatnonzero(points.budget == budget)
         sizes = points.num_params[rows]
         inner[rows[(sizes == sizes.min()) | (sizes == sizes.max())]] = False
-    left_out = points.budgets[:: 1 + (len(points.budgets) - 1) // MOST_LEFT_OUT]
+    left_out = points.budgets[:: 1 + len(points.budgets) // (MOST_LEFT_OUT + 1)]
     kept = [*(points.budget != budget for budget in left_out), inner]
     names = [*(f"budget {budget:.4g}" for budget in left_out), "edge sizes"]
     exponents = {

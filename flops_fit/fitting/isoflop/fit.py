@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -104,7 +104,7 @@ class IsoflopFit:
         return IsoflopLaw(
             line=line,
             b=float(b[0]),
-            trend=self._trend(bracketed, noise).trend,
+            trend=self._trend(bracketed, noise, {r.budget: r.group for r in rows}).trend,
             budgets=optima,
             flop_rule=points.flop_rule,
             noise=noise,
@@ -189,7 +189,7 @@ class IsoflopFit:
         scatter = _birge_ratio(flops, measured, log_n)
         widened = measured[:, None] + scatter * (log_n - measured[:, None]) + shift
         log_k, a, b = _line(flops, widened, points.flop_rule, self.exponent)
-        trend, departure = self._trend(bracketed, law.noise).draws(count, generator)
+        trend, departure = self._trend(bracketed, law.noise, groups).draws(count, generator)
         return IsoflopDraws(log_k, a, b, trend, departure, points.flop_rule, scatter)
 
     def _deciding(self, optima: Sequence[BudgetOptimum]) -> list[BudgetOptimum]:
@@ -197,9 +197,15 @@ class IsoflopFit:
         bracketed = [o for o in optima if o.is_bracketed]
         return bracketed if self.recent is None else bracketed[-self.recent :]
 
-    def _trend(self, bracketed: Sequence[BudgetOptimum], noise: float | None) -> TrendPosterior:
-        """What their losses say of L(C)."""
-        per_loss = np.mean([self.curve.residual_family.parameters / o.num_sizes for o in bracketed])
+    def _trend(
+        self,
+        bracketed: Sequence[BudgetOptimum],
+        noise: float | None,
+        groups: Mapping[float, Points],
+    ) -> TrendPosterior:
+        """What their losses say of L(C); `groups` are the rows of each budget's curve."""
+        parameters = self.curve.residual_family.parameters
+        per_loss = np.mean([parameters / num_sizes(groups[o.budget]) for o in bracketed])
         return TrendPosterior(
             np.array([o.flops for o in bracketed]),
             np.array([o.loss for o in bracketed], dtype=float),
