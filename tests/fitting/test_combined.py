@@ -91,7 +91,7 @@ def same(first, second):
 
 
 def test_every_candidate_counts_something_and_all_together_one(law):
-    assert list(law.parts) == ["parabola", "parabola, last 4", "akima", "surface within 4x"]
+    assert list(law.parts) == ["parabola", "parabola of the last 4", "akima", "surface within 4x"]
     for shares in (law.size_weights, law.loss_weights):
         assert shares.sum() == pytest.approx(1, rel=1e-12)
         assert (shares > 0.01).all()
@@ -363,7 +363,7 @@ def test_its_words_hold_the_numbers(runs):
     assert f"of the interval of the loss at {found.budget:.3g} FLOPs: {found.of_loss}" in findings
     assert any(f"off by {found.missed:.2f} times" in finding for finding in findings)
     for name, part in law.of("combined").parts.items():
-        assert f"{name} {part.for_size:.0%} of N and {part.for_loss:.0%} of the loss" in (
+        assert f"{name} ({part.for_size:.0%} of N, {part.for_loss:.0%} of the loss)" in (
             law.diagnostics.why
         )
     assert set(advice(law.of("combined"))) <= set(law.diagnostics.advice)
@@ -388,7 +388,7 @@ def table_law():
 
 
 def test_a_table_without_budgets_has_other_candidates(table_law):
-    assert list(table_law.parts) == ["surface", "interaction", "interaction, dearest half"]
+    assert list(table_law.parts) == ["surface", "interaction", "interaction of the dearest half"]
     np.testing.assert_array_equal(table_law.size_weights, table_law.loss_weights)
     assert table_law.size.tests == ()
     assert table_law.size.factor == SIZE.calibration

@@ -254,7 +254,7 @@ def test_losses_that_only_a_line_can_follow_leave_it_to_answer():
     result = fit_runs(runs, answer=SurfaceFit(), draws=50)
     assert result.answer == "combined"
     assert result.of("combined").a == pytest.approx(0.9, abs=1e-6)
-    assert set(result.of("combined").parts) == {"parabola", "parabola, last 4", "akima"}
+    assert set(result.of("combined").parts) == {"parabola", "parabola of the last 4", "akima"}
     assert result.of("isoflop").a == pytest.approx(0.9, abs=1e-6)
     assert "no power law in N" in result.refusals["surface"]
 

@@ -28,7 +28,7 @@ def with_budgets() -> dict[str, Any]:
     """Candidates for sweeps whose budgets have a minimum."""
     return {
         "parabola": IsoflopFit(),
-        "parabola, last 4": IsoflopFit(recent=4),
+        "parabola of the last 4": IsoflopFit(recent=4),
         "akima": IsoflopFit(curve=Akima()),
         "surface within 4x": SurfaceFit(within=4.0),
     }
@@ -39,7 +39,7 @@ def without_budgets() -> dict[str, Any]:
     return {
         "surface": SurfaceFit(),
         "interaction": SurfaceFit(interaction=True),
-        "interaction, dearest half": SurfaceFit(interaction=True, dearest=0.5),
+        "interaction of the dearest half": SurfaceFit(interaction=True, dearest=0.5),
     }
 
 

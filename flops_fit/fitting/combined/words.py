@@ -126,7 +126,7 @@ def why(law: CombinedLaw) -> str:
     )
     weights = {n: (p.for_size, p.for_loss) for n, p in law.parts.items()}
     named = [
-        f"{name} {size:.0%} of N and {loss:.0%} of the loss"
+        f"{name} ({size:.0%} of N, {loss:.0%} of the loss)"
         for name, (size, loss) in weights.items()
         if max(size, loss) >= WORTH_NAMING
     ]
