@@ -100,9 +100,8 @@ def sweep(folder: Path, words: list[str], limit_seconds: float) -> dict[str, Any
         "checks": {
             f"first call under {limit_seconds:.0f} s": first < limit_seconds,
             "second call under 5 s": second < 5,
-            "at least 4 budgets, all with an interior minimum": (
-                len(verdicts) >= 4 and set(verdicts) == {"ok"}
-            ),
+            "at least 4 budgets with a minimum that is believed": verdicts.count("ok") >= 4,
+            "no minimum at the edge of a budget's sizes": "edge" not in verdicts,
             "N_opt rises with the budget": optima == sorted(optima),
             "intervals of the two exponents overlap": (
                 isoflop[0] <= surface[1] and surface[0] <= isoflop[1]
