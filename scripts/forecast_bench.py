@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -375,7 +376,44 @@ def row_forecasts() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
+BARS = {
+    (1.0, 2.5): (0.006, 0.023, 0.03),
+    (2.5, 8.0): (0.02, 0.05, 0.045),
+    (8.0, 40.0): (0.04, 0.09, 0.07),
+}
+"""Distance -> most that the answer may err on public sweeps: median and 90% of the errors of the
+loss, median of N in decades."""
+
+HELD = {80: (0.70, 0.92), 95: (0.88, 0.99)}
+"""Nominal level -> share of what was measured that its intervals must hold, at each distance."""
+
+
+def missed(found: Sequence[Forecast]) -> list[str]:
+    """The bars that the answer misses on public sweeps, and by how much."""
+    said = []
+    for (low, high), bars in BARS.items():
+        mine = [f for f in found if f.method == "auto" and low * SAME < f.distance <= high * SAME]
+        loss = np.abs([f.loss_error for f in mine])
+        size = np.abs([f.size_error for f in mine]) / np.log(10)
+        reached = (np.median(loss), np.quantile(loss, 0.9), np.median(size))
+        names = ("median error of loss", "90% of errors of loss", "median error of N, decades")
+        said += [
+            f"{low:g} to {high:g} times beyond: {name} is {is_:.4f}, {bar:g} at most"
+            for name, is_, bar in zip(names, reached, bars, strict=True)
+            if is_ > bar
+        ]
+        for what in ("loss", "N"):
+            for level, (least, most) in HELD.items():
+                share = float(np.mean([f.inside[what, level] for f in mine]))
+                if not least <= share <= most:
+                    said.append(
+                        f"{low:g} to {high:g} times beyond: {share:.2f} of {what} inside {level}%, "
+                        f"{least:g} to {most:g} expected"
+                    )
+    return said
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three sweeps, few seeds; prints")
     parser.add_argument("--seeds", type=int, default=60, help="simulated sweeps of each kind")
@@ -402,7 +440,10 @@ def main() -> None:
             from marked_block import write_block
 
             write_block(PAGE, name, "\n".join(lines))
+    bars = [] if options.quick or "auto" not in options.methods else missed(public)
+    print("\n".join(f"MISSED {bar}" for bar in bars) or "all bars reached")
+    return 1 if bars else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
