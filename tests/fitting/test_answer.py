@@ -190,7 +190,7 @@ def test_a_verdict_says_how_far_each_number_reaches(law, reach, loss_reach, word
 def test_intervals_that_hold_noise_alone_are_said_to(law, answer):
     said = judged(law, answer=answer, examined={"envelope": Examined()})
     assert said == (
-        judged(law) + "; these intervals hold noise alone, not a law that is wrong (fit=auto does)"
+        judged(law) + "; these are its own intervals, not held against back-tests (fit=auto's are)"
     )
     assert "noise alone" not in judged(law)
 

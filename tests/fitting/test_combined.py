@@ -1,7 +1,7 @@
 """Several methods as one: who is believed, what that rests on, and how wide the answer is."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -575,3 +575,26 @@ def test_where_it_refuses_and_another_answers_its_section_holds_nothing(tmp_path
     assert not any("fit=auto): " in finding for finding in law.diagnostics.findings)
     law.save(tmp_path)
     assert ScalingLaw.load(tmp_path).to_json() == law.to_json()
+
+
+@dataclass(frozen=True)
+class Mine:
+    """A user's own method, which hands on to one of ours."""
+
+    def __call__(self, runs, flop_rule):
+        return SurfaceFit(tied_exponents=True)(runs, flop_rule)
+
+
+def test_a_users_own_method_may_be_a_candidate(runs, tmp_path):
+    mine = CombinedFit(with_budgets={"parabola": IsoflopFit(), "mine": Mine()})
+    law = fit_runs(runs, answer=mine, draws=50)
+    assert list(law.of("combined").parts) == ["parabola", "mine"]
+    assert law.of("combined").parts["mine"].kind == "Mine"
+    law.save(tmp_path)
+    again = ScalingLaw.load(tmp_path)
+    assert again.predict(1e21).loss == pytest.approx(law.predict(1e21).loss, rel=1e-12)
+
+
+def test_a_candidate_that_is_no_method_is_refused_in_words(runs):
+    with pytest.raises(FitError, match="3 is no dataclass instance"):
+        CombinedFit(with_budgets={"mine": 3})(runs)

@@ -10,6 +10,7 @@ from flops_fit.fitting import (
     CombinedFit,
     Cubic,
     EnvelopeFit,
+    FitError,
     IsoflopFit,
     RepeatedFit,
     SquaredError,
@@ -44,3 +45,20 @@ def test_the_candidates_of_auto_stand_in_the_order_of_the_code():
     built, ours = instantiate(OmegaConf.load(FOLDER / "auto.yaml")), CombinedFit()
     assert list(built.with_budgets) == list(ours.with_budgets)
     assert list(built.without_budgets) == list(ours.without_budgets)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: SurfaceFit(within=1.0), "within is 1.0: give a factor of N above 1"),
+        (lambda: SurfaceFit(dearest=0.0), "dearest is 0.0: give a share of the runs"),
+        (lambda: SurfaceFit(dearest=1.5), "dearest is 1.5: give a share of the runs"),
+        (lambda: IsoflopFit(recent=1), "recent is 1: a line needs 2 budgets or more"),
+        (lambda: IsoflopFit(exponent=50.0), "exponent is 50.0: give that of N_opt in C"),
+        (lambda: CombinedFit(with_budgets={}), "with_budgets is empty: name one method"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_in_words(build, said):
+    with pytest.raises(FitError) as error:
+        build()
+    assert str(error.value).startswith(said)

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from flops_fit.fitting.combined.backtests import Cut, Laws, Targets, cuts_of, laws_of
 from flops_fit.fitting.combined.draws import CombinedDraws
 from flops_fit.fitting.combined.errors import loss_errors, size_errors
 from flops_fit.fitting.combined.evidence import LOSS, SIZE, calibration, own_tests, weights
 from flops_fit.fitting.combined.law import CombinedLaw, Part, Width
-from flops_fit.fitting.contract import Fitted, Method
-from flops_fit.fitting.errors import NoLawFits
+from flops_fit.fitting.contract import FitSettings, Fitted, Method
+from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.isoflop import Akima, IsoflopFit
 from flops_fit.fitting.isoflop.fit import FEWEST_BRACKETED
+from flops_fit.fitting.methods import kind_for
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.provenance import recorded_settings
 from flops_fit.fitting.surface import SurfaceFit
@@ -56,6 +59,11 @@ class CombinedFit:
 
     method: ClassVar[str] = NAME
 
+    def __post_init__(self) -> None:
+        for name, candidates in vars(self).items():
+            if not candidates:
+                raise FitError(f"{name} is empty", "name one method or more, as in fit/auto.yaml")
+
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> CombinedLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
         return self.law(points)
@@ -64,8 +72,8 @@ class CombinedFit:
         """Raises `FitError` where no candidate gives a law."""
         optima = Targets.of_optima(points)
         if len(optima) >= FEWEST_BRACKETED:
-            return weighed(self.with_budgets, points, optima)
-        return weighed(self.without_budgets, points, Targets.of_rows(points))
+            return weighed(ready(self.with_budgets, points), points, optima)
+        return weighed(ready(self.without_budgets, points), points, Targets.of_rows(points))
 
     def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
         """The law, and its draws: never without, since what published sweeps show is known."""
@@ -74,6 +82,12 @@ class CombinedFit:
 
     def recorded(self) -> dict[str, Any]:
         return recorded_settings(self)
+
+
+def ready(candidates: Mapping[str, FitSettings], points: Points) -> Mapping[str, Method]:
+    """Anyone's settings as methods. There are no training curves to look at."""
+    no_curves = points.rows(np.array([], dtype=np.int64))
+    return {name: kind_for(one).method(one, no_curves) for name, one in candidates.items()}
 
 
 def weighed(candidates: Mapping[str, Method], points: Points, targets: Targets) -> CombinedLaw:

@@ -43,7 +43,7 @@ def verdict(
         return f"rely on nothing beyond the trained budgets: {doubt}"
     said = _reached(d.reached, largest_budget)
     if kind_of(answer).probed:
-        return f"{said}; these intervals hold noise alone, not a law that is wrong (fit=auto does)"
+        return f"{said}; these are its own intervals, not held against back-tests (fit=auto's are)"
     return said
 
 

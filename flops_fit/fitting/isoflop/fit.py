@@ -79,6 +79,10 @@ class IsoflopFit:
             raise FitError(
                 f"recent is {self.recent}", f"a line needs {FEWEST_BRACKETED} budgets or more"
             )
+        if self.exponent is not None and not abs(self.exponent) <= STEEPEST_LINE:
+            raise FitError(
+                f"exponent is {self.exponent}", "give that of N_opt in C, such as 0.5, or null"
+            )
 
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> IsoflopLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())

@@ -89,6 +89,16 @@ class SurfaceFit:
 
     method: ClassVar[str] = "surface"
 
+    def __post_init__(self) -> None:
+        if self.within is not None and not self.within > 1:
+            raise FitError(
+                f"within is {self.within}", "give a factor of N above 1, such as 4, or null for all"
+            )
+        if not 0 < self.dearest <= 1:
+            raise FitError(
+                f"dearest is {self.dearest}", "give a share of the runs above 0, at most 1"
+            )
+
     def __call__(self, runs: Sequence[Run], flop_rule: FlopRule | None = None) -> SurfaceLaw:
         points, _ = usable_points(runs, flop_rule or FlopRule.constant())
         return self.law(points)
