@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from flops_fit.answers.comparison import AtBudget, Comparison, Contender, Estimate
 from flops_fit.answers.crossing import Crossing
@@ -105,6 +106,30 @@ def test_answers_say_what_can_be_relied_on_and_beyond_the_budgets_what_others_sa
         ["1e+20", "isoflop", "", "300M", "", "5B", "20", "2.5000", "", "10"],
         ["1e+20", "surface", "unknown", "250M", "", "5B", "20", "2.5000", "", "10"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("width", "spared"),
+    [
+        (None, set()),
+        (120, set()),
+        (95, {"D/N"}),
+        (88, {"D/N", "D"}),
+        (80, {"D/N", "D", "x top"}),
+        (70, {"D/N", "D", "x top", "N"}),
+        (20, {"D/N", "D", "x top", "N"}),
+    ],
+)
+def test_a_narrow_screen_spares_whole_columns_and_cuts_no_number(width, spared):
+    answers = [answer(PREDICTION, Reach(20.0, 5.0), replace(PREDICTION, method="isoflop"))]
+    table = tables.answers_table(answers, width=width)
+    intervals = headers(table).count("95%")
+    assert intervals == (1 if "N" in spared else 2)
+    assert {"D/N", "D", "x top"} - set(headers(table)) == spared - {"N"}
+    console = Console(width=max(width or 200, 70))
+    with console.capture() as captured:
+        console.print(table)
+    assert "…" not in captured.get()
 
 
 def test_an_answer_in_a_line_has_the_word_for_what_can_be_relied_on():

@@ -42,7 +42,8 @@ def predict_by_study(settings: PredictSettings) -> int:
         print_json({"verdict": law.diagnostics.verdict, "predictions": shown})
     else:
         results().print(law.diagnostics.verdict, markup=False, soft_wrap=True)
-        results().print(tables.answers_table(asked or law.answers, law.metric))
+        table = tables.answers_table(asked or law.answers, law.metric, results().width)
+        results().print(table)
     for one in targets:
         show(one, law.metric)
     return OK

@@ -21,7 +21,7 @@ def print_law(law: ScalingLaw) -> None:
     console.print(tables.budgets_table(law))
     for line in tables.law_lines(law):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(tables.answers_table(law.answers, law.metric))
+    console.print(tables.answers_table(law.answers, law.metric, console.width))
     for finding in law.diagnostics.findings:
         console.print(f"- {finding}", markup=False, soft_wrap=True)
     if law.dropped:

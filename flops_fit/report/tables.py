@@ -81,33 +81,63 @@ def refused_budgets_table(refusal: Refusal) -> Table:
     return table
 
 
-def answers_table(answers: Iterable[Answer], metric: str = LOSS) -> Table:
+def answers_table(answers: Iterable[Answer], metric: str = LOSS, width: int | None = None) -> Table:
     """Budget -> what can be relied on, N, D, tokens per parameter, loss with intervals, how far.
 
-    Beyond the trained budgets what the other methods say stands below each answer.
+    Beyond the trained budgets what the other methods say stands below each answer. Where the screen
+    has fewer than so many columns of text, what follows from the rest is left out: no number is
+    ever cut short.
     """
-    level, what = f"{SHOWN_LEVEL}%", label(metric)
-    table = _table("budget", "by", "rely on", "N", level, "D", "D/N", what, level, "x top")
+    rows = []
     for answer in answers:
-        table.add_row(*_prediction_row(answer.prediction, answer.reliance.value))
-        for other in answer.others if answer.extrapolation > 1 else ():
-            table.add_row(*_prediction_row(other, ""))
+        rows.append(_prediction_row(answer.prediction, answer.reliance.value))
+        beside = answer.others if answer.extrapolation > 1 else ()
+        rows += [_prediction_row(other, "") for other in beside]
+    headers = {name: name.removeprefix(OF_SIZE) for name in rows[0]} | {LOSS: label(metric)}
+    shown = [name for name in headers if name not in _spared(headers, rows, width)]
+    table = _table(*(headers[name] for name in shown))
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
     return table
 
 
-def _prediction_row(p: Prediction, reliance: str) -> list[str]:
-    return [
-        f"{p.budget:.3g}",
-        p.method,
-        RELIANCE_WORDS.get(reliance, reliance),
-        short_number(p.num_params),
-        _interval(p, "num_params", short_number),
-        short_number(p.num_tokens),
-        f"{p.tokens_per_param:.3g}",
-        f"{p.loss:.4f}",
-        _interval(p, "loss", "{:.4f}".format),
-        f"{p.extrapolation:.3g}",
-    ]
+OF_SIZE = "N "
+"""What the interval of N is called beside that of the loss, in a header without it."""
+
+SPARED = ("D/N", "D", "x top", f"{OF_SIZE}{SHOWN_LEVEL}%")
+"""Columns of the answers that a narrow screen goes without, in this order: D follows from N."""
+
+BETWEEN = 3
+"""Columns of text between two columns of a table."""
+
+
+def _spared(
+    headers: Mapping[str, str], rows: Sequence[Mapping[str, str]], width: int | None
+) -> Sequence[str]:
+    """The columns to leave out so that the others fit into `width`; None: of no limit."""
+    widths = {n: max(len(h), *(len(row[n]) for row in rows)) for n, h in headers.items()}
+    needed = sum(widths.values()) + BETWEEN * len(widths)
+    for count, name in enumerate(SPARED):
+        if width is None or needed <= width:
+            return SPARED[:count]
+        needed -= widths[name] + BETWEEN
+    return SPARED
+
+
+def _prediction_row(p: Prediction, reliance: str) -> dict[str, str]:
+    level = f"{SHOWN_LEVEL}%"
+    return {
+        "budget": f"{p.budget:.3g}",
+        "by": p.method,
+        "rely on": RELIANCE_WORDS.get(reliance, reliance),
+        "N": short_number(p.num_params),
+        f"{OF_SIZE}{level}": _interval(p, "num_params", short_number),
+        "D": short_number(p.num_tokens),
+        "D/N": f"{p.tokens_per_param:.3g}",
+        LOSS: f"{p.loss:.4f}",
+        level: _interval(p, "loss", "{:.4f}".format),
+        "x top": f"{p.extrapolation:.3g}",
+    }
 
 
 def answer_words(answer: Answer) -> str:
