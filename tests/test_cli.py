@@ -130,7 +130,7 @@ def test_the_whole_chain(folder, capsys):
     words += ["center=30", "span=4", "model.size.multiple_of=1"]
     assert main(["train", *words]) == 0
     said = capsys.readouterr()
-    assert "x top budget" in said.out
+    assert "x top" in said.out
     assert "+15 new, 0 completed already" in said.err
     for run in results(folder).values():
         assert run["status"] == "completed"
@@ -295,5 +295,5 @@ def test_two_processes_on_one_study_share_its_runs(folder):
     words = ["train", *TINY, "budgets=[3e7,6e7]"]
     both = [start(folder, words) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    assert [process.returncode for process in both] == [3, 3], said  # so few give no law
     assert [run["status"] for run in results(folder).values()] == ["completed"] * 6
