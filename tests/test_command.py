@@ -633,7 +633,9 @@ def test_a_script_that_really_trains(folder, capsys):
     losses = [budget["loss"] for budget in budgets]
     assert losses == sorted(losses, reverse=True)
     assert main(["verify", *words, "budget=1e7", "json=true"]) == 0
-    assert abs(json.loads(capsys.readouterr().out)["error"]) < 0.1
+    verified = json.loads(capsys.readouterr().out)
+    assert abs(verified["error"]) < 0.15  # a squared error: no published law tells its asymptote
+    assert verified["inside"]["95"]
     run = results(folder)[next(iter(results(folder)))]
     assert run["num_tokens"] == run["planned_tokens"]
     assert os.path.getsize(folder / f"outputs/sgd/runs/{run['id']}/output/log.jsonl") > 0

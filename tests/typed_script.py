@@ -9,8 +9,8 @@ from torch import nn
 
 from flops_fit import (
     WSD,
+    Answer,
     Plan,
-    Prediction,
     Run,
     ScalingLaw,
     Study,
@@ -64,8 +64,8 @@ study: Study = find_optimal(
 )
 runs: list[Run] = list(study)
 loss: float | None = study.runs[0].loss
-prediction: Prediction = study.predict(1e12)
-best: float = prediction.num_params
+answer: Answer = study.predict(1e12)
+best: float = answer.num_params
 measured: float = study.verify(1e12).measured
 files: list[Path] = study.report()
 opened: Study = Study.open("outputs/typed")
