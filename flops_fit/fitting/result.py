@@ -86,12 +86,16 @@ class ScalingLaw:
 
     def predict(self, budget: float) -> Answer:
         """The compute-optimal run at `budget` FLOPs, by the law that answers, and how sure."""
-        others = (m for m in self.fits.laws if m != self.answer)
+        return self._answer([self.predict_by(method, budget) for method in self.fits.laws])
+
+    def _answer(self, said: Sequence[Prediction]) -> Answer:
+        """What all methods say at one budget, by the one that answers."""
+        (prediction,) = (p for p in said if p.method == self.answer)
         return Answer(
-            prediction=self.predict_by(self.answer, budget),
+            prediction=prediction,
             why=self.diagnostics.why,
-            formula=local_formula(self.law, budget),
-            others=tuple(self.predict_by(method, budget) for method in others),
+            formula=local_formula(self.law, prediction.budget),
+            others=tuple(p for p in said if p.method != self.answer),
             reach=self.diagnostics.numbers.reached,
             verdict=self.diagnostics.verdict,
             advice=self.diagnostics.advice,
@@ -100,7 +104,10 @@ class ScalingLaw:
     @property
     def answers(self) -> tuple[Answer, ...]:
         """At the trained budgets and beyond, as law.json states them."""
-        return tuple(self.predict(p.budget) for p in self.predictions if p.method == self.answer)
+        budgets = [p.budget for p in self.predictions if p.method == self.answer]
+        return tuple(
+            self._answer([p for p in self.predictions if p.budget == budget]) for budget in budgets
+        )
 
     def predict_by(self, method: str, budget: float) -> Prediction:
         """The compute-optimal run at `budget` FLOPs by one of the methods."""

@@ -598,3 +598,15 @@ def test_a_users_own_method_may_be_a_candidate(runs, tmp_path):
 def test_a_candidate_that_is_no_method_is_refused_in_words(runs):
     with pytest.raises(FitError, match="3 is no dataclass instance"):
         CombinedFit(with_budgets={"mine": 3})(runs)
+
+
+def test_a_candidate_that_rows_cannot_test_keeps_the_weight_of_published_sweeps():
+    """Single rows ask for the loss of any size, which a line through optima doesn't know."""
+    grid = runs_of(noise=0.003)
+    names = {"line": IsoflopFit(), "surface": SurfaceFit(), "tied": SurfaceFit(tied_exponents=True)}
+    sample = points(grid)
+    cuts = cuts_of(names, sample, Targets.of_rows(sample))
+    assert cuts
+    for cut in cuts:
+        assert "line" not in cut.names
+        assert len(cut.names) == len(cut.loss_errors) == len(cut.size_errors)

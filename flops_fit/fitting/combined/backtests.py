@@ -53,11 +53,10 @@ class Targets:
     @classmethod
     def of_optima(cls, points: Points) -> Targets:
         """Those of each budget's own parabola, where that is bracketed."""
-        fit = IsoflopFit()
-        optima = [o for o in fit.optima(points, fit.noise(points)) if o.is_bracketed]
+        optima, deviations = IsoflopFit().measured(points)
         found = [(o.budget, o.flops, o.loss or 1.0, o.N_opt or 1.0) for o in optima]
         level, flops, loss, n = np.array(found).reshape(-1, 4).T
-        size_noise, loss_noise = fit.deviations(points, optima).T
+        size_noise, loss_noise = deviations.T
         return cls(level, flops, np.log(loss), np.log(n), loss_noise, size_noise)
 
     @classmethod
@@ -109,14 +108,18 @@ class Targets:
         said = [law(n, self.num_tokens) for law in laws.values() if isinstance(law, LossLaw)]
         return np.log(said), np.tile(self.log_num_params, (len(said), 1))
 
+    def can_test(self, law: FittedLaw) -> bool:
+        """Whether a law has an answer for such targets: rows ask for the loss of any size."""
+        return self.are_optima or isinstance(law, LossLaw)
+
 
 @dataclass(frozen=True)
 class Cut:
     """What laws of all up to a level forecast of the targets beyond.
 
     Errors of ln loss and ln N are (laws, n), forecast less measured; `distance` (n,) is ln C of a
-    target over that of the newest target below, `targets` and
-    `flops` (n,) are their levels and FLOPs.
+    target over that of the newest target below, `targets` and `flops` (n,) are their levels and
+    FLOPs.
     """
 
     level: float
@@ -145,8 +148,12 @@ def cuts_of(candidates: Mapping[str, Method], points: Points, targets: Targets) 
     """Every cut at which some candidate gives a law, rising."""
     levels = targets.cuts()
     parts = [points.where(targets.below(points, level)) for level in levels]
-    made = zip(levels, (laws_of(candidates, part)[0] for part in parts), strict=True)
-    return [_cut(laws, level, targets) for level, laws in made if laws]
+    tested = (_tested(laws_of(candidates, part)[0], targets) for part in parts)
+    return [_cut(laws, level, targets) for level, laws in zip(levels, tested, strict=True) if laws]
+
+
+def _tested(laws: Laws, targets: Targets) -> Laws:
+    return {name: law for name, law in laws.items() if targets.can_test(law)}
 
 
 def laws_of(

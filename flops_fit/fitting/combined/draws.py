@@ -36,9 +36,8 @@ class CombinedDraws:
     @classmethod
     def of(cls, law: CombinedLaw, count: int, seed: int) -> CombinedDraws:
         generator = np.random.default_rng(seed)
-        parts = list(law.parts.values())
-        size_by = _picked([part.for_size for part in parts], count, generator)
-        loss_by = _picked([part.for_loss for part in parts], count, generator)
+        size_by = _picked(law.size_weights, count, generator)
+        loss_by = _picked(law.loss_weights, count, generator)
         size_errors, loss_errors = generator.standard_normal((2, count))
         trends = None
         if isinstance(law.loss.errors, TrendPosterior):
@@ -125,6 +124,6 @@ def _taken(said: Array, by: NDArray[np.int64]) -> Array:
     return np.asarray(said[by] if said.ndim == 1 else said[by, np.arange(len(by))])
 
 
-def _picked(shares: list[float], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def _picked(weights: Array, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """A candidate's number for each draw, (count,), by their weights."""
-    return generator.choice(len(shares), size=count, p=np.array(shares) / sum(shares))
+    return generator.choice(len(weights), size=count, p=weights / sum(weights))

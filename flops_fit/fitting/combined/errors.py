@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,18 +21,9 @@ LOSS_FLOOR, LOSS_GROWTH = 0.0025, 0.006
 """The same of ln loss where there are no optima to draw a curve through."""
 
 
-class Errors(Protocol):
-    """Variances of ln of a forecast at `flops` (n,), beside the spread of the candidates."""
-
-    def variance(self, flops: ArrayLike) -> Array: ...
-
-    def noise_variance(self, flops: ArrayLike) -> Array:
-        """The part of it that comes of the noise of the runs."""
-
-
 @dataclass(frozen=True)
 class LineErrors:
-    """Those of a straight line in logs through optima, and what grows with distance.
+    """Of ln of a forecast: those of a straight line through optima, and what grows with distance.
 
     `noise` is the standard deviation of one optimum by the noise of its runs, `count` how many
     there are, `centre` and `spread` the mean and the summed squares of their ln C, `newest` FLOPs.
@@ -48,11 +39,13 @@ class LineErrors:
     growth: float
 
     def variance(self, flops: ArrayLike) -> Array:
+        """At `flops` (n,), beside the spread of the candidates."""
         beyond = np.maximum(np.log(np.asarray(flops, dtype=float) / self.newest), 0.0)
         grown = self.floor**2 + (self.growth * beyond) ** 2
         return np.asarray(grown + self.noise_variance(flops))
 
     def noise_variance(self, flops: ArrayLike) -> Array:
+        """The part of it that comes of the noise of the runs."""
         off = np.log(np.asarray(flops, dtype=float)) - self.centre
         leverage = 1 / self.count + (off**2 / self.spread if self.spread else 0.0 * off)
         return np.asarray(self.noise**2 * leverage)

@@ -72,6 +72,10 @@ class Width:
     factor: float
     tests: tuple[Test, ...]
 
+    def variance(self, flops: float) -> float:
+        """Of the errors at a budget, before the factor."""
+        return float(np.ravel(self.errors.variance(flops))[0])
+
     def to_json(self) -> dict[str, Any]:
         tests = [plain(vars(test)) for test in self.tests]
         return {"factor": self.factor, "errors": errors_to_json(self.errors), "tests": tests}

@@ -26,7 +26,6 @@ called unlike them: errors twice as large."""
 SHOWN_AT = 10.0
 """Multiple of the largest trained compute at which the shares of the width are stated."""
 
-
 NEXT = 3.0
 """Multiple of the largest trained compute that is proposed to be trained next."""
 
@@ -45,7 +44,7 @@ class Shares:
     @classmethod
     def of(cls, width: Width, spread: float, flops: float) -> Shares:
         """`spread` is the variance among the candidates at `flops`."""
-        total = float(np.ravel(width.errors.variance(flops))[0])
+        total = width.variance(flops)
         noise = min(float(np.ravel(width.errors.noise_variance(flops))[0]), total)
         whole = total + spread
         return cls(noise / whole, spread / whole, (total - noise) / whole)
@@ -149,8 +148,7 @@ def advice(law: CombinedLaw) -> tuple[str, ...]:
 
 def _half_width(law: CombinedLaw, flops: float) -> float:
     """Of the 80% interval of ln loss at `flops`."""
-    spread = _spread(law.losses(flops), law.loss_weights)
-    total = spread + float(np.ravel(law.loss.errors.variance(flops))[0])
+    total = _spread(law.losses(flops), law.loss_weights) + law.loss.variance(flops)
     return TAIL_80 * float(np.sqrt(law.loss.factor * total))
 
 

@@ -22,7 +22,6 @@ REACH_FACTOR, REACH_LOSS = 2.0, 1.03
 """Factors either way within which the 80% intervals of N_opt and of the loss must stay to be called
 useful."""
 
-
 IN_FULL = "counted in full (num_params_total)"
 """Said of N with all embeddings, or all experts: the runs tell a number, not what it counts."""
 

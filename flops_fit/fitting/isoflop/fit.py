@@ -217,21 +217,22 @@ class IsoflopFit:
             (noise or 0.0) * float(np.sqrt(per_loss)),
         )
 
-    def deviations(self, points: Points, optima: Sequence[BudgetOptimum]) -> Array:
-        """Standard deviations of ln N and ln loss of each minimum by the noise of its losses alone.
+    def measured(self, points: Points) -> tuple[list[BudgetOptimum], Array]:
+        """The bracketed optima, and how far the noise of their losses alone moves them.
 
-        (optima, 2); zeros where nothing tells the noise.
+        Standard deviations of ln N and ln loss, (optima, 2); zeros where nothing tells the noise.
         """
-        noise = self.noise(points) or 0.0
+        rows = self.curve_rows(points)
+        noise = self._noise_of(points, rows)
+        looked_at = [(r.group, self._optimum(r, noise)) for r in rows]
+        bracketed = [(group, optimum) for group, optimum in looked_at if optimum.is_bracketed]
         generator = np.random.default_rng(0)
-        groups = {rows.budget: rows.group for rows in self.curve_rows(points)}
-        found = np.zeros((len(optima), 2))
-        for row, optimum in enumerate(optima):
-            group = groups[optimum.budget]
-            relative = noise * generator.standard_normal((len(group), REDRAWN))
+        found = np.zeros((len(bracketed), 2))
+        for row, (group, optimum) in enumerate(bracketed):
+            relative = (noise or 0.0) * generator.standard_normal((len(group), REDRAWN))
             log_n, loss = self._redrawn(optimum, group, relative)
             found[row] = log_n.std(), loss.std() / loss.mean()
-        return found
+        return [optimum for _, optimum in bracketed], found
 
     def _redrawn(
         self, optimum: BudgetOptimum, group: Points, relative: Array
