@@ -610,3 +610,14 @@ def test_a_candidate_that_rows_cannot_test_keeps_the_weight_of_published_sweeps(
     for cut in cuts:
         assert "line" not in cut.names
         assert len(cut.names) == len(cut.loss_errors) == len(cut.size_errors)
+
+
+def test_six_runs_without_a_minimum_have_no_intervals_and_no_verdict_of_use():
+    """A surface goes through them all, and nothing tells how far off it is elsewhere."""
+    six = runs_of(budgets=(1e18, 2e18), sizes=(2.0, 4.0, 8.0), noise=0.02)
+    fitted = CombinedFit().fitted(points(six), 100, 0)
+    assert list(fitted.law.parts) == ["surface"]
+    assert fitted.draws is None
+    law = fit_runs(six, draws=100)
+    assert law.diagnostics.verdict.startswith("unknown how sure")
+    assert law.predict(1e19).reliance == "unknown"

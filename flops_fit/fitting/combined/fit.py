@@ -17,6 +17,7 @@ from flops_fit.fitting.contract import FitSettings, Fitted, Method
 from flops_fit.fitting.errors import FitError, NoLawFits
 from flops_fit.fitting.isoflop import Akima, IsoflopFit
 from flops_fit.fitting.isoflop.fit import FEWEST_BRACKETED
+from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
 from flops_fit.fitting.methods import kind_for
 from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.provenance import recorded_settings
@@ -76,9 +77,14 @@ class CombinedFit:
         return weighed(ready(self.without_budgets, points), points, Targets.of_rows(points))
 
     def fitted(self, points: Points, draws: int, seed: int) -> Fitted:
-        """The law, and its draws: never without, since what published sweeps show is known."""
+        """The law, and its draws.
+
+        None where neither optima of budgets nor a back-test tells how far off it may be: a surface
+        through hardly more runs than it has numbers hits them all.
+        """
         law = self.law(points)
-        return Fitted(law, CombinedDraws.of(law, draws, seed) if draws else None)
+        is_told = bool(law.loss.tests) or isinstance(law.loss.errors, TrendPosterior)
+        return Fitted(law, CombinedDraws.of(law, draws, seed) if draws and is_told else None)
 
     def recorded(self) -> dict[str, Any]:
         return recorded_settings(self)
