@@ -1,0 +1,186 @@
+"""Runs of one size that advance together: one batched step for all of them.
+
+Runs that differ in weights, rate and data alone compute the same operations on other numbers. Here
+each operation is done for all of them at once, which takes little longer than for one of them as
+long as a step is bound by starting operations and not by arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from flops_fit.datasets.batches import Batch, Content, changed, output_of, tensors_of
+from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
+from flops_fit.training.flat_program import Program, recorded
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import TrainingState
+
+CLIPPING_EPSILON = 1e-6
+"""Added to the norm that the largest one is divided by, as in `torch.nn.utils.clip_grad_norm_`."""
+
+
+class Stacked:
+    """K runs, row k of every tensor being `states[k]`, which must be at one step and of one size.
+
+    The rows live here while they train; `hand_back` copies one into its state, whose model,
+    optimizer and checkpoint are then as if it had trained alone. Raises `MustTrainAlone`.
+    """
+
+    def __init__(self, states: Sequence[TrainingState], recipe: Recipe) -> None:
+        self.states = tuple(states)
+        self.recipe = recipe
+        if recipe.precision == "fp16":
+            raise MustTrainAlone("precision fp16 scales the gradients of each run by themselves")
+        self._flats = flat_parameters(self.states)
+        self._constants = _differing_constants([state.model for state in states])
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._norms = torch.zeros(len(states), device=recipe.device)  # (K,)
+        self.read_states()
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def read_states(self) -> None:
+        """Take weights and optimizers from the states: what was trained since is forgotten."""
+        for flat in self._flats:
+            flat.read(self.states)
+
+    def hand_back(self, row: int) -> None:
+        """Copy weights and optimizer into the state of a row, but for its groups' rates."""
+        for flat in self._flats:
+            flat.write(row, self.states[row])
+
+    def kept(self, rows: Sequence[int]) -> Stacked:
+        """These rows alone, as they are now, in this order."""
+        for row in rows:
+            self.hand_back(row)
+        return Stacked([self.states[row] for row in rows], self.recipe)
+
+    def prepare(self, batch: Batch) -> None:
+        """Record the step for batches of these shapes, which else the first step does."""
+        for part, _ in _parts(batch, self.recipe.micro_batch_size):
+            self._program(part)
+
+    def step(self, batch: Batch, rates: Tensor) -> Tensor:
+        """One update of every run; returns the losses before it (K,).
+
+        Tensors of the batch are (K, B, ...), on the device; `rates` (K,) are each run's configured
+        rate times its schedule's factor, before any `lr_scale`. Nothing is read from the device.
+        """
+        losses: Tensor | None = None
+        for part, share in _parts(batch, self.recipe.micro_batch_size):
+            of_part, *gradients = self._program(part)(*self._arguments(part))
+            for flat in self._flats:
+                gradients = flat.take_gradients(gradients, share, is_first=losses is None)
+            weighted = of_part if share == 1 else of_part * share
+            losses = weighted if losses is None else losses + weighted
+        assert losses is not None  # a batch has samples
+        if self.recipe.clip_grad_norm is not None:
+            self._clip(self.recipe.clip_grad_norm)
+        for flat in self._flats:
+            flat.update(rates)
+        return losses
+
+    def gradient_norms(self) -> Tensor:
+        """The norm of each run's gradients at the last update, before clipping (K,)."""
+        if self.recipe.clip_grad_norm is None:
+            self._measure_norms()
+        return self._norms
+
+    def gradients(self, row: int) -> dict[str, Tensor]:
+        """A run's gradients at the last update, after clipping, by its parameters' names."""
+        return {
+            place.name: place.view(flat.gradient[row])
+            for flat in self._flats
+            for place in flat.places
+        }
+
+    def _measure_norms(self) -> None:
+        norms = [torch.linalg.vector_norm(flat.gradient, dim=1) for flat in self._flats]
+        self._norms.copy_(norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0))
+
+    def _clip(self, largest: float) -> None:
+        self._measure_norms()
+        factors = (largest / (self._norms + CLIPPING_EPSILON)).clamp_(max=1.0)  # (K,)
+        for flat in self._flats:
+            flat.gradient.mul_(factors[:, None])
+
+    def _arguments(self, batch: Batch) -> list[Tensor]:
+        parameters = [view for flat in self._flats for view in flat.views]
+        contents = [tensor for content in batch for tensor in tensors_of(content)]
+        return [*parameters, *self._constants.values(), *contents]
+
+    def _program(self, batch: Batch) -> Program:
+        """From `_arguments(batch)` to the losses (K,) and the gradients of the parameters."""
+        key = tuple(tensor.shape for content in batch for tensor in tensors_of(content))
+        if key not in self._programs:
+            self._programs[key] = self._recorded(batch)
+        return self._programs[key]
+
+    def _recorded(self, batch: Batch) -> Program:
+        names = [place.name for flat in self._flats for place in flat.places]
+        losses_of = vmap(self._loss, randomness="error")
+
+        def losses_and_gradients(*arguments: Tensor) -> tuple[Tensor, ...]:
+            values = iter(arguments)
+            parameters = {name: next(values).detach().requires_grad_() for name in names}
+            constants = {name: next(values) for name in self._constants}
+            inputs, target = (_filled(content, values) for content in batch)
+            losses = losses_of({**parameters, **constants}, inputs, target)  # (K,)
+            gradients = torch.autograd.grad(
+                losses, list(parameters.values()), torch.ones(losses.shape).to(losses)
+            )
+            return losses.detach(), *gradients
+
+        with torch.enable_grad():
+            return recorded(losses_and_gradients, self._arguments(batch))
+
+    def _loss(self, values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
+        """Of one run, with these parameters in place of the model's."""
+        model = self.states[0].model
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(model, values, args, kwargs)
+
+        with self.recipe.autocast():
+            loss = self.recipe.loss(output_of(forward, inputs), target)
+        return loss.reshape(())
+
+
+def _parts(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
+    """The batch (K, B, ...) in parts of `size` samples of every run, each with its share."""
+    total = tensors_of(batch[0])[0].shape[1]
+    if size is None or size >= total:
+        yield batch, 1.0
+        return
+    for start in range(0, total, size):
+        end = min(start + size, total)
+        part = changed(batch, lambda tensor, start=start, end=end: tensor[:, start:end])  # type: ignore[misc]
+        yield part, (end - start) / total
+
+
+def _filled(content: Content, values: Iterator[Tensor]) -> Content:
+    """The next of these values in place of the content's own."""
+    if isinstance(content, Mapping):
+        return {name: next(values) for name in content}
+    return next(values)
+
+
+def _differing_constants(models: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Buffers and frozen parameters that are not the same in all models, (K, ...) each."""
+    constants = [_constants(model) for model in models]
+    return {
+        name: torch.stack([of_model[name] for of_model in constants])
+        for name, value in constants[0].items()
+        if not all(torch.equal(value, of_model[name]) for of_model in constants)
+    }
+
+
+def _constants(model: nn.Module) -> dict[str, Tensor]:
+    frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
+    return {**frozen, **dict(model.named_buffers())}
