@@ -91,7 +91,8 @@ class FlatParameters:
     @property
     def _state(self) -> dict[str, Any]:
         """The optimizer's: tensors like the values, counts of steps; nothing where it has none."""
-        return self._optimizer.state.get(self.values, {})
+        state: dict[str, Any] = self._optimizer.state.get(self.values, {})
+        return state
 
     def read(self, states: Sequence[TrainingState]) -> None:
         """Weights and optimizer state of each row from its run's; no state yet counts as zeros."""

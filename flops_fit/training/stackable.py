@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ would hide what goes wrong behind them."""
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
 """Precision -> how far losses and gradients of the trial may be from those alone, relatively."""
 
-NO_BATCHED_RULE = "batching rule"
+NO_BATCHED_RULE = r"not yet implemented the batching rule for (\S+)\."
 """What torch says, as a warning, of an operation that it does for one run after the other."""
 
 REASONS = (
@@ -149,6 +150,8 @@ def _no_fallbacks() -> Iterator[None]:
 
 def _meaning(error: Exception) -> str:
     said = str(error)
+    if unbatched := re.search(NO_BATCHED_RULE, said):
+        return f"torch has no batched rule for {unbatched[1]}"
     known = next((meaning for part, meaning in REASONS if part in said), None)
     first_line = (said.splitlines() or [""])[0]
     return known or f"its step can't be done for several at once: {first_line}"

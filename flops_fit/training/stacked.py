@@ -8,11 +8,13 @@ long as a step is bound by starting operations and not by arithmetic.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flops_fit.datasets.batches import Batch, Content, changed, output_of, tensors_of
 from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
@@ -137,7 +139,7 @@ class Stacked:
             )
             return losses.detach(), *gradients
 
-        with torch.enable_grad():
+        with torch.enable_grad(), _attention_with_batched_rule(self.recipe.device):
             return recorded(losses_and_gradients, self._arguments(batch))
 
     def _loss(self, values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
@@ -150,6 +152,14 @@ class Stacked:
         with self.recipe.autocast():
             loss = self.recipe.loss(output_of(forward, inputs), target)
         return loss.reshape(())
+
+
+def _attention_with_batched_rule(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU torch does its fused attention for one run after the other, but not its plain."""
+    if device.type != "cpu":
+        return nullcontext()
+    plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return plain
 
 
 def _parts(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
