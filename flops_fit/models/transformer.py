@@ -26,6 +26,9 @@ take 10,000; contexts here are of hundreds of tokens."""
 EMBEDDING_LR_SCALE = 0.5
 """Factor on the learning rate for the embedding, at every width."""
 
+RMS_EPSILON = torch.finfo(torch.float32).eps
+"""Added to the mean square, as `F.rms_norm` does for fp32."""
+
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position's angles, (T, 1, 1, head_dim / 2) each."""
@@ -67,6 +70,13 @@ class Transformer(nn.Module):
         )
         self.head = nn.Linear(width, vocab_size, bias=False)
         nn.init.zeros_(self.head.weight)
+        angles = rotary_angles(context_length, self.head_dim, torch.get_default_device())
+        cos, sin = rotation_by(angles)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    cos: Tensor
+    sin: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, vocab_size), T up to context_length."""
@@ -76,8 +86,8 @@ class Transformer(nn.Module):
                 f"{length} tokens in a sequence, the model's context_length is "
                 f"{self.context_length}: shorten the sequences or raise context_length"
             )
-        rotation = rotation_by(rotary_angles(length, self.head_dim, tokens.device))
-        x = self.embedding(tokens)  # (B, T, width)
+        x = as_stream(self.embedding(tokens))  # (B, T, width)
+        rotation = as_stream(self.cos[:length]), as_stream(self.sin[:length])
         for block in self.blocks:
             x = block(x, rotation)
         logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
@@ -86,6 +96,11 @@ class Transformer(nn.Module):
     def use_attention_kernel(self, name: str) -> None:
         """On a CPU, from now on: `blocks` or `fused`."""
         set_attention(self.blocks, CAUSAL_ATTENTION[name])
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The modules that compute alike and hold most of the work: compiled in place, one by one,
+        they share one compiled program, which takes as long to make as that of a single layer."""
+        return self.blocks
 
     def matrices(self) -> list[nn.Parameter]:
         """The hidden weight matrices, head left out."""
@@ -137,7 +152,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
         x = x + self.attention_out(self.attend(rms_norm(x), rotation))
-        hidden = self.up(rms_norm(x)).relu().square()  # (B, T, MLP_RATIO * width)
+        hidden = squared_relu(self.up(rms_norm(x)))  # (B, T, MLP_RATIO * width)
         y: Tensor = x + self.down(hidden)
         return y
 
@@ -172,11 +187,57 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+def in_bf16_on_cuda(x: Tensor) -> bool:
+    """Whether products of x are made in bf16 on a CUDA device, by autocast."""
+    return (
+        x.is_cuda
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    )
+
+
+def as_stream(x: Tensor) -> Tensor:
+    """x as the residual stream and what meets it are kept: in bf16 where products are, on CUDA.
+
+    Half of the memory traffic between products. fp16 would overflow, and on a CPU it gains nothing.
+    """
+    return x.bfloat16() if in_bf16_on_cuda(x) else x
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2 in the type of x: autocast would make fp32 of it on CUDA (`pow`)."""
+    if in_bf16_on_cuda(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return x.relu().square()
+    return x.relu().square()
+
+
 def rms_norm(x: Tensor) -> Tensor:
-    """x over its root mean square along the last dimension, without parameters."""
-    if x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+    """x over its root mean square along the last dimension, without parameters, in the type of x.
+
+    Sums are in fp32. Autocast takes part from torch 2.12 on and would make fp32 of the result.
+    """
+    compiling = torch.compiler.is_compiling()
+    if is_transformed() or (compiling and not x.is_cpu):
+        return written_out_rms_norm(x)
+    if x.is_cpu and x.dtype == torch.float32 and not compiling:
         return cpu_rms_norm(x)
+    if in_bf16_on_cuda(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return F.rms_norm(x, (x.shape[-1],), eps=RMS_EPSILON)
     return F.rms_norm(x, (x.shape[-1],))
+
+
+def written_out_rms_norm(x: Tensor) -> Tensor:
+    """`rms_norm` in operations that torch.compile makes one kernel of, and that vmap knows."""
+    y = x if x.dtype == torch.float64 else x.float()
+    return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + RMS_EPSILON)).type_as(x)
+
+
+def is_transformed() -> bool:
+    """Whether vmap or another of torch.func's transforms is at work, which no autograd function
+    of ours takes part in."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
@@ -188,7 +249,7 @@ def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T, causal) v, all (B, H, T, head_dim); in blocks on a CPU."""
-    if is_short_on_cpu(q) and not torch.compiler.is_compiling():
+    if is_short_on_cpu(q) and not (torch.compiler.is_compiling() or is_transformed()):
         return block_attention(q, k, v, scale)
     return fused_causal_attention(q, k, v, scale)
 
@@ -196,10 +257,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def fused_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal_attention` by torch's own kernel.
 
-    Written out on the meta device, where FLOP counters count just what they see, and for
-    torch.compile, which makes a kernel of its own.
+    Written out on the meta device, where FLOP counters count just what they see, on a CPU under
+    vmap, which torch's kernel isn't made for, and for torch.compile, which makes one of its own.
     """
-    if q.is_meta or (is_short_on_cpu(q) and torch.compiler.is_compiling()):
+    compiling = torch.compiler.is_compiling()
+    if q.is_meta or (is_short_on_cpu(q) and compiling) or (q.is_cpu and is_transformed()):
         return written_out_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
 
