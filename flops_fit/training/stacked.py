@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flops_fit.datasets.batches import Batch, Content, changed, output_of, tensors_of
+from flops_fit.datasets.batches import (
+    Batch,
+    Content,
+    changed,
+    num_samples,
+    on_device,
+    output_of,
+    tensors_of,
+)
+from flops_fit.training.evaluation import HeldOut, evaluate, measures_of, summary
 from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
 from flops_fit.training.flat_program import Program, recorded
-from flops_fit.training.recipe import Recipe
+from flops_fit.training.recipe import Metric, Recipe
 from flops_fit.training.state import TrainingState
 
 CLIPPING_EPSILON = 1e-6
@@ -40,6 +50,7 @@ class Stacked:
             raise MustTrainAlone("precision fp16 scales the gradients of each run by themselves")
         self._flats = flat_parameters(self.states)
         self._constants = _differing_constants([state.model for state in states])
+        self._num_fixed = sum(len(flat.views) for flat in self._flats) + len(self._constants)
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._norms = torch.zeros(len(states), device=recipe.device)  # (K,)
         self.read_states()
@@ -66,7 +77,7 @@ class Stacked:
     def prepare(self, batch: Batch) -> None:
         """Record the step for batches of these shapes, which else the first step does."""
         for part, _ in _parts(batch, self.recipe.micro_batch_size):
-            self._program(part)
+            self._program(part, self._arguments(part))
 
     def step(self, batch: Batch, rates: Tensor) -> Tensor:
         """One update of every run; returns the losses before it (K,).
@@ -76,7 +87,8 @@ class Stacked:
         """
         losses: Tensor | None = None
         for part, share in _parts(batch, self.recipe.micro_batch_size):
-            of_part, *gradients = self._program(part)(*self._arguments(part))
+            arguments = self._arguments(part)
+            of_part, *gradients = self._program(part, arguments)(*arguments)
             for flat in self._flats:
                 gradients = flat.take_gradients(gradients, share, is_first=losses is None)
             weighted = of_part if share == 1 else of_part * share
@@ -112,46 +124,110 @@ class Stacked:
         for flat in self._flats:
             flat.gradient.mul_(factors[:, None])
 
+    def evaluate(self, batch_size: int, num_samples: int) -> list[HeldOut]:
+        """What `flops_fit.training.evaluation.evaluate` gives for each run, all at once.
+
+        One after the other where a metric can't be batched.
+        """
+        models = [state.model for state in self.states]
+        models[0].eval()
+        try:
+            values, weights = self._held_out_values(batch_size, num_samples)
+        except Exception:  # whatever a user's metric does that only plain tensors can
+            for row in range(len(self)):
+                self.hand_back(row)
+            return [evaluate(model, self.recipe, batch_size, num_samples) for model in models]
+        finally:
+            models[0].train()
+        rows = zip(*(of_measure.unbind(1) for of_measure in values), strict=True)
+        names = measures_of(self.recipe)
+        source = self.recipe.source
+        return [summary(dict(zip(names, row, strict=True)), weights, source) for row in rows]
+
+    def _held_out_values(self, batch_size: int, samples: int) -> tuple[list[Tensor], list[int]]:
+        """Each measure on each batch (batches, K), and the batches' samples."""
+        measured, weights = [], []
+        measures = list(measures_of(self.recipe).values())
+        for batch in self.recipe.source.held_out_batches(batch_size, samples):
+            batch = on_device(batch, self.recipe.device)
+            arguments = self._arguments(batch)
+            with torch.no_grad():
+                program = self._recorded(partial(self._measured, batch, measures), arguments)
+                measured.append(program(*arguments))
+            weights.append(num_samples(batch))
+        by_measure = zip(*measured, strict=True)
+        # Doubles only on the CPU: mps has none.
+        return [torch.stack(of_measure).cpu().double() for of_measure in by_measure], weights
+
+    def _program(self, batch: Batch, arguments: Sequence[Tensor]) -> Program:
+        with torch.enable_grad():
+            return self._recorded(partial(self._losses_and_gradients, batch), arguments)
+
     def _arguments(self, batch: Batch) -> list[Tensor]:
         parameters = [view for flat in self._flats for view in flat.views]
         contents = [tensor for content in batch for tensor in tensors_of(content)]
         return [*parameters, *self._constants.values(), *contents]
 
-    def _program(self, batch: Batch) -> Program:
-        """From `_arguments(batch)` to the losses (K,) and the gradients of the parameters."""
-        key = tuple(tensor.shape for content in batch for tensor in tensors_of(content))
+    def _recorded(self, function: Program, arguments: Sequence[Tensor]) -> Program:
+        """The function as a program on tensors like these `_arguments`; recorded once."""
+        shapes = tuple(tensor.shape for tensor in arguments[self._num_fixed :])
+        key = (torch.is_grad_enabled(), shapes)
         if key not in self._programs:
-            self._programs[key] = self._recorded(batch)
+            with _attention_with_batched_rule(self.recipe.device):
+                self._programs[key] = recorded(function, arguments)
         return self._programs[key]
 
-    def _recorded(self, batch: Batch) -> Program:
+    def _losses_and_gradients(self, batch: Batch, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Of the `_arguments` of a batch like this: (K,), and (K, *shape) of each parameter."""
+        parameters, constants, (inputs, target) = self._named(batch, arguments)
+        trained = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+
+        def loss(values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
+            [value] = self._values_of([self.recipe.loss], values, inputs, target)
+            return value
+
+        losses = vmap(loss)({**trained, **constants}, inputs, target)  # (K,)
+        ones = torch.ones(len(self), dtype=losses.dtype, device=losses.device)
+        return losses.detach(), *torch.autograd.grad(losses, list(trained.values()), ones)
+
+    def _measured(
+        self, batch: Batch, measures: Sequence[Metric], *arguments: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Each measure (K,) on a batch that all runs share."""
+        parameters, constants, (inputs, target) = self._named(batch, arguments)
+
+        def measure(values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            return self._values_of(measures, values, inputs, target)
+
+        of_runs: tuple[Tensor, ...] = vmap(measure)({**parameters, **constants})
+        return of_runs
+
+    def _named(
+        self, batch: Batch, arguments: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Batch]:
+        """Parameters, differing constants and the batch that these `_arguments` stand for."""
+        values = iter(arguments)
         names = [place.name for flat in self._flats for place in flat.places]
-        losses_of = vmap(self._loss, randomness="error")
+        parameters = {name: next(values) for name in names}
+        constants = {name: next(values) for name in self._constants}
+        inputs, target = (_filled(content, values) for content in batch)
+        return parameters, constants, (inputs, target)
 
-        def losses_and_gradients(*arguments: Tensor) -> tuple[Tensor, ...]:
-            values = iter(arguments)
-            parameters = {name: next(values).detach().requires_grad_() for name in names}
-            constants = {name: next(values) for name in self._constants}
-            inputs, target = (_filled(content, values) for content in batch)
-            losses = losses_of({**parameters, **constants}, inputs, target)  # (K,)
-            gradients = torch.autograd.grad(
-                losses, list(parameters.values()), torch.ones(losses.shape).to(losses)
-            )
-            return losses.detach(), *gradients
-
-        with torch.enable_grad(), _attention_with_batched_rule(self.recipe.device):
-            return recorded(losses_and_gradients, self._arguments(batch))
-
-    def _loss(self, values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
-        """Of one run, with these parameters in place of the model's."""
-        model = self.states[0].model
+    def _values_of(
+        self,
+        measures: Sequence[Metric],
+        values: dict[str, Tensor],
+        inputs: Content,
+        target: Content,
+    ) -> tuple[Tensor, ...]:
+        """One run's measures, with these values in place of its model's."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(model, values, args, kwargs)
+            return functional_call(self.states[0].model, values, args, kwargs)
 
         with self.recipe.autocast():
-            loss = self.recipe.loss(output_of(forward, inputs), target)
-        return loss.reshape(())
+            output = output_of(forward, inputs)
+            return tuple(torch.as_tensor(m(output, target)).reshape(()) for m in measures)
 
 
 def _attention_with_batched_rule(device: torch.device) -> AbstractContextManager[None]:
