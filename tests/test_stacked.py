@@ -21,7 +21,7 @@ from flops_fit.learning.optimizers import Muon
 from flops_fit.models import MLP
 from flops_fit.training.evaluation import evaluate
 from flops_fit.training.flat_parameters import LINEAR_IN_RATE, MustTrainAlone
-from flops_fit.training.flat_program import recorded
+from flops_fit.training.flat_program import NotRecordable, recorded
 from flops_fit.training.stackable import why_alone
 from flops_fit.training.stacked import Stacked
 from flops_fit.training.state import TrainingState, seeded
@@ -417,8 +417,37 @@ class TestPrograms:
         assert not torch.equal(program(torch.zeros(3))[0], program(torch.zeros(3))[0])
 
     def test_refuse_what_depends_on_values(self):
-        with pytest.raises(RuntimeError, match="data-dependent control flow"):
-            recorded(lambda x: (x if float(x.sum()) > 0 else -x,), [torch.ones(3)])
+        for function in (
+            lambda x: (x if float(x.sum()) > 0 else -x,),
+            lambda x: (x[x > 0],),
+            lambda x: (x.nonzero(),),
+        ):
+            with pytest.raises(NotRecordable, match="depends on values of tensors"):
+                recorded(function, [torch.ones(3)])
+
+    def test_refuse_constants_that_change(self):
+        def function(x):
+            constant = torch.zeros(3)
+            y = x + constant
+            constant.add_(1)
+            return (y + constant,)
+
+        with pytest.raises(NotRecordable, match="changed in place"):
+            recorded(function, [torch.ones(3)])
+
+    def test_change_tensors_in_place_as_the_function_does(self):
+        def function(x):
+            same = x * 1
+            same.add_(1)
+            part = same[1:]
+            part.mul_(3)
+            sums = torch.ones(2)
+            sums.index_add_(0, torch.tensor([0, 1, 0]), x)
+            return x + same, x[torch.tensor([2, 0])], sums
+
+        program = recorded(function, [torch.zeros(3)])
+        for x in torch.randn(3, 3):
+            torch.testing.assert_close(program(x), function(x))
 
 
 class WithBatchNorm(Net):
