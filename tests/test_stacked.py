@@ -467,6 +467,15 @@ class Acting(Net):
         return self.act(super().forward(x))
 
 
+class Recurrent(Net):
+    def __init__(self, width):
+        super().__init__(width, dropout=0.0)
+        self.memory = nn.GRU(1, width)
+
+    def forward(self, x):
+        return super().forward(x) + self.memory(x[:, None, :1])[0].mean(-1)
+
+
 class Unused(Net):
     def __init__(self, width):
         super().__init__(width, dropout=0.0)
@@ -522,6 +531,7 @@ class TestWhyAlone:
                 "what it computes depends on values of tensors",
             ),
             (acting(Halved.apply), "it has a torch.autograd.Function without a rule for vmap"),
+            ({"factory": Recurrent}, "torch has no batched rule for aten::gru.input"),
             ({"factory": Unused}, "the loss doesn't depend on its parameter idle"),
             ({"factory": Half}, "parameter layers.0.weight is torch.bfloat16"),
             (

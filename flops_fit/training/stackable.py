@@ -30,8 +30,9 @@ would hide what goes wrong behind them."""
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
 """Precision -> how far losses and gradients of the trial may be from those alone, relatively."""
 
-NO_BATCHED_RULE = r"not yet implemented the batching rule for (\S+)\."
-"""What torch says, as a warning, of an operation that it does for one run after the other."""
+NO_BATCHED_RULE = r"[Bb]atching rule (?:not implemented )?for (\S+)\. "
+"""What torch says, as a warning, of an operation that it does for one run after the other, and as
+an error of one that it can't do so either."""
 
 REASONS = (
     ("randomness", "it draws random numbers as it trains"),
