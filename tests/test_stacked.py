@@ -427,7 +427,7 @@ class TestPrograms:
             torch.testing.assert_close(tuple(program(a, b)), function(a, b))
 
     def test_leave_out_what_changes_nothing(self):
-        """Of a layer, a scale, a mean square and their gradients: two products remain of four."""
+        """Less than half of what a layer, a scale, a mean square and their gradients take."""
         weight, bias, x = torch.randn(2, 4, 3), torch.randn(2, 4), torch.randn(2, 5, 3)
 
         def function(weight, bias, x):
