@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Extent, Look, check_overlap, look_at_rows
+from flops_fit.datasets.samples import device_bytes_of, on_training_device
 from flops_fit.datasets.source import (
     Key,
+    Samples,
     check_held_out_fraction,
     content_hash,
     fixed_batches,
@@ -42,6 +45,7 @@ class Windows:
                 f"{len(tokens)} tokens, a sample needs {context_length + 1}: "
                 "give more data or lower dataset.context_length"
             )
+        self._tokens, self._context_length = tokens, context_length
         windows = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)
         self._windows = windows[::context_length]  # (num_samples, context_length + 1), a view
 
@@ -53,9 +57,41 @@ class Windows:
         rows = torch.from_numpy(self._windows[indices.numpy()].astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
+    @property
+    def device_bytes(self) -> int:
+        return self._tokens.nbytes
+
+    def on(self, device: torch.device) -> WindowsOnDevice:
+        return WindowsOnDevice(self._tokens, self._context_length, device)
+
     def look(self, extent: Extent) -> Look:
         places = extent.places(len(self), self._windows[0].nbytes)
         return look_at_rows(self._windows[places], len(self))
+
+
+class WindowsOnDevice:
+    """The same windows, cut from token ids that lie where training happens."""
+
+    def __init__(self, tokens: np.ndarray, context_length: int, device: torch.device) -> None:
+        self._num_windows = (len(tokens) - 1) // context_length
+        self._context_length = context_length
+        # torch has next to no operations on unsigned types: the same bits as signed numbers.
+        bits = tokens.dtype.itemsize * 8
+        signed = np.array(tokens).view(f"int{bits}")
+        self._mask = 2**bits - 1 if tokens.dtype.kind == "u" and bits < 64 else None
+        self._tokens = torch.from_numpy(signed).to(device)
+        self._places = torch.arange(context_length + 1, device=device)
+        self.device = device
+
+    def __len__(self) -> int:
+        return self._num_windows
+
+    def batch(self, indices: Tensor, key: Key) -> Batch:
+        """As `Windows.batch`; `indices` lie on the device."""
+        rows = self._tokens[indices[:, None] * self._context_length + self._places].long()
+        if self._mask is not None:
+            rows &= self._mask
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
 @dataclass(frozen=True)
@@ -77,8 +113,8 @@ class WindowSource:
         self.vocab_size = vocab_size
         self.context_length = self.tokens_per_sample = context_length
         self.bytes_per_token = streams.bytes_per_token
-        self._training = Windows(streams.training, context_length)
-        self._held_out = Windows(streams.held_out, context_length)
+        self._training: Samples = Windows(streams.training, context_length)
+        self._held_out: Samples = Windows(streams.held_out, context_length)
         self.unique_samples = len(self._training)
         self.held_out_samples = len(self._held_out)
         self.fingerprint = content_hash(
@@ -90,6 +126,17 @@ class WindowSource:
 
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
         return fixed_batches(self._held_out, batch_size, num_samples)
+
+    @property
+    def device_bytes(self) -> float:
+        return device_bytes_of(self._training) + device_bytes_of(self._held_out)
+
+    def on(self, device: torch.device) -> WindowSource:
+        """The same with its token ids on the device."""
+        moved = copy.copy(self)
+        moved._training = on_training_device(self._training, device)
+        moved._held_out = on_training_device(self._held_out, device)
+        return moved
 
 
 class Tokens(WindowSource):

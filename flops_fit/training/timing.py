@@ -12,16 +12,19 @@ import torch
 from flops_fit.laws import FORWARD_SHARE
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.trunks import Chain, chains, steps_to_train
-from flops_fit.training.devices import threads_in_use
+from flops_fit.training.devices import own_stream, threads_in_use
+from flops_fit.training.program import WARM_UP_STEPS, Steps, steps_of
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
-from flops_fit.training.steps import train_step
 
 TIMED_SIZES = 5
 """Planned sizes of which steps are timed, evenly spread; between them times are interpolated."""
 
 TIMED_STEPS = 5
 """Steps of each size, after one that is not timed; the median counts."""
+
+STEPS_AT_ONCE = 50
+"""Of a GPU are timed together, which is how it trains them."""
 
 TIMED_SECONDS = 2.0
 """After which no further step of a size is timed."""
@@ -73,21 +76,32 @@ def step_times(
 
 
 def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
-    """The median time of a few updates of a fresh model."""
-    with seeded(experiment.seed):
+    """The median time of a few updates of a fresh model, after those that warm it up."""
+    on_cuda = recipe.device.type == "cuda"
+    at_once = STEPS_AT_ONCE if on_cuda else 1
+    with own_stream(recipe.device), seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
-        batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
-        train_step(next(batches), 1.0, recipe, state)
+        steps = steps_of(experiment, recipe, state)
+        _advance(steps, min(WARM_UP_STEPS + 1 if on_cuda else 1, experiment.num_steps), recipe)
         seconds: list[float] = []
-        while len(seconds) < min(TIMED_STEPS, experiment.num_steps - 1):
-            _synchronize(recipe.device)
-            started = time.perf_counter()
-            train_step(next(batches), 1.0, recipe, state)
-            _synchronize(recipe.device)
-            seconds.append(time.perf_counter() - started)
-            if sum(seconds) > TIMED_SECONDS:
+        spent = 0.0
+        while len(seconds) < TIMED_STEPS and state.step < experiment.num_steps:
+            before, started = state.step, time.perf_counter()
+            _advance(steps, min(before + at_once, experiment.num_steps), recipe)
+            if state.step == before:  # the data have ended
+                break
+            spent += time.perf_counter() - started
+            seconds.append((time.perf_counter() - started) / (state.step - before))
+            if spent > TIMED_SECONDS:
                 break
     return float(np.median(seconds))
+
+
+def _advance(steps: Steps, until: int, recipe: Recipe) -> None:
+    """To step `until`, done by now."""
+    for _ in steps.advance(until):
+        pass
+    _synchronize(recipe.device)
 
 
 def makespan(durations: Iterable[float], workers: int) -> float:
