@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,11 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
     with torch.random.fork_rng(), torch.inference_mode(), without_compiling(model):
         values, weights = _batch_values(model, recipe, batch_size, num_samples)
     model.train()
+    return summary(values, weights, recipe.source)
+
+
+def summary(values: Mapping[str, Tensor], weights: Sequence[int], source: Source) -> HeldOut:
+    """Of the loss and the metrics on each batch, (batches,), and the batches' samples."""
     share = torch.tensor(weights, dtype=torch.double) / sum(weights)  # (batches,)
     means = {name: (share * of_batches).sum() for name, of_batches in values.items()}
     loss = means.pop(LOSS)
@@ -47,7 +52,7 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
         num_samples=sum(weights),
         metrics={
             **{name: float(mean) for name, mean in means.items()},
-            **bits_per_byte(float(loss), recipe.source),
+            **bits_per_byte(float(loss), source),
         },
     )
 
@@ -56,7 +61,7 @@ def _batch_values(
     model: nn.Module, recipe: Recipe, batch_size: int, samples: int
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Name of loss or metric -> its value on each batch (batches,), and the batches' samples."""
-    measures: dict[str, Metric] = {LOSS: recipe.loss, **recipe.metrics}
+    measures = measures_of(recipe)
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
     weights = []
     data = device_data(recipe.source, recipe.device)
@@ -68,6 +73,11 @@ def _batch_values(
         weights.append(num_samples((inputs, target)))
     # Doubles only on the CPU: mps has none.
     return {name: torch.stack(of).cpu().double() for name, of in values.items()}, weights
+
+
+def measures_of(recipe: Recipe) -> dict[str, Metric]:
+    """The loss and the metrics by name."""
+    return {LOSS: recipe.loss, **recipe.metrics}
 
 
 def _standard_error(values: Tensor, share: Tensor, mean: Tensor) -> float | None:
