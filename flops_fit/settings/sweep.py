@@ -193,3 +193,12 @@ class VerifySettings(SweepSettings):
     target: float | None = chooses(
         None, "compute to train at; on the command line budget=", "FLOPs", python=""
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanningSettings(SweepSettings):
+    """Estimate"""
+
+    machine: str | None = machine(
+        None, "time and memory there: h100, rtx4090 .., or a YAML file; null: here", python=""
+    )
