@@ -8,7 +8,7 @@ from torch import nn
 from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.datasets.source import shuffled_batches
-from flops_fit.datasets.tokens import Windows
+from flops_fit.datasets.tokens import ShardedWindows, Windows
 from flops_fit.learning.optimizers import Muon, step_by_tensor_rates
 from flops_fit.plan.run import Status
 from flops_fit.plan.trunks import chains
@@ -131,7 +131,9 @@ class TestFeed:
 
         largest = min(np.iinfo(dtype).max, 2**31)
         tokens = np.random.default_rng(0).integers(0, largest, 1000).astype(dtype)
-        windows = Windows(tokens, 16)
+        windows = ShardedWindows([tokens[:300], tokens[300:310], tokens[310:]], 16)
+        if dtype == "uint16":
+            windows = Windows(tokens, 16)
         moved = windows.on(CPU)
         assert len(moved) == len(windows)
         theirs = shuffled_batches(windows, 4, 1)

@@ -180,17 +180,24 @@ def check_held_out_request(num_samples: int, available: int) -> None:
         )
 
 
-def content_hash(content: np.ndarray, *settings: object) -> str:
-    """SHA-256 of an array's bytes, type and shape, and of the `settings` that cut it."""
+def content_hash(content: np.ndarray, *settings: object, share: float = 1.0) -> str:
+    """SHA-256 of an array's bytes, type and shape, and of the `settings` that cut it.
+
+    `share`: see `hashed_blocks`.
+    """
     digest = hashlib.sha256(repr((content.dtype.str, content.shape, settings)).encode())
-    for block in hashed_blocks(content.reshape(-1)):
+    for block in hashed_blocks(content.reshape(-1), share):
         digest.update(np.ascontiguousarray(block).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def hashed_blocks(flat: np.ndarray) -> Iterator[np.ndarray]:
-    """Evenly spread 1 MiB slices of a one-dimensional array: all of it up to 1 GiB."""
+def hashed_blocks(flat: np.ndarray, share: float = 1.0) -> Iterator[np.ndarray]:
+    """Evenly spread 1 MiB slices of a one-dimensional array: all of it up to 1 GiB.
+
+    Or up to this `share` of 1 GiB, of an array that is so large a part of what is hashed.
+    """
     length = HASHED_BLOCK_BYTES // flat.itemsize
-    num_blocks = min(-(-flat.size // length), HASHED_WHOLE_BYTES // HASHED_BLOCK_BYTES)
+    most = max(1, int(share * (HASHED_WHOLE_BYTES // HASHED_BLOCK_BYTES)))
+    num_blocks = min(-(-flat.size // length), most)
     for start in np.linspace(0, max(0, flat.size - length), num_blocks).astype(np.int64):
         yield flat[start : start + length]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.plan.experiment import Experiment, Plan, short_number
@@ -131,7 +131,9 @@ def _too_large(m: Memory, where: str, workers: int) -> str:
     assert m.needed is not None
     samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
     fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
-    smaller = f"micro_batch_size={m.micro_batch_size // 2}, " if (m.micro_batch_size or 0) > 1 else ""
+    smaller = (
+        f"micro_batch_size={m.micro_batch_size // 2}, " if (m.micro_batch_size or 0) > 1 else ""
+    )
     return (
         f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
         f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"
@@ -170,7 +172,6 @@ def estimate_elsewhere(
     prepared: Prepared, hardware: Hardware, settings: MachineSettings
 ) -> Estimate:
     """By what steps compute, move and hold: nothing is trained."""
-    from flops_fit.training.memory import USABLE_SHARE
     from flops_fit.training.roofline import on, seconds_on
     from flops_fit.training.trainer import TorchTrainer
 

@@ -20,6 +20,7 @@ from flops_fit.training.memory import available_bytes, fit_of
 from flops_fit.training.program import WARM_UP_STEPS, Steps, steps_of
 from flops_fit.training.recipe import AUTOCAST, Recipe
 from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.steps import train_step
 
 TIMED_SIZES = 5
 """Planned sizes of which steps are timed, evenly spread; between them times are interpolated."""
