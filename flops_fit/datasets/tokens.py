@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import copy
-=======
 import glob
 import hashlib
 import itertools
->>>>>>> h1
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
