@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -6,7 +7,8 @@ import torch.nn.functional as F
 
 from flops_fit.learning.losses import cross_entropy
 from flops_fit.models import MLP, Transformer, ViT
-from flops_fit.models.transformer import causal_attention
+from flops_fit.models import transformer as transformer_module
+from flops_fit.models.transformer import causal_attention, rms_norm, rotary_angles, rotation_by
 from flops_fit.models.vit import full_attention, grid_rotation, patches
 
 VOCAB_SIZE, CONTEXT_LENGTH = 64, 32
@@ -185,3 +187,130 @@ def test_impossible_shapes_are_refused():
         MLP(8, in_features=2, depth=0)
     with pytest.raises(ValueError, match=r"40 tokens in a sequence.*32"):
         transformer(16)(token_ids(length=40))
+
+
+def changed(model, seed):
+    """A copy with other weights."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return other
+
+
+STACKABLE = {
+    "transformer": (transformer(16), token_ids()),
+    "transformer, fused attention": (transformer(16), token_ids()),
+    "vit": (vit(16), images()),
+    "mlp": (MLP(24, in_features=8), images()[:, 0, 0, :8]),
+}
+STACKABLE["transformer, fused attention"][0].use_attention_kernel("fused")
+
+
+@pytest.mark.parametrize(("model", "inputs"), STACKABLE.values(), ids=STACKABLE)
+def test_stacked_models_compute_what_each_does_alone(model, inputs):
+    models = [changed(model, seed) for seed in range(3)]
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def loss_of(parameters, buffers):
+        output = torch.func.functional_call(model, (parameters, buffers), (inputs,))
+        return output.square().mean()
+
+    losses = torch.func.vmap(loss_of)(parameters, buffers)  # (3,)
+    gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
+    inside, _ = torch.func.vmap(torch.func.grad_and_value(loss_of))(parameters, buffers)
+    for i, alone in enumerate(models):
+        loss = alone(inputs).square().mean()
+        torch.testing.assert_close(losses[i], loss, rtol=1e-5, atol=0)
+        expected = torch.autograd.grad(loss, list(alone.parameters()))
+        for (name, stacked), own, ours in zip(inside.items(), expected, gradients, strict=True):
+            scale = own.abs().max().item()
+            torch.testing.assert_close(ours[i], own, rtol=1e-5, atol=1e-5 * scale, msg=name)
+            torch.testing.assert_close(stacked[i], own, rtol=1e-5, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.parametrize("head_dim", [4, 24, 64])
+@pytest.mark.parametrize("length", [1, 7, 65, 200])
+def test_rotary_tables_are_the_same_numbers_for_shorter_sequences(length, head_dim):
+    model = Transformer(2 * head_dim, VOCAB_SIZE, 200)
+    cos, sin = rotation_by(rotary_angles(length, head_dim, torch.device("cpu")))
+    assert torch.equal(model.cos[:length], cos)
+    assert torch.equal(model.sin[:length], sin)
+
+
+def test_rotary_tables_are_no_part_of_a_checkpoint():
+    model = transformer(16)
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+    with torch.device("meta"):
+        assert {buffer.device.type for buffer in transformer(16).buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize(("model", "inputs"), [STACKABLE["transformer"], STACKABLE["vit"]])
+def test_regions_are_all_that_repeats(model, inputs):
+    ran = []
+    model = copy.deepcopy(model)
+    for region in model.regions():
+        region.register_forward_hook(lambda module, _, __: ran.append(module))
+    model(inputs)
+    assert ran == list(model.regions())
+    parameters = {p for region in model.regions() for p in region.parameters()}
+    assert parameters == set(model.matrices())
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"), [(transformer, token_ids()), (vit, images())], ids=["transformer", "vit"]
+)
+def test_the_stream_stays_in_bfloat16_where_a_gpu_would_keep_it_so(monkeypatch, build, inputs):
+    """As on CUDA: there is none in these tests, so the CPU stands for it."""
+    monkeypatch.setattr(
+        transformer_module, "in_bf16_on_cuda", lambda x: torch.is_autocast_enabled("cpu")
+    )
+    model = changed(build(32), 0)
+    types = set()
+    for module in (*model.blocks, *(child for b in model.blocks for child in b.children())):
+        module.register_forward_hook(lambda _, args, y: types.update({args[0].dtype, y.dtype}))
+    exact = model(inputs)
+    assert types == {torch.float32}
+    types.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(inputs)
+    assert types == {torch.bfloat16}
+    assert low.dtype == torch.bfloat16
+    assert F.cosine_similarity(low.float().flatten(), exact.flatten(), dim=0) > 0.999
+    low.float().square().mean().backward()
+    in_bf16 = [p.grad for p in model.parameters()]
+    gradients = torch.autograd.grad(exact.square().mean(), list(model.parameters()))
+    for ours, own in zip(in_bf16, gradients, strict=True):
+        assert F.cosine_similarity(ours.flatten(), own.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rms_norm_written_out_is_that_of_torch(dtype):
+    x = (3 * torch.randn(5, 7, 32, generator=torch.Generator().manual_seed(0))).to(dtype)
+    written_out = torch.func.vmap(rms_norm)(x)
+    assert written_out.dtype == dtype
+    torch.testing.assert_close(written_out, F.rms_norm(x, (32,)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["transformer", "vit"])
+def test_a_whole_step_can_be_captured_on_cuda(name):
+    model, inputs = STACKABLE[name]
+    model, inputs = changed(model, 0).cuda(), inputs.cuda()
+
+    def step():
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            loss = model(inputs).square().mean()
+        return loss, torch.autograd.grad(loss, list(model.parameters()))
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        expected = [step() for _ in range(3)][-1]
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    torch.testing.assert_close(captured, expected)

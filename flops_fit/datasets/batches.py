@@ -133,17 +133,24 @@ def changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return new_inputs, new_inputs if target is inputs else _changed(target, change)
 
 
+def stacked(batches: Sequence[Batch]) -> Batch:
+    """The batches, all of one shape, as one of K times as many: (K, B, ...) each tensor."""
+    inputs, targets = zip(*batches, strict=True)
+    whole = _joined(inputs, torch.stack)
+    return whole, whole if targets[0] is inputs[0] else _joined(targets, torch.stack)
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """All samples of the batches as one."""
     inputs, targets = zip(*batches, strict=True)
-    whole = _joined(inputs)
-    return whole, whole if targets[0] is inputs[0] else _joined(targets)
+    whole = _joined(inputs, torch.cat)
+    return whole, whole if targets[0] is inputs[0] else _joined(targets, torch.cat)
 
 
-def _joined(contents: Sequence[Content]) -> Content:
+def _joined(contents: Sequence[Content], join: Callable[[list[Tensor]], Tensor]) -> Content:
     if isinstance(contents[0], Mapping):
-        return {name: torch.cat([c[name] for c in contents]) for name in contents[0]}  # type: ignore[index]
-    return torch.cat(contents)  # type: ignore[arg-type]
+        return {name: join([c[name] for c in contents]) for name in contents[0]}  # type: ignore[index]
+    return join(list(contents))  # type: ignore[arg-type]
 
 
 def _changed(content: Content, change: Callable[[Tensor], Tensor]) -> Content:

@@ -6,8 +6,19 @@ nonsense without a word.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORED = -100
+"""A target that counts for nothing, as for `F.cross_entropy`."""
+
+CHUNK_LOGITS = 2**25
+"""Logits that are in memory as fp32 at once: 128 MiB, enough to keep a GPU busy."""
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -21,7 +32,12 @@ def mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean nats per token of class indices `target` (...) under `logits` (..., num_classes)."""
+    """Mean nats per token of class indices `target` (...) under `logits` (..., num_classes).
+
+    Targets of IGNORED are left out. Sums are in fp32. Logits of lower precision on a GPU are never
+    in memory as fp32 all at once; torch's own loss would put 4 more bytes there for each of them
+    going forward and 6 going back.
+    """
     if logits.shape[:-1] != target.shape:
         raise ValueError(
             f"cross_entropy of logits {tuple(logits.shape)} and a target {tuple(target.shape)}: "
@@ -32,4 +48,67 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
             f"cross_entropy needs class indices, the target is {target.dtype}: "
             "give int64 indices, or use mse for real numbers"
         )
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), target.reshape(-1))
+    rows, indices = logits.reshape(-1, logits.shape[-1]), target.reshape(-1)
+    if logits.dtype not in (torch.bfloat16, torch.float16) or logits.is_cpu:
+        return F.cross_entropy(rows, indices)
+    if torch.compiler.is_compiling() or rows.numel() <= CHUNK_LOGITS or _is_transformed():
+        return F.cross_entropy(rows.float(), indices)
+    return chunked_cross_entropy(rows, indices)
+
+
+def _is_transformed() -> bool:
+    """Whether vmap or another of torch.func's transforms is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def chunked_cross_entropy(
+    logits: Tensor, target: Tensor, chunk_logits: int = CHUNK_LOGITS
+) -> Tensor:
+    """`F.cross_entropy` of rows (N, num_classes) of any precision and N indices, in fp32.
+
+    At most about `chunk_logits` of the logits, and one row at least, are in memory as fp32 at once.
+    For eager mode: torch.compile gets there by itself, and would unroll the chunks.
+    """
+    rows = max(1, chunk_logits // logits.shape[-1])
+    loss: Tensor = _ChunkedCrossEntropy.apply(logits, target, rows)
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Nothing is kept for the backward pass but the logits themselves: their softmax is made anew,
+    which costs one more read of them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, rows: int) -> Tensor:
+        sums = [
+            F.nll_loss(
+                F.log_softmax(part, -1, dtype=torch.float32),
+                indices,
+                ignore_index=IGNORED,
+                reduction="sum",
+            )
+            for part, indices in _chunks(rows, logits, target)
+        ]
+        count = (target != IGNORED).sum()
+        ctx.save_for_backward(logits, target, count)
+        ctx.rows = rows
+        return torch.stack(sums).sum() / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, count = ctx.saved_tensors
+        ignored = (target == IGNORED)[:, None]  # (N, 1)
+        scale = ~ignored * (gradient / count)  # (N, 1)
+        indices = target[:, None].masked_fill(ignored, 0)  # (N, 1)
+        result = torch.empty_like(logits)
+        for out, part, index, of_rows in _chunks(ctx.rows, result, logits, indices, scale):
+            p = torch.softmax(part, -1, dtype=torch.float32)
+            p.scatter_add_(1, index, torch.full_like(of_rows, -1.0))
+            torch.mul(p, of_rows, out=out)
+        return result, None, None
+
+
+def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """So many rows of each, one part after the other."""
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)

@@ -1,10 +1,10 @@
-"""A small decoder-only transformer for token ids."""
+"""A small decoder-only transformer for token ids, and the parts that other models have from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ take 10,000; contexts here are of hundreds of tokens."""
 EMBEDDING_LR_SCALE = 0.5
 """Factor on the learning rate for the embedding, at every width."""
 
+RMS_EPSILON = torch.finfo(torch.float32).eps
+"""Added to the mean square, as `F.rms_norm` does for fp32."""
+
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position's angles, (T, 1, 1, head_dim / 2) each."""
@@ -34,13 +37,75 @@ Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys, values, all (B, H, T, head_dim), and the scale of q k^T -> (B, H, T, head_dim)."""
 
 
-class Transformer(nn.Module):
-    """Pre-norm decoder: rotary positions, parameter-free RMSNorm, squared ReLU, no biases.
+class Decoder(nn.Module):
+    """What language models share: embedding, blocks, norm and an untied head, without biases.
 
-    Every layer that writes to the residual stream, and the head, starts at zero, so training
-    starts at uniform predictions: ln(vocab_size) nats per token at every width. `width` scales the
-    family; `base_width` is the width at which the learning rate is meant literally, see
-    `param_groups`.
+    `block` makes a layer, which starts as the identity; the head starts at zero, so training starts
+    at uniform predictions: ln(vocab_size) nats per token at every size.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        context_length: int,
+        depth: int,
+        head_dim: int,
+        block: Callable[[], Block],
+    ) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.blocks = nn.ModuleList(block() for _ in range(depth))
+        self.head = nn.Linear(width, vocab_size, bias=False)
+        nn.init.zeros_(self.head.weight)
+        angles = rotary_angles(context_length, head_dim, torch.get_default_device())
+        cos, sin = rotation_by(angles)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    cos: Tensor
+    sin: Tensor
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T) -> logits (B, T, vocab_size), T up to context_length."""
+        length = tokens.shape[1]
+        if length > self.context_length:
+            raise ValueError(
+                f"{length} tokens in a sequence, the model's context_length is "
+                f"{self.context_length}: shorten the sequences or raise context_length"
+            )
+        x = as_stream(self.embedding(tokens))  # (B, T, width)
+        rotation = as_stream(self.cos[:length]), as_stream(self.sin[:length])
+        for block in self.blocks:
+            x = block(x, rotation)
+        logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
+        return logits
+
+    def use_attention_kernel(self, name: str) -> None:
+        """On a CPU, from now on: `blocks` or `fused`."""
+        set_attention(self.blocks, CAUSAL_ATTENTION[name])
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The modules that compute alike and hold most of the work: compiled in place, one by one,
+        they share one compiled program, which takes as long to make as that of a single layer."""
+        return self.blocks
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The hidden weight matrices, head left out."""
+        return [p for block in self.blocks for p in block.parameters()]
+
+    def num_params(self) -> int:
+        """N of the law: weights that multiply activations, head included, embeddings not."""
+        return sum(p.numel() for p in (*self.matrices(), self.head.weight))
+
+
+class Transformer(Decoder):
+    """Pre-norm decoder: rotary positions, parameter-free RMSNorm, squared ReLU.
+
+    `width` scales the family; `base_width` is the width at which the learning rate is meant
+    literally, see `param_groups`. q k^T is scaled by 1 / head_dim, so that it keeps its size as the
+    width grows, and by 1 / sqrt(head_dim) at `base_width` (Yang et al. 2022, definition 4.1).
     """
 
     def __init__(
@@ -52,48 +117,21 @@ class Transformer(nn.Module):
         num_heads: int = 2,
         base_width: int = 16,
     ) -> None:
-        super().__init__()
         if width % (2 * num_heads):
             raise ValueError(
                 f"width {width} can't be shared by {num_heads} heads of an even dimension: "
                 f"use multiples of {2 * num_heads}"
             )
-        self.context_length = context_length
-        self.head_dim = width // num_heads
-        self.lr_scale = base_width / width
-        self.embedding = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, base_width, causal_attention) for _ in range(depth)
+        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        super().__init__(
+            width,
+            vocab_size,
+            context_length,
+            depth,
+            width // num_heads,
+            lambda: Block(width, num_heads, query_scale, causal_attention),
         )
-        self.head = nn.Linear(width, vocab_size, bias=False)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, T) -> logits (B, T, vocab_size), T up to context_length."""
-        length = tokens.shape[1]
-        if length > self.context_length:
-            raise ValueError(
-                f"{length} tokens in a sequence, the model's context_length is "
-                f"{self.context_length}: shorten the sequences or raise context_length"
-            )
-        rotation = rotation_by(rotary_angles(length, self.head_dim, tokens.device))
-        x = self.embedding(tokens)  # (B, T, width)
-        for block in self.blocks:
-            x = block(x, rotation)
-        logits: Tensor = self.head(rms_norm(x))  # (B, T, vocab_size)
-        return logits
-
-    def use_attention_kernel(self, name: str) -> None:
-        """On a CPU, from now on: `blocks` or `fused`."""
-        set_attention(self.blocks, CAUSAL_ATTENTION[name])
-
-    def matrices(self) -> list[nn.Parameter]:
-        """The hidden weight matrices, head left out."""
-        return [p for block in self.blocks for p in block.parameters()]
-
-    def num_params(self) -> int:
-        """N of the law: weights that multiply activations, head included, embeddings not."""
-        return sum(p.numel() for p in (*self.matrices(), self.head.weight))
+        self.lr_scale = base_width / width
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
@@ -109,22 +147,46 @@ class Transformer(nn.Module):
         ]
 
 
+class FeedForward(NamedTuple):
+    """What a block does at every position: `activation` of one product, then another product."""
+
+    activation: Callable[[Tensor], Tensor]
+    """(..., up_features) -> (..., down_features)."""
+
+    up_features: Callable[[int], int]
+    down_features: Callable[[int], int]
+    """The model's width -> width of the hidden layer before and after the activation."""
+
+
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each added to the residual stream.
 
-    q k^T is scaled by 1 / head_dim, so that it keeps its size as the width grows, and by
-    1 / sqrt(head_dim) at `base_width` (Yang et al. 2022, definition 4.1).
+    `query_scale` is that of q k^T, `of_heads` what is done to every head of queries and keys before
+    they are turned, `residual_scale` the factor on what is added.
     """
 
-    def __init__(self, width: int, num_heads: int, base_width: int, attention: Attention) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        query_scale: float,
+        attention: Attention,
+        feed_forward: FeedForward | None = None,
+        of_heads: Callable[[Tensor], Tensor] | None = None,
+        residual_scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        feed_forward = feed_forward or RELU2
         self.num_heads = num_heads
-        self.query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        self.query_scale = query_scale
         self.attention = attention
+        self.activation = feed_forward.activation
+        self.of_heads = of_heads
+        self.residual_scale = residual_scale
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
-        self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
-        self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
+        self.up = nn.Linear(width, feed_forward.up_features(width), bias=False)
+        self.down = nn.Linear(feed_forward.down_features(width), width, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -136,15 +198,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
-        x = x + self.attention_out(self.attend(rms_norm(x), rotation))
-        hidden = self.up(rms_norm(x)).relu().square()  # (B, T, MLP_RATIO * width)
-        y: Tensor = x + self.down(hidden)
+        x = x + self.scaled(self.attention_out(self.attend(rms_norm(x), rotation)))
+        hidden = self.activation(self.up(rms_norm(x)))  # (B, T, down_features)
+        y: Tensor = x + self.scaled(self.down(hidden))
         return y
+
+    def scaled(self, branch: Tensor) -> Tensor:
+        """What is to be added, times `residual_scale`."""
+        return branch if self.residual_scale == 1 else branch * self.residual_scale
 
     def attend(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Multi-head self-attention: (B, T, width) -> (B, T, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, head_dim)
         qk, v = torch.split(qkv, [2, 1], dim=2)
+        if self.of_heads is not None:
+            qk = self.of_heads(qk)
         q, k = rotated(qk, rotation).permute(2, 0, 3, 1, 4)  # (B, H, T, head_dim) each
         v = v.squeeze(2).transpose(1, 2)  # (B, H, T, head_dim)
         y = self.attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
@@ -172,11 +240,60 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+def in_bf16_on_cuda(x: Tensor) -> bool:
+    """Whether products of x are made in bf16 on a CUDA device, by autocast."""
+    return (
+        x.is_cuda
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    )
+
+
+def as_stream(x: Tensor) -> Tensor:
+    """x as the residual stream and what meets it are kept: in bf16 where products are, on CUDA.
+
+    Half of the memory traffic between products. fp16 would overflow, and on a CPU it gains nothing.
+    """
+    return x.bfloat16() if in_bf16_on_cuda(x) else x
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2 in the type of x: autocast would make fp32 of it on CUDA (`pow`)."""
+    if in_bf16_on_cuda(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return x.relu().square()
+    return x.relu().square()
+
+
+RELU2 = FeedForward(squared_relu, lambda width: MLP_RATIO * width, lambda width: MLP_RATIO * width)
+
+
 def rms_norm(x: Tensor) -> Tensor:
-    """x over its root mean square along the last dimension, without parameters."""
-    if x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+    """x over its root mean square along the last dimension, without parameters, in the type of x.
+
+    Sums are in fp32. Autocast takes part from torch 2.12 on and would make fp32 of the result.
+    """
+    compiling = torch.compiler.is_compiling()
+    if is_transformed() or (compiling and not x.is_cpu):
+        return written_out_rms_norm(x)
+    if x.is_cpu and x.dtype == torch.float32 and not compiling:
         return cpu_rms_norm(x)
+    if in_bf16_on_cuda(x):
+        with torch.autocast(x.device.type, enabled=False):
+            return F.rms_norm(x, (x.shape[-1],), eps=RMS_EPSILON)
     return F.rms_norm(x, (x.shape[-1],))
+
+
+def written_out_rms_norm(x: Tensor) -> Tensor:
+    """`rms_norm` in operations that torch.compile makes one kernel of, and that vmap knows."""
+    y = x if x.dtype == torch.float64 else x.float()
+    return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + RMS_EPSILON)).type_as(x)
+
+
+def is_transformed() -> bool:
+    """Whether vmap or another of torch.func's transforms is at work, which no autograd function
+    of ours takes part in."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
@@ -188,7 +305,7 @@ def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T, causal) v, all (B, H, T, head_dim); in blocks on a CPU."""
-    if is_short_on_cpu(q) and not torch.compiler.is_compiling():
+    if is_short_on_cpu(q) and not (torch.compiler.is_compiling() or is_transformed()):
         return block_attention(q, k, v, scale)
     return fused_causal_attention(q, k, v, scale)
 
@@ -196,10 +313,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def fused_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`causal_attention` by torch's own kernel.
 
-    Written out on the meta device, where FLOP counters count just what they see, and for
-    torch.compile, which makes a kernel of its own.
+    Written out on the meta device, where FLOP counters count just what they see, on a CPU under
+    vmap, which torch's kernel isn't made for, and for torch.compile, which makes one of its own.
     """
-    if q.is_meta or (is_short_on_cpu(q) and torch.compiler.is_compiling()):
+    compiling = torch.compiler.is_compiling()
+    if q.is_meta or (is_short_on_cpu(q) and compiling) or (q.is_cpu and is_transformed()):
         return written_out_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
 

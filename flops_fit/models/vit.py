@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from flops_fit.models.transformer import (
     Block,
     Rotation,
+    as_stream,
     is_short_on_cpu,
+    is_transformed,
     rms_norm,
     rotary_angles,
     rotation_by,
@@ -59,8 +63,9 @@ class ViT(nn.Module):
         self.patch_lr_scale = base_width / patch_values
         self.embedding = nn.Linear(patch_values, width, bias=False)
         nn.init.normal_(self.embedding.weight, std=patch_values**-0.5)
+        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, base_width, full_attention) for _ in range(depth)
+            Block(width, num_heads, query_scale, full_attention) for _ in range(depth)
         )
         self.head = nn.Linear(width, num_classes, bias=False)
         nn.init.zeros_(self.head.weight)
@@ -78,15 +83,20 @@ class ViT(nn.Module):
                 f"images of shape {tuple(images.shape[1:])}, the model is made for "
                 f"{self.image_shape}: set its channels and image_size to those of the data"
             )
-        x = self.embedding(patches(images, self.patch_size))  # (B, T, width)
+        x = as_stream(self.embedding(patches(images, self.patch_size)))  # (B, T, width)
+        rotation = as_stream(self.cos), as_stream(self.sin)
         for block in self.blocks:
-            x = block(x, (self.cos, self.sin))
+            x = block(x, rotation)
         logits: Tensor = self.head(rms_norm(x).mean(1))  # (B, num_classes)
         return logits
 
     def use_attention_kernel(self, name: str) -> None:
         """On a CPU, from now on: `blocks`, here a single one, or `fused`."""
         set_attention(self.blocks, FULL_ATTENTION[name])
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The modules that compute alike, see `Transformer.regions`."""
+        return self.blocks
 
     def matrices(self) -> list[nn.Parameter]:
         """The hidden weight matrices, patch embedding and head left out."""
@@ -139,8 +149,9 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def fused_full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """`full_attention` by torch's own kernel; written out on meta, for FLOP counters."""
-    if q.is_meta:
+    """`full_attention` by torch's own kernel; written out on meta, for FLOP counters, and on a CPU
+    under vmap."""
+    if q.is_meta or (q.is_cpu and is_transformed()):
         return written_out_full_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 

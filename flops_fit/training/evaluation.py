@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import num_samples, on_device, output_of
+from flops_fit.datasets.batches import num_samples, output_of
 from flops_fit.datasets.source import CountsBytes, Source
 from flops_fit.files import finite
+from flops_fit.training.compiling import without_compiling
+from flops_fit.training.feed import device_data
 from flops_fit.training.recipe import Metric, Recipe
 
 LOSS = "loss"
@@ -33,9 +35,14 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
     Leaves the model in training mode and the random numbers where they were.
     """
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode():
+    with torch.random.fork_rng(), torch.inference_mode(), without_compiling(model):
         values, weights = _batch_values(model, recipe, batch_size, num_samples)
     model.train()
+    return summary(values, weights, recipe.source)
+
+
+def summary(values: Mapping[str, Tensor], weights: Sequence[int], source: Source) -> HeldOut:
+    """Of the loss and the metrics on each batch, (batches,), and the batches' samples."""
     share = torch.tensor(weights, dtype=torch.double) / sum(weights)  # (batches,)
     means = {name: (share * of_batches).sum() for name, of_batches in values.items()}
     loss = means.pop(LOSS)
@@ -45,7 +52,7 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
         num_samples=sum(weights),
         metrics={
             **{name: float(mean) for name, mean in means.items()},
-            **bits_per_byte(float(loss), recipe.source),
+            **bits_per_byte(float(loss), source),
         },
     )
 
@@ -54,18 +61,23 @@ def _batch_values(
     model: nn.Module, recipe: Recipe, batch_size: int, samples: int
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Name of loss or metric -> its value on each batch (batches,), and the batches' samples."""
-    measures: dict[str, Metric] = {LOSS: recipe.loss, **recipe.metrics}
+    measures = measures_of(recipe)
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
     weights = []
-    for batch in recipe.source.held_out_batches(batch_size, samples):
-        inputs, target = on_device(batch, recipe.device)
+    data = device_data(recipe.source, recipe.device)
+    for inputs, target in data.held_out_batches(batch_size, samples):
         with recipe.autocast():
             output = output_of(model, inputs)
             for name, measure in measures.items():
                 values[name].append(torch.as_tensor(measure(output, target)).reshape(()))
-        weights.append(num_samples(batch))
+        weights.append(num_samples((inputs, target)))
     # Doubles only on the CPU: mps has none.
     return {name: torch.stack(of).cpu().double() for name, of in values.items()}, weights
+
+
+def measures_of(recipe: Recipe) -> dict[str, Metric]:
+    """The loss and the metrics by name."""
+    return {LOSS: recipe.loss, **recipe.metrics}
 
 
 def _standard_error(values: Tensor, share: Tensor, mean: Tensor) -> float | None:
