@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +29,21 @@ from typing import Any
 
 import numpy as np
 
-EAGER = ("capture=false",)
-"""Words by which a run is trained eagerly; those that name no setting are left out."""
+EAGER = ("cuda_graphs=false", "compile_above=null")
+"""Words by which a run is trained op by op; those that name no setting are left out."""
 
-ALONE = ("together=false",)
-"""Words by which every run is trained by itself."""
+ALONE = ("runs_per_gpu=1", "together=false", "workers=1")
+"""Words by which every run is trained by itself, one after the other."""
 
-COMPILED = ("compile=true", "compile_above=0")
-"""Words by which a model is compiled: the first that names a setting counts."""
+COMPILED = ("compile_above=0",)
+UNCOMPILED = ("compile_above=null",)
 
-SAYS_EAGER = re.compile(r"\beager", re.IGNORECASE)
-"""How a warning reads that a model can't be captured."""
+SAYS_EAGER = re.compile(r"without a CUDA graph of its step")
+"""What a warning says that a model can't be captured."""
+
+CAUSAL_SHARE = 0.5
+"""Of attention's products that count: those that the causal mask leaves. `mfu` of result.json
+counts all of them."""
 
 QUIET = ("draws=0", "max_epochs=1e6", "min_steps=1")
 """Of runs that no law is fitted to."""
@@ -53,6 +57,7 @@ FLOPS_PER_PARAM = 6.0
 SMALL_TOY = ("budgets=[3e7,1e8]", "num_sizes=4")
 SMALL_SOURCE = ("budgets=[1e9,3e9]", "num_sizes=3", "span=2", "min_steps=5")
 
+MEMORY_STEPS = 3
 COMMANDS = itertools.count(1)
 SEEDS = 8
 UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
@@ -204,14 +209,6 @@ def few(place: Place) -> list[str]:
     return ["workers=1"] if place.small else []
 
 
-def compiled() -> list[str]:
-    return known(COMPILED)[:1]
-
-
-def eagerly() -> list[str]:
-    return known((*EAGER, *ALONE))
-
-
 def results(root: Path) -> list[dict[str, Any]]:
     """The records of the runs under an output_root, those completed."""
     found = (json.loads(path.read_text()) for path in sorted(root.glob("*/runs/*/result.json")))
@@ -233,7 +230,7 @@ def span(root: Path) -> float:
 
 def only_run(*words: str, root: str) -> dict[str, Any]:
     """The record of a study's one run."""
-    flops_fit("train", *words, *QUIET, "workers=1", f"output_root={root}")
+    flops_fit("train", *words, *QUIET, f"output_root={root}")
     (run,) = results(Path(root))
     return run
 
@@ -296,25 +293,34 @@ def steps(place: Place) -> None:
     if place.small:
         widths = dict(zip(STEP_SHAPES, (16, 32, 64), strict=True))
         shapes, context = {name: Shape(width, 2, 2, 4) for name, width in widths.items()}, 32
-    path = token_file(2**20 if not place.small else 2**16, vocab_size=256)
+    path = token_file(2**16 if place.small else 2**20, vocab_size=256)
+    text = {
+        name: [*transformer_words(path, 256, context, shape), "precision=bf16"]
+        for name, shape in shapes.items()
+    }
+    mlp = ["model=mlp", "dataset=toy", "sizes=[32]", "budgets=[1e9]", "precision=fp32"]
+    plain = {f"step_{name}": [*words, *UNCOMPILED] for name, words in {**text, "mlp": mlp}.items()}
+    compiled = {f"step_{name}_compiled": [*words, *COMPILED] for name, words in text.items()}
+    if place.small:
+        for row in compiled:
+            say(row, None, "not at small sizes: compiling takes a minute on a CPU")
+        compiled = {}
+    measure_each({
+        row: functools.partial(time_steps, row, place, words)
+        for row, words in (plain | compiled).items()
+    })  # fmt: skip
+
+
+def measure_each(measures: Mapping[str, Callable[[], None]]) -> None:
+    """Row -> what measures it. All are tried; raises the last error."""
     failed: Exception | None = None
-    for how in ((), tuple(compiled())):
-        ending = "_compiled" if how else ""
-        for name, shape in shapes.items():
-            row = f"step_{name}{ending}"
-            if how and place.small:
-                say(row, None, "not at small sizes: compiling takes a minute on a CPU")
-                continue
-            words = transformer_words(path, 256, context, shape)
-            try:
-                with measuring(row):
-                    time_steps(row, place, [*words, *how, "precision=bf16"])
-            except Exception as error:
-                failed = error
-        if not how:
-            words = ["model=mlp", "dataset=toy", "sizes=[32]", "budgets=[1e9]", "precision=fp32"]
-            with measuring("step_mlp"):
-                time_steps("step_mlp", place, words)
+    for row, measure in measures.items():
+        try:
+            with measuring(row):
+                measure()
+        except Exception as error:
+            traceback.print_exc()
+            failed = error
     if failed is not None:
         raise failed
 
@@ -423,41 +429,50 @@ def sum_of(runs: Sequence[dict[str, Any]], name: str) -> float:
 
 
 def big(place: Place) -> None:
-    vocab_size, context, num_steps = (50304, 1024, 120) if not place.small else (512, 64, 20)
-    path = token_file(2**23 if not place.small else 2**16, vocab_size)
+    """The shares of both sizes first, then what they take of memory."""
+    vocab_size, context, num_steps = (512, 64, 20) if place.small else (50304, 1024, 120)
+    path = token_file(2**16 if place.small else 2**23, vocab_size)
     shapes = BIG_SHAPES
     if place.small:
         shapes = {"124M": Shape(64, 2, 2, 4), "50M": Shape(32, 2, 2, 4)}
-    failed: Exception | None = None
-    for name, shape in shapes.items():
+    common = ["precision=bf16", *place.words]
+    how = () if place.small else COMPILED
+
+    def share(name: str, shape: Shape) -> None:
         words = transformer_words(path, vocab_size, context, shape, num_steps)
-        words += ["precision=bf16", *place.words, *(compiled() if not place.small else [])]
-        try:
-            with measuring(f"share_{name}"):
-                run = only_run(*words, root=name)
-                say_share(f"share_{name}", run, shape.depth * shape.width * context)
-            with measuring(f"memory_{name}"):
-                say_memory(f"memory_{name}", words, run)
-        except Exception as error:
-            failed = error
-    if failed is not None:
-        raise failed
+        run = only_run(*words, *common, *how, root=name)
+        say_share(f"share_{name}", run, shape.depth * shape.width * context)
+
+    def memory(name: str, shape: Shape) -> None:
+        words = transformer_words(path, vocab_size, context, shape, MEMORY_STEPS)
+        say_memory(f"memory_{name}", [*words, *common])
+
+    measure_each({
+        f"{measured.__name__}_{name}": functools.partial(measured, name, shape)
+        for measured in (share, memory)
+        for name, shape in shapes.items()
+    })  # fmt: skip
 
 
 def say_share(row: str, run: dict[str, Any], attention: float) -> None:
-    """`attention`: depth width context, the products of scores and values with no mask are 12 of
-    it a token, and half of them under the causal mask."""
-    per_token = FLOPS_PER_PARAM * (run["num_params"] + attention)
-    in_full = FLOPS_PER_PARAM * (run["num_params"] + 2 * attention)
+    """`attention` is depth width context: scores and values together take 12 FLOPs of training a
+    token for each of it, where nothing is masked."""
+    in_full = 2 * FLOPS_PER_PARAM * attention
+    per_token = FLOPS_PER_PARAM * run["num_params"] + CAUSAL_SHARE * in_full
     speed, peak = run["tokens_per_second"], peak_of(run["device"])
     parts = [f"{speed:,.0f} tokens/s", f"{run['num_steps']} steps"]
     parts.append(f"{run['wall_time_seconds']:.0f} s with compiling")
+    parts.append(f"{gib(run['peak_memory_bytes'])} at most")
+    share = None
+    if peak is None:
+        parts.append("no peak known of this device")
+    else:
+        share = 100 * speed * per_token / peak
+        whole = 100 * speed * (per_token + (1 - CAUSAL_SHARE) * in_full) / peak
+        parts.append(f"{whole:.1f}% with all of attention")
     if run.get("mfu") is not None:
-        parts.append(f"mfu of result.json {run['mfu']:.3f}")
-    if peak is not None:
-        parts.append(f"{100 * speed * in_full / peak:.1f}% with attention in full")
-    share = None if peak is None else 100 * speed * per_token / peak
-    say(row, share, ", ".join(parts) + ("" if peak else "; no peak known of this device"), run=run)
+        parts.append(f"mfu {run['mfu']:.3f} of {run.get('mfu_of')}")
+    say(row, share, ", ".join(parts), run=run)
 
 
 def peak_of(device: str) -> float | None:
@@ -472,24 +487,20 @@ def peak_of(device: str) -> float | None:
     return None if found is None else found[0]
 
 
-def say_memory(row: str, words: Sequence[str], run: dict[str, Any]) -> None:
-    try:
-        from flops_fit.training.memory import estimated_step_bytes
-    except ImportError:
-        say(row, None, f"nothing estimates memory yet; {gib(run['peak_memory_bytes'])} measured")
-        return
-    estimated = bytes_of(estimated_step_bytes(*planned([*words, *QUIET])))
+def say_memory(row: str, words: Sequence[str]) -> None:
+    """Estimates are of steps that run op by op, so a few of these are trained."""
+    from flops_fit.training.memory import estimated_step_bytes
+
+    estimated = estimated_step_bytes(*planned([*words, *QUIET]))
+    if estimated is None:
+        raise RuntimeError("the step can't be run without numbers, so it is not estimated")
+    run = only_run(*words, *known((*EAGER, *ALONE)), root=row)
     found = run["peak_memory_bytes"]
     note = f"{gib(estimated)} estimated, {gib(found)} measured"
     if not run["device"].startswith("cuda"):
         say(row, None, f"{note}; off CUDA the whole process is measured, not its tensors")
         return
     say(row, 100 * abs(estimated / found - 1), note, estimated=estimated, measured=found)
-
-
-def bytes_of(estimate: Any) -> float:
-    """A number of bytes, or what has one as its `total`."""
-    return float(getattr(estimate, "total", estimate))
 
 
 def gib(num_bytes: float) -> str:
@@ -502,11 +513,8 @@ def captured(place: Place) -> None:
     words = ["model=transformer", "dataset=python_source", f"budgets=[{budget:g}]"]
     words += [f"sizes=[{width}]", "precision=fp32", *place.words]
     with measuring("captured"):
-        if not known(EAGER):
-            say("captured", None, f"this version has no setting {EAGER[0].partition('=')[0]}")
-            return
         default = only_run(*words, root="default")
-        eager = only_run(*words, *eagerly(), root="eager")
+        eager = only_run(*words, *known((*EAGER, *ALONE)), root="eager")
         note = f"loss {default['loss']:.6f} by default, {eager['loss']:.6f} eager"
         say(
             "captured",
@@ -611,7 +619,7 @@ def side(place: Place) -> None:
     with measuring("side"):
         for model, words in studies.items():
             common = ("train", f"model={model}", *words, *QUIET, *place.words)
-            flops_fit(*common, *eagerly(), "workers=1", f"output_root={model}-alone")
+            flops_fit(*common, *known((*EAGER, *ALONE)), f"output_root={model}-alone")
             alone[model] = seeds * span(Path(f"{model}-alone"))
             root = Path(model)
             flops_fit(*common, *few(place), f"seeds={seeds}", f"output_root={root}")
@@ -628,8 +636,6 @@ def say_side(alone: dict[str, float], default: dict[str, float], num_runs: int) 
         f"{num_runs} of {model}: {alone[model]:.1f} s one by one, {default[model]:.1f} s by default"
         for model in default
     )
-    if not eagerly():
-        note += "; this version has no setting by which runs are eager and alone"
     say("side", ratio, note, one_by_one=alone, default=default)
 
 
@@ -656,7 +662,7 @@ def planned_seconds(place: Place, fraction: float) -> tuple[float, str]:
     ended = flops_fit("plan", *words, "json=true")
     told = json.loads(ended.stdout)
     line = next((x for x in ended.stderr.split("\n") if TOLD_TIME.search(x)), "")
-    exact = told.get("seconds", told.get("estimated_seconds"))
+    exact = told.get("estimate", {}).get("seconds")
     if exact is not None:
         return float(exact), line or f"{exact:.0f} s"
     found = TOLD_TIME.search(line)

@@ -236,9 +236,12 @@ def test_known_results_are_shown_again(check, tmp_path):
 def test_words_that_name_no_setting_are_left_out():
     import gpu_parts
 
-    assert gpu_parts.known(["nonsense=1", "draws=0", "compile_above=0"])[0] == "draws=0"
-    assert len(gpu_parts.compiled()) == 1
-    assert all(gpu_parts.is_setting(word) for word in gpu_parts.eagerly())
+    assert gpu_parts.known(["nonsense=1", "draws=0", "compile_above=0"]) == [
+        "draws=0",
+        "compile_above=0",
+    ]
+    for words in (gpu_parts.EAGER, gpu_parts.ALONE, gpu_parts.COMPILED, gpu_parts.UNCOMPILED):
+        assert gpu_parts.known(words)
 
 
 @pytest.mark.slow
@@ -249,5 +252,5 @@ def test_steps_and_exactness_are_measured_on_a_cpu(checks, tmp_path):
     for size in ("0.2M", "3.2M", "25M"):
         assert 0.05 < rows[f"step_{size}"]["value"] < 2000
     assert 0.05 < rows["step_mlp"]["value"] < 2000
-    assert rows["resumed"]["value"] == 0
+    assert rows["resumed"]["value"] == rows["captured"]["value"] == 0
     assert rows["uncapturable"]["value"] == rows["dropout"]["value"] == 1
