@@ -7,6 +7,7 @@ import torch
 import flops_fit.datasets.source as source_module
 from flops_fit.datasets import PythonSource, Source, Text, Tokens, Toy
 from flops_fit.datasets.source import content_hash, hashed_blocks
+from flops_fit.datasets.tokens import shares_of
 from flops_fit.errors import ConfigError
 
 
@@ -177,6 +178,109 @@ def test_tokens_say_what_is_wrong_with_a_file(token_file, tmp_path):
         Tokens(token_file, vocab_size=1000, context_length=512)
     with pytest.raises(ConfigError, match=r"held_out is 1\.5"):
         Tokens(token_file, vocab_size=1000, context_length=10, held_out=1.5)
+
+
+def shards(folder, *lengths, first=0):
+    """Files of ids that go on from one to the next, so that a sample's place can be read off."""
+    folder.mkdir(exist_ok=True)
+    start = first
+    for number, length in enumerate(lengths):
+        np.arange(start, start + length, dtype=np.uint16).tofile(folder / f"{number:02}.bin")
+        start += length
+    return folder
+
+
+def starts(batches):
+    return [row[0] for row in rows(batches)]
+
+
+def test_sharded_tokens_are_one_stream_and_no_sample_crosses_files(tmp_path):
+    folder = shards(tmp_path / "shards", 105, 7, 11, 400, 477)
+    source = Tokens(f"{folder}/*.bin", 1000, 10, held_out=0.2)
+    expected = [*range(0, 100, 10), 112, *range(123, 513, 10), *range(523, 793, 10)]
+    assert source.unique_samples == len(expected)
+    epoch = take(source.training_batches(7, seed=0), 11)  # of 77 samples
+    assert sorted(starts(epoch)) == expected
+    held_out = list(source.held_out_batches(8, source.held_out_samples))
+    assert sorted(starts(held_out)) == list(range(800, 990, 10))
+    for x, y in [*epoch, *held_out]:
+        assert torch.equal(y, x + 1)
+        assert x.dtype == torch.int64
+        assert x.is_contiguous()
+
+
+def test_a_cut_that_falls_between_shards_leaves_them_whole(tmp_path):
+    folder = shards(tmp_path / "shards", 500, 300, 200)
+    source = Tokens(f"{folder}/*.bin", 1000, 10, held_out=0.2)
+    assert (source.unique_samples, source.held_out_samples) == (49 + 29, 19)
+    assert min(starts(source.held_out_batches(8, 19))) == 800
+
+
+def test_one_file_is_the_same_data_however_it_is_named(token_file):
+    named = Tokens(token_file, vocab_size=1000, context_length=10)
+    for path in (str(token_file), [token_file], f"{token_file.parent}/*.bin"):
+        other = Tokens(path, vocab_size=1000, context_length=10)
+        assert other.fingerprint == named.fingerprint
+        assert same(
+            take(other.training_batches(8, seed=3), 20), take(named.training_batches(8, seed=3), 20)
+        )
+    assert named.fingerprint == (
+        "38d7039bb2f5571a80c4798622d4411e2abd47e7659bdae3f8791da9f6c21256"
+    )  # of 2f39a4a: studies that are there go on
+
+
+def test_the_fingerprint_of_shards_knows_content_and_order_but_no_names(tmp_path):
+    folder, renamed = shards(tmp_path / "a", 300, 300, 400), tmp_path / "b"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        (renamed / f"shard-{number}").write_bytes(path.read_bytes())
+    files = sorted(folder.iterdir())
+    original = Tokens(files, 1000, 10).fingerprint
+    assert Tokens(f"{renamed}/*", 1000, 10).fingerprint == original
+    other_cut = shards(tmp_path / "c", 300, 301, 399)
+    others = [files[::-1], files[:2], f"{other_cut}/*.bin"]
+    assert original not in {Tokens(paths, 1000, 10).fingerprint for paths in others}
+
+
+def test_of_many_large_shards_no_more_is_read_than_of_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(source_module, "HASHED_BLOCK_BYTES", 64)
+    monkeypatch.setattr(source_module, "HASHED_WHOLE_BYTES", 640)
+    stream = tuple(np.arange(length, dtype=np.uint16) for length in (400, 800, 1200))
+    read = [
+        sum(block.nbytes for block in hashed_blocks(tokens, share))
+        for tokens, share in zip(stream, shares_of(stream), strict=True)
+    ]
+    assert read == [64, 192, 320]
+
+
+def test_held_out_shards_of_their_own_must_not_be_trained_on(tmp_path):
+    random = np.random.default_rng(0).integers(1000, size=(4, 2000), dtype=np.uint16)
+    for number, tokens in enumerate(random):
+        tokens.tofile(tmp_path / f"{number}.bin")
+    files = sorted(tmp_path.glob("*.bin"))
+    source = Tokens(files[:2], 1000, 10, held_out_path=files[2:])
+    assert (source.unique_samples, source.held_out_samples) == (398, 398)
+    with pytest.raises(ConfigError, match="held-out samples are in the training data"):
+        Tokens(files[:3], 1000, 10, held_out_path=files[2:])
+
+
+def test_shards_say_what_is_wrong_with_them(tmp_path):
+    folder = shards(tmp_path / "shards", 30, 8, 40)
+    first = folder / "00.bin"
+    with pytest.raises(ConfigError, match=r"00\.bin twice"):
+        Tokens([first, f"{folder}/*.bin"], 1000, 10)
+    with pytest.raises(ConfigError, match=r"no token files .*/\*\.npy: nothing matches"):
+        Tokens(f"{folder}/*.npy", 1000, 10)
+    with pytest.raises(ConfigError, match=r"is a folder.*shards/\*\.bin"):
+        Tokens(folder, 1000, 10)
+    with pytest.raises(ConfigError, match="is an empty list"):
+        Tokens([], 1000, 10)
+    with pytest.raises(ConfigError, match=r"no token file .*missing"):
+        Tokens([first, tmp_path / "missing"], 1000, 10)
+    with pytest.raises(ConfigError, match=r"02\.bin holds token id 77"):
+        Tokens(f"{folder}/*.bin", 77, 10)
+    with pytest.raises(ConfigError, match=r"3 files.* with 40 tokens at most, a sample needs 101"):
+        Tokens(f"{folder}/*.bin", 1000, 100, held_out_path=first)
 
 
 def test_more_held_out_samples_than_there_are_is_an_error(token_file):

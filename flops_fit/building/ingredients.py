@@ -76,6 +76,7 @@ def study_spec(
         micro_batch_size=settings.micro_batch_size,
         checkpoint_seconds=settings.checkpoint_seconds,
         compile_above=settings.compile_above,
+        cuda_graphs=settings.cuda_graphs,
         kernels=kernels(settings.kernels),
         hints=brought.hints,
         settings=settings,

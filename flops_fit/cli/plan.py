@@ -10,23 +10,25 @@ from flops_fit.cli.exit_codes import OK
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json
 from flops_fit.report.screen import results, say
-from flops_fit.settings import PlaceSettings, SweepSettings
+from flops_fit.settings import PlaceSettings, PlanningSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.sweeps import plan_study
 
 
-def plan(settings: SweepSettings, origins: Origins) -> int:
+def plan(settings: PlanningSettings, origins: Origins) -> int:
     """Plan, show, and write plan.json."""
     planned = plan_study(build_spec(settings, origins), study_folder(settings), settings)
+    estimate = planned.estimate
     if settings.json:
-        print_json(planned.plan.to_json())
+        print_json({**planned.plan.to_json(), "estimate": estimate.to_json()})
     else:
         results().print(tables.plan_table(planned.plan))
         results().print(str(planned.plan), markup=False)
-    for note in planned.plan.notes:
+    for note in (*planned.plan.notes, *estimate.notes):
         say(f"note: {note}")
-    if planned.duration:
-        say(planned.duration)
+    for line in (estimate.largest_step, estimate.duration):
+        if line:
+            say(line)
     say(f"plan: {planned.path}")
     return OK
 

@@ -27,7 +27,7 @@ class Verb(NamedTuple):
 
 
 _ALL = (
-    Verb("plan", "which sizes to train on how many tokens, at each budget", "SweepSettings"),
+    Verb("plan", "which sizes to train on how many tokens, at each budget", "PlanningSettings"),
     Verb("train", "plan, train what is missing, fit the law, print the answer", "SweepSettings"),
     Verb("fit", "fit scaling laws to a study's runs, or to any table of runs", "FitSettings"),
     Verb("predict", "best size, tokens and loss at a budget, with intervals", "PredictSettings"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -34,7 +34,9 @@ from flops_fit.datasets.samples import (
     UserSamples,
     as_samples,
     batch_hash,
+    device_bytes_of,
     map_style,
+    on_training_device,
     text_hash,
 )
 from flops_fit.datasets.source import (
@@ -118,6 +120,15 @@ class SamplesSource:
 
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
         return fixed_batches(self.held_out, batch_size, num_samples)
+
+    @property
+    def device_bytes(self) -> float:
+        """Infinite where samples are made one by one."""
+        return device_bytes_of(self.training) + device_bytes_of(self.held_out)
+
+    def on(self, device: torch.device) -> SamplesSource:
+        training = on_training_device(self.training, device)
+        return replace(self, training=training, held_out=on_training_device(self.held_out, device))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from flops_fit.datasets.batches import Batch, Content, as_batch, changed, num_samples, tensors_of
+from flops_fit.datasets.batches import (
+    Batch,
+    Content,
+    as_batch,
+    changed,
+    num_samples,
+    on_device,
+    tensors_of,
+)
 from flops_fit.datasets.draws import drawing, seed_draws
 from flops_fit.datasets.overlap import (
     FETCH_SECONDS,
@@ -23,7 +32,7 @@ from flops_fit.datasets.overlap import (
     look_at_rows,
     sample_hash,
 )
-from flops_fit.datasets.source import Key, Samples, content_hash
+from flops_fit.datasets.source import Key, Movable, Samples, content_hash
 from flops_fit.errors import ConfigError
 from flops_fit.signatures import qualified_name
 
@@ -61,6 +70,13 @@ class TensorSamples:
         return changed(self.whole, lambda tensor: tensor[indices])
 
     @property
+    def device_bytes(self) -> int:
+        return sum(part.nbytes for part in parts_of(self.whole))
+
+    def on(self, device: torch.device) -> TensorsOnDevice:
+        return TensorsOnDevice(on_device(self.whole, device), device)
+
+    @property
     def fingerprint(self) -> str:
         return batch_hash(self.whole)
 
@@ -74,6 +90,13 @@ class TensorSamples:
         parts = parts_of(self.batch(places, ANY_KEY))
         rows = [bytes_of(part).reshape(len(places), -1) for part in parts]
         return look_at_rows(np.concatenate(rows, axis=1), len(self))
+
+
+@dataclass(frozen=True)
+class TensorsOnDevice(TensorSamples):
+    """The same where training happens."""
+
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -153,6 +176,30 @@ class SelectedSamples:
 
     def batch(self, indices: Tensor, key: Key) -> Batch:
         return self.samples.batch(self.indices[indices], key)
+
+
+@dataclass(frozen=True)
+class SelectedOnDevice(SelectedSamples):
+    """The same of `samples` that lie where training happens, as do the `indices`."""
+
+    device: torch.device
+
+
+def on_training_device(samples: Samples, device: torch.device) -> Samples:
+    """The same samples on the device; `device_bytes_of` says whether they can be had there."""
+    if isinstance(samples, SelectedSamples):
+        moved = on_training_device(samples.samples, device)
+        return SelectedOnDevice(moved, samples.indices.to(device), device)
+    assert isinstance(samples, Movable)
+    on: Samples = samples.on(device)
+    return on
+
+
+def device_bytes_of(samples: Samples) -> float:
+    """What the samples take on a device; infinite where they are made one by one."""
+    if isinstance(samples, SelectedSamples):
+        return device_bytes_of(samples.samples)
+    return samples.device_bytes if isinstance(samples, Movable) else math.inf
 
 
 def as_samples(dataset: Any) -> UserSamples:

@@ -8,15 +8,14 @@ step number.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flops_fit.datasets.batches import Batch
+from flops_fit.datasets.batches import Batch, changed
 from flops_fit.errors import ConfigError
 
 HELD_OUT_ORDER = 0
@@ -79,6 +78,25 @@ class Samples(Protocol):
         """The samples `indices` (B,), int64, collated; `key` decides what they draw at random."""
 
 
+@runtime_checkable
+class StaysOnDevice(Protocol):
+    """`Samples` whose content lies on a device, where batches are made of it; nothing is drawn."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A `Source` or `Samples` that can live on a device and give the same batches there."""
+
+    @property
+    def device_bytes(self) -> float:
+        """What it takes there; infinite where it can't be had there."""
+
+    def on(self, device: torch.device) -> Any: ...
+
+
 def seed_of(*key: int) -> int:
     """One 64-bit seed for each `Key`."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
@@ -89,25 +107,60 @@ def seeded_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
+class ShuffledBatches(Iterator[Batch]):
+    """Endless batches over epochs, each a new permutation; a batch may straddle two of them."""
+
+    def __init__(self, samples: Samples, batch_size: int, seed: int, start_step: int = 0) -> None:
+        self._samples, self._batch_size, self._seed = samples, batch_size, seed
+        self._step = start_step
+        self._epoch, position = divmod(start_step * batch_size, len(samples))
+        self._order = self._permutation()[position:]
+
+    def __next__(self) -> Batch:
+        batch = self._samples.batch(self._taken(self._batch_size), (self._seed, self._step))
+        self._step += 1
+        return batch
+
+    def block(self, num_steps: int) -> Batch | None:
+        """The next `num_steps` batches in one, with their number as first dimension; None where
+        samples have to be made for their own batch."""
+        if not isinstance(self._samples, StaysOnDevice):
+            return None
+        indices = self._taken(num_steps * self._batch_size)
+        rows = self._samples.batch(indices, (self._seed, self._step))
+        self._step += num_steps
+        shape = (num_steps, self._batch_size)
+        return changed(rows, lambda tensor: tensor.unflatten(0, shape))
+
+    def _taken(self, count: int) -> Tensor:
+        """The next `count` of the order."""
+        while len(self._order) < count:
+            self._epoch += 1
+            self._order = torch.cat([self._order, self._permutation()])
+        taken, self._order = self._order[:count], self._order[count:]
+        return taken
+
+    def _permutation(self) -> Tensor:
+        generator = seeded_generator(self._seed, self._epoch)
+        return _on_device_of(torch.randperm(len(self._samples), generator=generator), self._samples)
+
+
 def shuffled_batches(
     samples: Samples, batch_size: int, seed: int, start_step: int = 0
-) -> Iterator[Batch]:
-    """Endless batches over epochs, each a new permutation; a batch may straddle two of them."""
-    epoch, position = divmod(start_step * batch_size, len(samples))
-    order = torch.randperm(len(samples), generator=seeded_generator(seed, epoch))[position:]
-    for step in itertools.count(start_step):
-        while len(order) < batch_size:
-            epoch += 1
-            next_order = torch.randperm(len(samples), generator=seeded_generator(seed, epoch))
-            order = torch.cat([order, next_order])
-        yield samples.batch(order[:batch_size], (seed, step))
-        order = order[batch_size:]
+) -> ShuffledBatches:
+    """`ShuffledBatches` of the samples from `start_step` on."""
+    return ShuffledBatches(samples, batch_size, seed, start_step)
+
+
+def _on_device_of(indices: Tensor, samples: Samples) -> Tensor:
+    return indices.to(samples.device) if isinstance(samples, StaysOnDevice) else indices
 
 
 def fixed_batches(samples: Samples, batch_size: int, num_samples: int) -> Iterator[Batch]:
     """The first `num_samples` of one fixed permutation: more samples contain the fewer."""
     check_held_out_request(num_samples, len(samples))
     order = torch.randperm(len(samples), generator=seeded_generator(HELD_OUT_ORDER))
+    order = _on_device_of(order, samples)
     for indices in torch.split(order[:num_samples], batch_size):
         yield samples.batch(indices, (HELD_OUT_ORDER,))
 
@@ -127,17 +180,24 @@ def check_held_out_request(num_samples: int, available: int) -> None:
         )
 
 
-def content_hash(content: np.ndarray, *settings: object) -> str:
-    """SHA-256 of an array's bytes, type and shape, and of the `settings` that cut it."""
+def content_hash(content: np.ndarray, *settings: object, share: float = 1.0) -> str:
+    """SHA-256 of an array's bytes, type and shape, and of the `settings` that cut it.
+
+    `share`: see `hashed_blocks`.
+    """
     digest = hashlib.sha256(repr((content.dtype.str, content.shape, settings)).encode())
-    for block in hashed_blocks(content.reshape(-1)):
+    for block in hashed_blocks(content.reshape(-1), share):
         digest.update(np.ascontiguousarray(block).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def hashed_blocks(flat: np.ndarray) -> Iterator[np.ndarray]:
-    """Evenly spread 1 MiB slices of a one-dimensional array: all of it up to 1 GiB."""
+def hashed_blocks(flat: np.ndarray, share: float = 1.0) -> Iterator[np.ndarray]:
+    """Evenly spread 1 MiB slices of a one-dimensional array: all of it up to 1 GiB.
+
+    Or up to this `share` of 1 GiB, of an array that is so large a part of what is hashed.
+    """
     length = HASHED_BLOCK_BYTES // flat.itemsize
-    num_blocks = min(-(-flat.size // length), HASHED_WHOLE_BYTES // HASHED_BLOCK_BYTES)
+    most = max(1, int(share * (HASHED_WHOLE_BYTES // HASHED_BLOCK_BYTES)))
+    num_blocks = min(-(-flat.size // length), most)
     for start in np.linspace(0, max(0, flat.size - length), num_blocks).astype(np.int64):
         yield flat[start : start + length]

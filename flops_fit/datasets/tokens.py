@@ -1,9 +1,13 @@
-"""Token ids in a flat binary file, memory-mapped."""
+"""Token ids in flat binary files, memory-mapped."""
 
 from __future__ import annotations
 
+import copy
+import glob
+import hashlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +17,10 @@ from torch import Tensor
 
 from flops_fit.datasets.batches import Batch
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Extent, Look, check_overlap, look_at_rows
+from flops_fit.datasets.samples import device_bytes_of, on_training_device
 from flops_fit.datasets.source import (
     Key,
+    Samples,
     check_held_out_fraction,
     content_hash,
     fixed_batches,
@@ -42,31 +48,154 @@ class Windows:
                 f"{len(tokens)} tokens, a sample needs {context_length + 1}: "
                 "give more data or lower dataset.context_length"
             )
+        self.tokens, self.context_length = tokens, context_length
         windows = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)
         self._windows = windows[::context_length]  # (num_samples, context_length + 1), a view
 
     def __len__(self) -> int:
         return len(self._windows)
 
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Those samples with their last target: (B, context_length + 1)."""
+        rows: np.ndarray = self._windows[indices]
+        return rows
+
     def batch(self, indices: Tensor, key: Key) -> Batch:
         """Inputs and targets, both (B, context_length) int64."""
-        rows = torch.from_numpy(self._windows[indices.numpy()].astype(np.int64))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        return inputs_and_targets(self.rows(indices.numpy()))
+
+    @property
+    def device_bytes(self) -> int:
+        return self.tokens.nbytes
+
+    def on(self, device: torch.device) -> WindowsOnDevice:
+        return WindowsOnDevice([self.tokens], self.context_length, device)
 
     def look(self, extent: Extent) -> Look:
         places = extent.places(len(self), self._windows[0].nbytes)
-        return look_at_rows(self._windows[places], len(self))
+        return look_at_rows(self.rows(places), len(self))
+
+
+class ShardedWindows:
+    """The `Windows` of several streams one after the other; none of them has parts of two streams.
+
+    Streams that are too short for a sample give none.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], context_length: int) -> None:
+        long_enough = [tokens for tokens in shards if len(tokens) > context_length]
+        if not long_enough:
+            longest = max(map(len, shards), default=0)
+            raise ConfigError(
+                f"{len(shards)} files or parts of them with {longest} tokens at most, a sample "
+                f"needs {context_length + 1}: give more data or lower dataset.context_length"
+            )
+        self._shards = [Windows(tokens, context_length) for tokens in long_enough]
+        self._ends = np.cumsum([len(windows) for windows in self._shards])  # (num_shards,)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Those samples with their last target: (B, context_length + 1)."""
+        shard_of = np.searchsorted(self._ends, indices, side="right")  # (B,)
+        parts, places = [], []
+        for number in np.unique(shard_of):
+            windows, wanted = self._shards[number], np.flatnonzero(shard_of == number)
+            first = self._ends[number] - len(windows)
+            parts.append(windows.rows(indices[wanted] - first))
+            places.append(wanted)
+        back = np.argsort(np.concatenate(places))  # (B,)
+        return np.concatenate(parts)[back]
+
+    def batch(self, indices: Tensor, key: Key) -> Batch:
+        """Inputs and targets, both (B, context_length) int64."""
+        return inputs_and_targets(self.rows(indices.numpy()))
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(windows.device_bytes for windows in self._shards)
+
+    def on(self, device: torch.device) -> WindowsOnDevice:
+        shards = [windows.tokens for windows in self._shards]
+        return WindowsOnDevice(shards, self._shards[0].context_length, device)
+
+    def look(self, extent: Extent) -> Look:
+        sample_bytes = self.rows(np.zeros(1, dtype=np.int64)).nbytes
+        return look_at_rows(self.rows(extent.places(len(self), sample_bytes)), len(self))
+
+
+def inputs_and_targets(rows: np.ndarray) -> Batch:
+    """(B, context_length + 1) -> both (B, context_length) int64."""
+    ids = torch.from_numpy(rows.astype(np.int64))
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+Stream = np.ndarray | tuple[np.ndarray, ...]
+"""Token ids (num_tokens,), or several such arrays, of which no sample has parts of two."""
+
+
+def windows_of(stream: Stream, context_length: int) -> Windows | ShardedWindows:
+    if isinstance(stream, np.ndarray):
+        return Windows(stream, context_length)
+    return ShardedWindows(stream, context_length)
+
+
+def stream_hash(stream: Stream, *settings: object) -> str:
+    """SHA-256 of the stream's content and of the `settings` that cut it."""
+    if isinstance(stream, np.ndarray):
+        return content_hash(stream, *settings)
+    parts = [content_hash(t, share=s) for t, s in zip(stream, shares_of(stream), strict=True)]
+    return hashlib.sha256(repr((parts, settings)).encode()).hexdigest()
+
+
+def shares_of(shards: Sequence[np.ndarray]) -> list[float]:
+    """Of all bytes, by shard."""
+    total = max(1, sum(tokens.nbytes for tokens in shards))
+    return [tokens.nbytes / total for tokens in shards]
+
+
+class WindowsOnDevice:
+    """The same windows, cut from token ids that lie where training happens."""
+
+    def __init__(
+        self, shards: Sequence[np.ndarray], context_length: int, device: torch.device
+    ) -> None:
+        lengths = [len(tokens) for tokens in shards]
+        firsts = np.cumsum([0, *lengths[:-1]])
+        starts = [
+            first + np.arange((length - 1) // context_length) * context_length
+            for first, length in zip(firsts, lengths, strict=True)
+        ]
+        self._starts = torch.from_numpy(np.concatenate(starts)).to(device)  # (num_windows,)
+        # torch has next to no operations on unsigned types: the same bits as signed numbers.
+        tokens = np.concatenate(shards)
+        bits = tokens.dtype.itemsize * 8
+        self._mask = 2**bits - 1 if tokens.dtype.kind == "u" and bits < 64 else None
+        self._tokens = torch.from_numpy(tokens.view(f"int{bits}")).to(device)
+        self._places = torch.arange(context_length + 1, device=device)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def batch(self, indices: Tensor, key: Key) -> Batch:
+        """As `Windows.batch`; `indices` lie on the device."""
+        rows = self._tokens[self._starts[indices][:, None] + self._places].long()
+        if self._mask is not None:
+            rows &= self._mask
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
 @dataclass(frozen=True)
 class TokenStreams:
-    """Token ids to train on and held-out ones, each an array (num_tokens,).
+    """Token ids to train on and held-out ones.
 
     `bytes_per_token` is of the held-out part, see `CountsBytes`.
     """
 
-    training: np.ndarray
-    held_out: np.ndarray
+    training: Stream
+    held_out: Stream
     bytes_per_token: float | None
 
 
@@ -77,12 +206,12 @@ class WindowSource:
         self.vocab_size = vocab_size
         self.context_length = self.tokens_per_sample = context_length
         self.bytes_per_token = streams.bytes_per_token
-        self._training = Windows(streams.training, context_length)
-        self._held_out = Windows(streams.held_out, context_length)
+        self._training: Samples = windows_of(streams.training, context_length)
+        self._held_out: Samples = windows_of(streams.held_out, context_length)
         self.unique_samples = len(self._training)
         self.held_out_samples = len(self._held_out)
-        self.fingerprint = content_hash(
-            streams.training, content_hash(streams.held_out), vocab_size, context_length
+        self.fingerprint = stream_hash(
+            streams.training, stream_hash(streams.held_out), vocab_size, context_length
         )
 
     def training_batches(self, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -91,22 +220,39 @@ class WindowSource:
     def held_out_batches(self, batch_size: int, num_samples: int) -> Iterator[Batch]:
         return fixed_batches(self._held_out, batch_size, num_samples)
 
+    @property
+    def device_bytes(self) -> float:
+        return device_bytes_of(self._training) + device_bytes_of(self._held_out)
+
+    def on(self, device: torch.device) -> WindowSource:
+        """The same with its token ids on the device."""
+        moved = copy.copy(self)
+        moved._training = on_training_device(self._training, device)
+        moved._held_out = on_training_device(self._held_out, device)
+        return moved
+
+
+Paths = str | Path | Sequence[str | Path]
+"""A file or a glob, or a list of them."""
+
 
 class Tokens(WindowSource):
-    """A file of `dtype` token ids (uint16 or uint32), the format of most tokenizing scripts.
+    """Files of `dtype` token ids (uint16 or uint32), the format of most tokenizing scripts.
 
-    The last `held_out` of the file is kept for evaluation, or all of `held_out_path` if given.
+    `path` names one file, or several as a glob or a list, which are read as one stream: a glob's
+    in the order of their names, a list's as it has them; samples don't cross files. The last
+    `held_out` of the stream is kept for evaluation, or all of `held_out_path` if given.
     `bytes_per_token`, where it is known, gives losses in bits per byte beside nats per token.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: Paths,
         vocab_size: int,
         context_length: int,
         dtype: str = "uint16",
         held_out: float = 0.05,
-        held_out_path: str | Path | None = None,
+        held_out_path: Paths | None = None,
         bytes_per_token: float | None = None,
     ) -> None:
         if bytes_per_token is not None and not 0 < bytes_per_token < math.inf:
@@ -114,33 +260,91 @@ class Tokens(WindowSource):
                 f"dataset.bytes_per_token is {bytes_per_token:g}: give the bytes of the held-out "
                 "text over its tokens, such as 4.2"
             )
-        tokens = read_tokens(Path(path), dtype, vocab_size)
+        stream = read_stream(path, dtype, vocab_size)
         if held_out_path is None:
-            cut = len(tokens) - round(len(tokens) * check_held_out_fraction(held_out))
-            training, evaluation = tokens[:cut], tokens[cut:]
+            training, evaluation = cut(stream, check_held_out_fraction(held_out))
         else:
-            training, evaluation = tokens, read_tokens(Path(held_out_path), dtype, vocab_size)
+            training, evaluation = stream, read_stream(held_out_path, dtype, vocab_size)
             check_streams(training, evaluation, context_length)
         streams = TokenStreams(training, evaluation, bytes_per_token)
         super().__init__(streams, vocab_size, context_length)
 
 
-def check_streams(training: np.ndarray, held_out: np.ndarray, context_length: int) -> None:
+def cut(stream: Stream, held_out: float) -> tuple[Stream, Stream]:
+    """All but the last `held_out` of the tokens, and those."""
+    if isinstance(stream, np.ndarray):
+        place = len(stream) - round(len(stream) * held_out)
+        return stream[:place], stream[place:]
+    total = sum(map(len, stream))
+    left = total - round(total * held_out)  # tokens to train on, from here on
+    training, evaluation = [], []
+    for tokens in stream:
+        training.append(tokens[:left])
+        evaluation.append(tokens[left:])
+        left = max(0, left - len(tokens))
+    return tuple(filter(len, training)), tuple(filter(len, evaluation))
+
+
+def check_streams(training: Stream, held_out: Stream, context_length: int) -> None:
     """Raises `ConfigError` where windows of TELLING_TOKENS or more stand in both streams.
 
     Seen are files that are the same, or copies that begin at a multiple of the window.
     """
     length = max(context_length, TELLING_TOKENS)
-    if min(len(training), len(held_out)) > length:
+    if min(longest(training), longest(held_out)) > length:
         check_overlap(
-            Windows(training, length).look(TRAINING), Windows(held_out, length).look(HELD_OUT)
+            windows_of(training, length).look(TRAINING), windows_of(held_out, length).look(HELD_OUT)
         )
 
 
-def read_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
-    """The ids of a file as a read-only view of it, checked against `vocab_size`."""
+def longest(stream: Stream) -> int:
+    """Tokens in a row."""
+    return len(stream) if isinstance(stream, np.ndarray) else max(map(len, stream))
+
+
+def read_stream(paths: Paths, dtype: str, vocab_size: int) -> Stream:
+    """The ids of all files, each a read-only view of it, checked against `vocab_size`."""
+    files = token_files(paths)
+    if len(files) == 1:
+        return read_tokens(files[0], dtype, vocab_size)
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
+    shares = [size / max(1, sum(sizes)) for size in sizes]
+    return tuple(read_tokens(f, dtype, vocab_size, s) for f, s in zip(files, shares, strict=True))
+
+
+def token_files(paths: Paths) -> list[Path]:
+    """The files that are named, in order. Raises `ConfigError` for a glob that finds none and for
+    a file that is named twice, which would be trained on twice."""
+    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    files = list(itertools.chain.from_iterable(map(matching, named)))
+    if not files:
+        raise ConfigError("dataset.path is an empty list: give the path of a file of token ids")
+    twice = next((path for path in files if files.count(path) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"dataset.path names {twice} twice: name each file once")
+    return files
+
+
+def matching(path: str | Path) -> list[Path]:
+    """The file itself, there or not, or those that the glob finds, by name."""
+    pattern = str(path)
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return [Path(pattern)]
+    found = sorted(file for file in map(Path, glob.iglob(pattern, recursive=True)))
+    if not found:
+        raise ConfigError(f"no token files {pattern}: nothing matches")
+    return found
+
+
+def read_tokens(path: Path, dtype: str, vocab_size: int, share: float = 1.0) -> np.ndarray:
+    """The ids of a file as a read-only view of it, checked against `vocab_size`.
+
+    `share` is the file's of all bytes that are checked, see `hashed_blocks`.
+    """
     if dtype not in ("uint16", "uint32"):
         raise ConfigError(f"dataset.dtype is {dtype}: token files hold uint16 or uint32")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name its files, as in dataset.path='{path}/*.bin'")
     if not path.is_file():
         raise ConfigError(f"no token file {path}: give the path of a flat binary of {dtype} ids")
     size, itemsize = path.stat().st_size, np.dtype(dtype).itemsize
@@ -149,7 +353,7 @@ def read_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
             f"{path} has {size} bytes, not a positive multiple of {itemsize}: is it {dtype}?"
         )
     tokens = np.memmap(path, dtype=dtype, mode="r")
-    largest = max(int(block.max()) for block in hashed_blocks(tokens))
+    largest = max(int(block.max()) for block in hashed_blocks(tokens, share))
     if largest >= vocab_size:
         raise ConfigError(
             f"{path} holds token id {largest}, dataset.vocab_size is {vocab_size}: "

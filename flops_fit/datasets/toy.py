@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -93,6 +94,19 @@ class Toy:
         x, y = (torch.cat(parts)[:num_samples] for parts in zip(*chunks, strict=True))
         yield from zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
 
+    @property
+    def device_bytes(self) -> int:
+        return self._kept.nbytes
+
+    def on(self, device: torch.device) -> Toy:
+        """The same samples, but for the last bits of the teacher's answers, made on the device."""
+        moved = copy.copy(self)
+        moved._waves, moved._phases = self._waves.to(device), self._phases.to(device)
+        moved._amplitudes = self._amplitudes.to(device)
+        moved._kept = torch.empty(KEPT_SAMPLES, self.dim + 1, device=device)
+        moved._num_kept, moved._places = 0, {}
+        return moved
+
     def _chunk(self, num_samples: int, seed: int, chunk: int) -> tuple[Tensor, Tensor]:
         """Samples that are the caller's to change."""
         key = (num_samples, seed, chunk)
@@ -110,6 +124,7 @@ class Toy:
         """x (num_samples, dim) and y (num_samples, 1) with noise."""
         x = torch.randn(num_samples, self.dim, generator=generator)
         noise = torch.randn(num_samples, 1, generator=generator)
+        x, noise = x.to(self._waves.device), noise.to(self._waves.device)
         answers = torch.cat([self.teacher(part) for part in torch.split(x, CHUNK_SAMPLES)])
         return x, answers.add_(noise, alpha=self.noise)
 

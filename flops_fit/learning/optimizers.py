@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from flops_fit.errors import ConfigError
@@ -55,7 +57,10 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._matrices.step()
+        if any(isinstance(group["lr"], Tensor) for group in self._matrices.param_groups):
+            step_by_tensor_rates(self._matrices)
+        else:
+            self._matrices.step()
         self._others.step()
         return loss
 
@@ -63,6 +68,39 @@ class Muon(Optimizer):
         return {"matrices": self._matrices.state_dict(), "others": self._others.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._matrices.load_state_dict(state_dict["matrices"])
-        self._others.load_state_dict(state_dict["others"])
+        load_state(self._matrices, state_dict["matrices"])
+        load_state(self._others, state_dict["others"])
         self.param_groups = [*self._matrices.param_groups, *self._others.param_groups]
+
+
+@torch.no_grad()
+def step_by_tensor_rates(muon: torch.optim.Muon) -> None:
+    """The update of `torch.optim.Muon` where rates are tensors, which its own `step` reads from
+    the device: a CUDA graph can't hold that."""
+    from torch.optim._muon import _zeropower_via_newtonschulz as orthogonalized
+
+    for group in muon.param_groups:
+        rate, momentum = group["lr"], group["momentum"]
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            state = muon.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+            average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+            direction = gradient.lerp(average, momentum) if group["nesterov"] else average
+            how = (group["ns_coefficients"], group["ns_steps"], group["eps"])
+            update = orthogonalized(direction, *how)
+            rows, columns = parameter.shape
+            parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.sub_(update.type_as(parameter) * (rate * math.sqrt(max(1, rows / columns))))
+
+
+def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load its tensors; its settings stay, since they follow from recipe and device."""
+    if "param_groups" in saved:
+        pairs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+        groups = [{**ours, "params": theirs["params"]} for ours, theirs in pairs]
+        saved = {**saved, "param_groups": groups}
+    optimizer.load_state_dict(saved)

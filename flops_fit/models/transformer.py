@@ -1,10 +1,10 @@
-"""A small decoder-only transformer for token ids."""
+"""A small decoder-only transformer for token ids, and the parts that other models have from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +37,11 @@ Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys, values, all (B, H, T, head_dim), and the scale of q k^T -> (B, H, T, head_dim)."""
 
 
-class Transformer(nn.Module):
-    """Pre-norm decoder: rotary positions, parameter-free RMSNorm, squared ReLU, no biases.
+class Decoder(nn.Module):
+    """What language models share: embedding, blocks, norm and an untied head, without biases.
 
-    Every layer that writes to the residual stream, and the head, starts at zero, so training
-    starts at uniform predictions: ln(vocab_size) nats per token at every width. `width` scales the
-    family; `base_width` is the width at which the learning rate is meant literally, see
-    `param_groups`.
+    `block` makes a layer, which starts as the identity; the head starts at zero, so training starts
+    at uniform predictions: ln(vocab_size) nats per token at every size.
     """
 
     def __init__(
@@ -51,26 +49,17 @@ class Transformer(nn.Module):
         width: int,
         vocab_size: int,
         context_length: int,
-        depth: int = 2,
-        num_heads: int = 2,
-        base_width: int = 16,
+        depth: int,
+        head_dim: int,
+        block: Callable[[], Block],
     ) -> None:
         super().__init__()
-        if width % (2 * num_heads):
-            raise ValueError(
-                f"width {width} can't be shared by {num_heads} heads of an even dimension: "
-                f"use multiples of {2 * num_heads}"
-            )
         self.context_length = context_length
-        self.head_dim = width // num_heads
-        self.lr_scale = base_width / width
         self.embedding = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, base_width, causal_attention) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(block() for _ in range(depth))
         self.head = nn.Linear(width, vocab_size, bias=False)
         nn.init.zeros_(self.head.weight)
-        angles = rotary_angles(context_length, self.head_dim, torch.get_default_device())
+        angles = rotary_angles(context_length, head_dim, torch.get_default_device())
         cos, sin = rotation_by(angles)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -110,6 +99,40 @@ class Transformer(nn.Module):
         """N of the law: weights that multiply activations, head included, embeddings not."""
         return sum(p.numel() for p in (*self.matrices(), self.head.weight))
 
+
+class Transformer(Decoder):
+    """Pre-norm decoder: rotary positions, parameter-free RMSNorm, squared ReLU.
+
+    `width` scales the family; `base_width` is the width at which the learning rate is meant
+    literally, see `param_groups`. q k^T is scaled by 1 / head_dim, so that it keeps its size as the
+    width grows, and by 1 / sqrt(head_dim) at `base_width` (Yang et al. 2022, definition 4.1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocab_size: int,
+        context_length: int,
+        depth: int = 2,
+        num_heads: int = 2,
+        base_width: int = 16,
+    ) -> None:
+        if width % (2 * num_heads):
+            raise ValueError(
+                f"width {width} can't be shared by {num_heads} heads of an even dimension: "
+                f"use multiples of {2 * num_heads}"
+            )
+        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        super().__init__(
+            width,
+            vocab_size,
+            context_length,
+            depth,
+            width // num_heads,
+            lambda: Block(width, num_heads, query_scale, causal_attention),
+        )
+        self.lr_scale = base_width / width
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
 
@@ -124,22 +147,46 @@ class Transformer(nn.Module):
         ]
 
 
+class FeedForward(NamedTuple):
+    """What a block does at every position: `activation` of one product, then another product."""
+
+    activation: Callable[[Tensor], Tensor]
+    """(..., up_features) -> (..., down_features)."""
+
+    up_features: Callable[[int], int]
+    down_features: Callable[[int], int]
+    """The model's width -> width of the hidden layer before and after the activation."""
+
+
 class Block(nn.Module):
     """Attention, then a feed-forward layer, each added to the residual stream.
 
-    q k^T is scaled by 1 / head_dim, so that it keeps its size as the width grows, and by
-    1 / sqrt(head_dim) at `base_width` (Yang et al. 2022, definition 4.1).
+    `query_scale` is that of q k^T, `of_heads` what is done to every head of queries and keys before
+    they are turned, `residual_scale` the factor on what is added.
     """
 
-    def __init__(self, width: int, num_heads: int, base_width: int, attention: Attention) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        query_scale: float,
+        attention: Attention,
+        feed_forward: FeedForward | None = None,
+        of_heads: Callable[[Tensor], Tensor] | None = None,
+        residual_scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        feed_forward = feed_forward or RELU2
         self.num_heads = num_heads
-        self.query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
+        self.query_scale = query_scale
         self.attention = attention
+        self.activation = feed_forward.activation
+        self.of_heads = of_heads
+        self.residual_scale = residual_scale
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.attention_out = nn.Linear(width, width, bias=False)
-        self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
-        self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
+        self.up = nn.Linear(width, feed_forward.up_features(width), bias=False)
+        self.down = nn.Linear(feed_forward.down_features(width), width, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -151,15 +198,21 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
-        x = x + self.attention_out(self.attend(rms_norm(x), rotation))
-        hidden = squared_relu(self.up(rms_norm(x)))  # (B, T, MLP_RATIO * width)
-        y: Tensor = x + self.down(hidden)
+        x = x + self.scaled(self.attention_out(self.attend(rms_norm(x), rotation)))
+        hidden = self.activation(self.up(rms_norm(x)))  # (B, T, down_features)
+        y: Tensor = x + self.scaled(self.down(hidden))
         return y
+
+    def scaled(self, branch: Tensor) -> Tensor:
+        """What is to be added, times `residual_scale`."""
+        return branch if self.residual_scale == 1 else branch * self.residual_scale
 
     def attend(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Multi-head self-attention: (B, T, width) -> (B, T, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, head_dim)
         qk, v = torch.split(qkv, [2, 1], dim=2)
+        if self.of_heads is not None:
+            qk = self.of_heads(qk)
         q, k = rotated(qk, rotation).permute(2, 0, 3, 1, 4)  # (B, H, T, head_dim) each
         v = v.squeeze(2).transpose(1, 2)  # (B, H, T, head_dim)
         y = self.attention(q, k, v, self.query_scale)  # (B, H, T, head_dim)
@@ -210,6 +263,9 @@ def squared_relu(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return x.relu().square()
     return x.relu().square()
+
+
+RELU2 = FeedForward(squared_relu, lambda width: MLP_RATIO * width, lambda width: MLP_RATIO * width)
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,8 +63,9 @@ class ViT(nn.Module):
         self.patch_lr_scale = base_width / patch_values
         self.embedding = nn.Linear(patch_values, width, bias=False)
         nn.init.normal_(self.embedding.weight, std=patch_values**-0.5)
+        query_scale = math.sqrt(base_width / num_heads) / (width // num_heads)
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, base_width, full_attention) for _ in range(depth)
+            Block(width, num_heads, query_scale, full_attention) for _ in range(depth)
         )
         self.head = nn.Linear(width, num_classes, bias=False)
         nn.init.zeros_(self.head.weight)

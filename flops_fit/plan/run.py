@@ -66,6 +66,8 @@ class Run:
     unique_tokens: int | None = None
     wall_time_seconds: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None  # share of the device's peak that the steps' FLOPs made use of
+    mfu_of: str | None = None  # that peak, such as "H100 SXM bf16 dense, 989 TFLOP/s"
     peak_memory_bytes: int | None = None
     device: str | None = None
     precision: str | None = None

@@ -53,8 +53,10 @@ class SweepKeywords(TypedDict, total=False):
     device: str
     precision: str
     kernels: Mapping[str, str] | Literal["auto"]
-    compile_above: float | None
+    compile_above: float | Literal["auto"] | None
+    cuda_graphs: bool
     workers: int | None
+    runs_per_gpu: int | None
     threads: int | None
     retry: Literal["diverged"] | None
     fail_fast: bool

@@ -117,10 +117,15 @@ class MachineSettings:
     kernels: Mapping[str, str] | Literal["auto"] = pinned(
         "auto", "the fastest exact ones by trial, or {matmul: .., attention: ..}"
     )
-    compile_above: float | None = machine(
-        None, "size of a run from which torch.compile is worth its start; null: never", "FLOPs"
-    )
+    compile_above: float | Literal["auto"] | None = machine(
+        "auto", "size of a run from which torch.compile is worth its start; auto: on CUDA, where "
+        "it is; null: never", "FLOPs",
+    )  # fmt: skip
+    cuda_graphs: bool = machine(True, "capture a run's step on CUDA once, and replay it")
     workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
+    runs_per_gpu: int | None = machine(
+        None, "small runs in turns on a GPU of one worker; null: 16", least=1
+    )
     threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
@@ -187,4 +192,13 @@ class VerifySettings(SweepSettings):
 
     target: float | None = chooses(
         None, "compute to train at; on the command line budget=", "FLOPs", python=""
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanningSettings(SweepSettings):
+    """Estimate"""
+
+    machine: str | None = machine(
+        None, "time and memory there: h100, rtx4090 .., or a YAML file; null: here", python=""
     )

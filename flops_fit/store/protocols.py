@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan
@@ -63,6 +63,27 @@ class Trainer(Protocol):
 
         Choices that the study has `pinned` already are kept.
         """
+
+
+class Turns(Protocol):
+    """A run that trains piece by piece while others on the same device have their turns."""
+
+    def take(self) -> Run | None:
+        """One turn; the run's record when it was the last.
+
+        Raises what a `Trainer` raises, and `MemoryError` where there is no room beside the others.
+        """
+
+    def drop(self) -> None:
+        """Give back what it holds on the device; its checkpoint stays."""
+
+
+@runtime_checkable
+class TakesTurns(Protocol):
+    """A `Trainer` of runs that leave room for others on their device."""
+
+    def in_turns(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Turns | None:
+        """None where the run should have the device for itself."""
 
 
 @dataclass(frozen=True)

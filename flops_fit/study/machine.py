@@ -16,20 +16,24 @@ import torch
 
 from flops_fit.report.screen import say
 from flops_fit.settings import MachineSettings
-from flops_fit.store.execution import Execute, Inline
+from flops_fit.store.execution import Execute, Inline, SideBySide
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec, Trainer, Watcher
+from flops_fit.store.protocols import Prepared, Spec, TakesTurns, Trainer, Watcher
 from flops_fit.study.workers import Workers
 from flops_fit.training.devices import choose_device, threads_in_use
+
+RUNS_PER_GPU = 16
+"""Small runs in turns on one GPU, unless it is said how many."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a sweep may use of it: runs at once, CPU threads of each, and GPUs by number."""
+    """What a sweep may use of it: processes, CPU threads of each, and GPUs by number."""
 
     workers: int
     threads: int
     gpus: tuple[str, ...] = ()
+    runs_per_gpu: int = 1  # in one process
 
 
 def machine_for(
@@ -47,7 +51,8 @@ def machine_for(
     default = 1 if device is None else len(gpus) or cpu_cores()
     workers = max(1, min(settings.workers or default, num_runs))
     threads = 1 if workers > 1 else torch.get_num_threads()
-    return Machine(workers, settings.threads or pinned.get("threads") or threads, gpus)
+    threads = settings.threads or pinned.get("threads") or threads
+    return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU)
 
 
 def machine_of(
@@ -78,10 +83,16 @@ def cpu_cores() -> int:
 def executor(
     spec: Spec, trainer: Trainer, folder: StudyFolder, machine: Machine, *, fail_fast: bool
 ) -> Iterator[Execute]:
-    """Worker processes where several runs train at once, else this process with its threads."""
+    """Worker processes where several runs train at once, else this process with its threads.
+
+    In one process a GPU has several small runs beside each other.
+    """
     if machine.workers == 1:
         with threads_in_use(machine.threads):
-            yield Inline(trainer, folder, fail_fast)
+            if machine.gpus and machine.runs_per_gpu > 1 and isinstance(trainer, TakesTurns):
+                yield SideBySide(trainer, folder, machine.runs_per_gpu, fail_fast)
+            else:
+                yield Inline(trainer, folder, fail_fast)
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
     yield Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)

@@ -13,19 +13,16 @@ from flops_fit.errors import StudyError
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
-from flops_fit.report.screen import SweepProgress, duration, say
-from flops_fit.settings import SweepSettings
+from flops_fit.report.screen import SweepProgress, say
+from flops_fit.settings import PlanningSettings, SweepSettings
 from flops_fit.store.execution import train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
+from flops_fit.study.estimates import Estimate, estimate_elsewhere, estimate_here
 from flops_fit.study.fits import FittedStudy, Fitting, Tell, fit_trained
 
 if TYPE_CHECKING:
     from flops_fit.store.execution import Execute
-    from flops_fit.study.machine import Machine
-
-LONG_SECONDS = 86400.0
-"""A sweep that takes longer than this here is warned about."""
 
 SOURCE_WARNING = (
     "the code of {} has changed since this study's first training; finished runs keep the old "
@@ -35,39 +32,34 @@ SOURCE_WARNING = (
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan that was written, and how long its training takes here, if that can be told."""
+    """A plan that was written, and what its training takes."""
 
     plan: Plan
     path: Path
-    duration: str | None
+    estimate: Estimate
 
 
-def plan_study(spec: Spec, folder: StudyFolder, settings: SweepSettings) -> Planned:
-    """Plans, writes plan.json, and puts it in force where the study has no runs yet."""
+def plan_study(spec: Spec, folder: StudyFolder, settings: PlanningSettings) -> Planned:
+    """Plans, writes plan.json, and puts it in force where the study has no runs yet.
+
+    Estimates the training here, or on the machine that is named. Raises `ConfigError` for one that
+    nobody knows.
+    """
     from flops_fit.study.machine import machine_of
+    from flops_fit.training.hardware import named
 
+    hardware = None if settings.machine is None else named(settings.machine)
     prepared = spec.prepare(folder)
     plan = prepared.plan
     path = folder.write_plan(plan)
     if not folder.has_runs:
         folder.put_in_force(plan)
-    machine = machine_of(prepared, len(plan), folder, settings)
-    return Planned(plan, path / "plan.json", duration_of(prepared, machine, folder))
-
-
-def duration_of(prepared: Prepared, machine: Machine, folder: StudyFolder) -> str | None:
-    """How long our own training would take, in words; nobody can say of a command."""
-    from flops_fit.training.timing import estimated_seconds
-    from flops_fit.training.trainer import TorchTrainer
-
-    trainer = prepared.trainer.tuned(prepared.plan, machine.threads, folder.pinned())
-    if not isinstance(trainer, TorchTrainer):
-        return None
-    recipe = trainer.recipe
-    seconds = estimated_seconds(prepared.plan, recipe, machine.workers, machine.threads)
-    warning = "warning: " if seconds > LONG_SECONDS else ""
-    at_once = f"{recipe.device}, {machine.workers} at once"
-    return f"{warning}about {duration(seconds)} here ({at_once})"
+    if hardware is None:
+        machine = machine_of(prepared, len(plan), folder, settings)
+        estimate = estimate_here(prepared, machine, folder)
+    else:
+        estimate = estimate_elsewhere(prepared, hardware, settings)
+    return Planned(plan, path / "plan.json", estimate)
 
 
 def train_study(

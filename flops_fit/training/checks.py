@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flops_fit.datasets.batches import Batch, micro_batches, output_of
+from flops_fit.datasets.batches import Batch, changed, micro_batches, num_samples, output_of
 from flops_fit.errors import ConfigError, UserError
 from flops_fit.signatures import qualified_name
+from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
 from flops_fit.training.family import materialized
+from flops_fit.training.memory import FEWEST_SAMPLES, samples_that_fit
 from flops_fit.training.recipe import Recipe, configured_rate, param_groups
 
 PROGRESS_TRIED = (0.01, 0.5, 1.0)
 """Steps of a run, for which a schedule must know the factor on the learning rate."""
+
+LONGEST_CHECKED_FLOPS = 3e11
+"""Of the step that is tried, 5 seconds on one core of a CPU."""
 
 Hints = Mapping[str, str]
 """Config group -> where it is configured, and with which values."""
@@ -27,18 +32,54 @@ Hints = Mapping[str, str]
 def check_fit(recipe: Recipe, batch_size: int, hints: Hints | None = None) -> None:
     """One forward, loss and backward of the smallest model on one batch, before anything trains.
 
-    And one optimizer, one value of each metric and a few of the schedule. Raises `ConfigError`
-    with what was got, and `hints` on where it is configured.
+    And one optimizer, one value of each metric and a few of the schedule. Of a large model it is a
+    part of the batch, and of one too large for this machine shapes and types alone, without
+    metrics. Raises `ConfigError` with what was got, and `hints` on where it is configured.
     """
     hints = hints or {}
     whole = next(recipe.source.training_batches(batch_size, seed=0))
     batch = next(micro_batches(whole, recipe.micro_batch_size))
-    with torch.random.fork_rng(devices=[]):
-        model = materialized(recipe.family.build(recipe.family.smallest), batch)
-        _check_model_and_loss(model, batch, recipe, _listed(hints, "model", "dataset"))
-        _check_metrics(model, batch, recipe, hints)
-        _check_optimizer(model, recipe, _listed(hints, "optimizer"))
+    samples = samples_to_check(recipe, num_samples(batch))
+    if samples == 0:
+        _check_shapes(batch, recipe, hints)
+    else:
+        batch = next(micro_batches(batch, samples))
+        with torch.random.fork_rng(devices=[]):
+            model = materialized(recipe.family.build(recipe.family.smallest), batch)
+            _check_model_and_loss(model, batch, recipe, _listed(hints, "model", "dataset"))
+            _check_metrics(model, batch, recipe, hints)
+            _check_optimizer(model, recipe, _listed(hints, "optimizer"))
     _check_schedule(recipe, _listed(hints, "schedule"))
+
+
+def samples_to_check(recipe: Recipe, samples: int) -> int:
+    """So many samples, or as few of them as a CPU is soon done with and has memory for; 0 where
+    even two are too much."""
+    smallest = recipe.family.smallest
+    counted = recipe.family.at(smallest).counted_flops_per_token
+    few = min(FEWEST_SAMPLES, samples)
+    if counted is not None:
+        each = counted * recipe.family.tokens_per_sample
+        if few * each > LONGEST_CHECKED_FLOPS:
+            return 0
+        samples = max(few, min(samples, int(LONGEST_CHECKED_FLOPS / each)))
+    return samples_that_fit(smallest, recipe, samples)
+
+
+def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints) -> None:
+    """Model, loss and optimizer as far as that can be without numbers."""
+    with no_numbers("cpu", "fp32"):
+        fake = changed(batch, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        try:
+            model = recipe.family.build(recipe.family.smallest)
+            _check_model_and_loss(model, fake, recipe, _listed(hints, "model", "dataset"))
+        except NEEDS_NUMBERS:
+            return
+        except ConfigError as error:
+            if isinstance(error.__cause__, NEEDS_NUMBERS):
+                return
+            raise
+        _check_optimizer(model, recipe, _listed(hints, "optimizer"))
 
 
 def _check_model_and_loss(model: nn.Module, batch: Batch, recipe: Recipe, hint: str) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import num_samples, on_device, output_of
+from flops_fit.datasets.batches import num_samples, output_of
 from flops_fit.datasets.source import CountsBytes, Source
 from flops_fit.files import finite
+from flops_fit.training.compiling import without_compiling
+from flops_fit.training.feed import device_data
 from flops_fit.training.recipe import Metric, Recipe
 
 LOSS = "loss"
@@ -33,7 +35,7 @@ def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int
     Leaves the model in training mode and the random numbers where they were.
     """
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode():
+    with torch.random.fork_rng(), torch.inference_mode(), without_compiling(model):
         values, weights = _batch_values(model, recipe, batch_size, num_samples)
     model.train()
     return summary(values, weights, recipe.source)
@@ -62,13 +64,13 @@ def _batch_values(
     measures = measures_of(recipe)
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
     weights = []
-    for batch in recipe.source.held_out_batches(batch_size, samples):
-        inputs, target = on_device(batch, recipe.device)
+    data = device_data(recipe.source, recipe.device)
+    for inputs, target in data.held_out_batches(batch_size, samples):
         with recipe.autocast():
             output = output_of(model, inputs)
             for name, measure in measures.items():
                 values[name].append(torch.as_tensor(measure(output, target)).reshape(()))
-        weights.append(num_samples(batch))
+        weights.append(num_samples((inputs, target)))
     # Doubles only on the CPU: mps has none.
     return {name: torch.stack(of).cpu().double() for name, of in values.items()}, weights
 

@@ -114,7 +114,7 @@ class ModelFamily:
         self.loss = loss
         self._counts: dict[str, int | None] = {}
         self._measured: dict[str, ModelSize] = {}
-        self._last_error: Exception | None = None
+        self._errors: dict[str, Exception] = {}
         self._built_on_cpu = False
         self._check_arguments()
         self._check_that_size_matters()
@@ -201,10 +201,8 @@ class ModelFamily:
         if key not in self._counts:
             try:
                 self._counts[key] = num_params(self._build_to_measure(value))
-            except ConfigError:
-                raise
             except Exception as error:  # whatever a user's constructor raises for an illegal size
-                self._last_error = error
+                self._errors[key] = error
                 self._counts[key] = None
         return self._counts[key]
 
@@ -265,7 +263,9 @@ class ModelFamily:
         return [self.spec.value_at(i) for i in (smallest, *others) if i is not None]
 
     def _cannot_build(self, value: SizeValue) -> ConfigError:
-        error = self._last_error
+        error = self._errors.get(_key(value))
+        if isinstance(error, ConfigError):
+            return error
         cause = f": {type(error).__name__}: {error}" if error else ""
         return ConfigError(f"the model can't be built with {self.spec.name}={_key(value)}{cause}")
 

@@ -6,9 +6,17 @@ no training here has. Tensor-core peaks are for sums in fp32, as torch's product
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from flops_fit.errors import ConfigError
+from flops_fit.signatures import did_you_mean
 
 GIB = 2.0**30
 
@@ -150,3 +158,66 @@ def peak_flops(device_name: str, precision: str) -> tuple[float, str] | None:
     if hardware is None or precision not in hardware.peaks:
         return None
     return hardware.peaks[precision], f"{hardware.title} {precision} dense"
+
+
+def named(machine: str) -> Hardware:
+    """The machine of this name, or that a YAML file describes. Raises `ConfigError`."""
+    if machine in KNOWN:
+        return KNOWN[machine]
+    if machine.endswith((".yaml", ".yml")):
+        return described(Path(machine))
+    raise ConfigError(
+        f"there is no machine {machine!r}: {did_you_mean(machine, KNOWN)}"
+        f"There are {', '.join(KNOWN)}; or name a YAML file of yours with {_FIELDS}"
+    )
+
+
+_FIELDS = "device, peaks (FLOP/s by precision), memory_bytes and bandwidth (bytes/s)"
+
+DEVICES = ("cuda", "mps", "cpu")
+
+
+def described(path: Path) -> Hardware:
+    """The machine of a YAML file. Raises `ConfigError` that says what is missing or odd."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"machine {path} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"machine {path} is no YAML: {error}") from error
+    needed = {"device", "peaks", "memory_bytes", "bandwidth"}
+    if not isinstance(values, dict) or not needed <= values.keys() <= needed | {"title"}:
+        got = ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+        raise ConfigError(f"machine {path} has {got}: give {_FIELDS}, and a title if you like")
+    if values["device"] not in DEVICES:
+        raise ConfigError(
+            f"machine {path}: device is {values['device']!r}: give {', '.join(DEVICES)}"
+        )
+    return Hardware(
+        name=path.stem,
+        title=str(values.get("title", path.stem)),
+        device=values["device"],
+        peaks=_peaks(path, values["peaks"]),
+        memory_bytes=_positive(path, "memory_bytes", values["memory_bytes"]),
+        bandwidth=_positive(path, "bandwidth", values["bandwidth"]),
+    )
+
+
+def _peaks(path: Path, values: Any) -> dict[str, float]:
+    if not isinstance(values, dict) or "fp32" not in values or not values.keys() <= {*PRECISIONS}:
+        raise ConfigError(
+            f"machine {path}: peaks is {values!r}: give FLOP/s of fp32 and, where it has them, of "
+            f"{', '.join(PRECISIONS[1:])}, such as {{fp32: 67e12, bf16: 989e12}}"
+        )
+    return {name: _positive(path, f"peaks.{name}", value) for name, value in values.items()}
+
+
+def _positive(path: Path, name: str, value: Any) -> float:
+    """YAML takes 67e12 for text; text that is a number is one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < math.inf:
+        raise ConfigError(f"machine {path}: {name} is {value!r}: give a number above 0")
+    return number

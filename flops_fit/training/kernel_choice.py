@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flops_fit.datasets.batches import micro_batches
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.files import write_json
 from flops_fit.plan.experiment import Experiment
@@ -24,6 +25,7 @@ from flops_fit.training.kernels import KernelPlan, in_force, plans_for
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
+from flops_fit.training.timing import samples_to_time, that_fit
 
 TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
@@ -36,6 +38,9 @@ TRIAL_SECONDS = 2.0
 TRIAL_SHARE = 0.01
 """Seconds, and share of the time that training this size will take, after which no further steps
 of it are tried."""
+
+WHOLE_BATCH_FLOPS = 4e11
+"""Of a step: 8 seconds on one core. Of larger ones a part of the batch is tried."""
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """Precision -> how far, relatively, FEWEST_STEPS steps with a plan may lead from where the first
@@ -66,7 +71,13 @@ def kernels_of_study(experiments: Sequence[Experiment], recipe: Recipe, cache: P
     known = remembered(key, cache)
     if known in plans:
         return known
-    trials = [Trial(partial(fresh_steps, e, recipe), num_steps) for e, num_steps in sizes]
+    trials = [
+        Trial(partial(fresh_steps, e, recipe, samples), num_steps * e.batch_size / samples)
+        for e, num_steps in sizes
+        if (samples := _samples_to_try(e, recipe, len(plans)))
+    ]
+    if not trials:
+        return plans[0]
     try:
         plan = fastest(plans, trials, LOSS_TOLERANCE[recipe.precision])
     except Exception:  # whatever a user's code raises: the run that meets it tells
@@ -87,13 +98,22 @@ def tried_sizes(experiments: Sequence[Experiment]) -> list[tuple[Experiment, int
     return [(by_flops[f], n) for f, n in zip(tried, steps, strict=True)]
 
 
-def fresh_steps(experiment: Experiment, recipe: Recipe, plan: KernelPlan) -> Step:
-    """Steps of a fresh model of this size, all on the first batch."""
+def _samples_to_try(experiment: Experiment, recipe: Recipe, states: int) -> int:
+    """The whole batch, unless it takes long or doesn't fit into memory beside the others' states;
+    0 where the size can't be tried."""
+    whole = experiment.batch_size
+    if experiment.flops_per_step <= WHOLE_BATCH_FLOPS:
+        return min(whole, that_fit(experiment, recipe, states))
+    return samples_to_time(experiment, recipe, states)
+
+
+def fresh_steps(experiment: Experiment, recipe: Recipe, samples: int, plan: KernelPlan) -> Step:
+    """Steps of a fresh model of this size, all on the first samples of the first batch."""
     recipe = replace(recipe, kernels=plan)
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
-        batch = next(batches)
+        batch = next(micro_batches(next(batches), samples))
 
     def step() -> float:
         with seeded(experiment.seed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class Recipe:
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
-    compile_above: float | None = None  # FLOPs of a run from which its model is compiled
+    compile_above: float | Literal["auto"] | None = None  # FLOPs of a run, see `compiling`
+    cuda_graphs: bool = True  # on CUDA each run's step is captured once and replayed
     kernels: KernelPlan | None = None  # None: not chosen yet
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:
@@ -56,16 +57,6 @@ class Recipe:
             return Phases(e.warmup_steps, e.cooldown_steps, e.num_steps)
         return lambda step: schedule(progress_of(step, e.num_steps))
 
-    def forward(self, model: nn.Module, experiment: Experiment) -> Callable[..., Any]:
-        """What the training steps call: the model, compiled where the run is long enough.
-
-        The limit is in FLOPs, so that a resumed run computes as it began.
-        """
-        if self.compile_above is None or experiment.flops < self.compile_above:
-            return model
-        compiled: Callable[..., Any] = torch.compile(model, dynamic=False)
-        return compiled
-
     def kernels_in_force(self) -> AbstractContextManager[None]:
         return in_force(self.kernels or DEFAULT)
 
@@ -73,7 +64,9 @@ class Recipe:
         dtype = AUTOCAST.get(self.precision)
         if dtype is None:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=dtype)
+        # Each weight is cast once a step anyway, and casts that are kept outlive a CUDA graph.
+        keeps_casts = self.device.type != "cuda"
+        return torch.autocast(self.device.type, dtype=dtype, cache_enabled=keeps_casts)
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
@@ -62,7 +62,8 @@ class StudySpec:
     clip_grad_norm: float | None = None
     micro_batch_size: int | None = None
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
-    compile_above: float | None = None  # FLOPs
+    compile_above: float | Literal["auto"] | None = MachineSettings.compile_above  # FLOPs
+    cuda_graphs: bool = MachineSettings.cuda_graphs
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
     hints: Mapping[str, str] = field(default_factory=dict)
     settings: SweepSettings | None = None
@@ -117,6 +118,7 @@ class StudySpec:
             micro_batch_size=self.micro_batch_size,
             checkpoint_seconds=self.checkpoint_seconds,
             compile_above=self.compile_above,
+            cuda_graphs=self.cuda_graphs,
             kernels=self.kernels,
         )
 

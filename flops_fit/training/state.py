@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
+from flops_fit.training.compiling import LossOf, loss_of_model
 from flops_fit.training.curve import CurvePoint
 from flops_fit.training.family import materialized
 from flops_fit.training.kernels import DEFAULT
@@ -34,7 +36,7 @@ class TrainingState:
     """What a checkpoint holds; learning rates and the device follow from experiment and recipe."""
 
     model: nn.Module
-    forward: Callable[..., Any]  # the model, perhaps compiled
+    loss_of: LossOf  # by the model, perhaps compiled
     parameters: list[nn.Parameter]
     optimizer: Optimizer
     scaler: GradScaler | None  # of fp16's gradients, which underflow without one
@@ -57,7 +59,7 @@ class TrainingState:
         optimizer = recipe.optimizer(param_groups(model))
         return cls(
             model=model.train(),
-            forward=recipe.forward(model, experiment),
+            loss_of=loss_of_model(model, recipe, experiment),
             parameters=list(model.parameters()),
             optimizer=optimizer,
             scaler=GradScaler(recipe.device.type) if recipe.precision == "fp16" else None,
@@ -86,7 +88,7 @@ class TrainingState:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_state(self.optimizer, saved["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.seconds = saved["step"], saved["seconds"]
@@ -104,7 +106,7 @@ class TrainingState:
         device = self.losses.device
         content = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": portable(self.optimizer.state_dict()),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "losses": self.losses[: self.step].clone(),
             "step": self.step,
@@ -119,6 +121,13 @@ class TrainingState:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def portable(state: Any) -> Any:
+    """An optimizer's state with the rates of its groups as numbers, on whatever device they are."""
+    if isinstance(state, dict):
+        return {k: float(v) if k == "lr" else portable(v) for k, v in state.items()}
+    return [portable(item) for item in state] if isinstance(state, list) else state
 
 
 @dataclass(frozen=True)
@@ -149,16 +158,64 @@ class Trunks:
         return [(int(step), path) for step, path in named if step.isdecimal()]
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of torch, numpy and Python from `seed`; the caller's go on afterwards."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            random.seed(seed)
+class Draws:
+    """The random numbers of one run: of torch, numpy and Python, from `seed` on.
+
+    Inside of `in_use` the global generators are the run's, outside the caller's; a run that is
+    left and entered again goes on where it was.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inside: GeneratorStates | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        outside = GeneratorStates.now()
+        try:
+            if self._inside is None:
+                torch.manual_seed(self._seed)
+                np.random.seed(self._seed % 2**32)  # noqa: NPY002
+                random.seed(self._seed)
+            else:
+                self._inside.restore()
             yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
+        finally:
+            self._inside = GeneratorStates.now()
+            outside.restore()
+
+
+def seeded(seed: int) -> AbstractContextManager[None]:
+    """Random numbers of torch, numpy and Python from `seed`; the caller's go on afterwards."""
+    return Draws(seed).in_use()
+
+
+@dataclass(frozen=True)
+class GeneratorStates:
+    """Of the global generators."""
+
+    python: Any
+    numpy: Any
+    torch: Tensor
+    cuda: Tensor | None  # of the current device
+
+    @classmethod
+    def now(cls) -> GeneratorStates:
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        legacy = np.random.get_state()  # noqa: NPY002
+        return cls(random.getstate(), legacy, torch.get_rng_state(), cuda)
+
+    def host_difference(self, other: GeneratorStates) -> str | None:
+        """The first library whose host generator is not in the same state; None: all are."""
+        if self.python != other.python:
+            return "Python"
+        if not all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True)):
+            return "numpy"
+        return None if torch.equal(self.torch, other.torch) else "torch's CPU generator"
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        torch.set_rng_state(self.torch)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)

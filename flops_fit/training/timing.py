@@ -5,15 +5,20 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from flops_fit.datasets.batches import micro_batches
 from flops_fit.laws import FORWARD_SHARE
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.trunks import Chain, chains, steps_to_train
-from flops_fit.training.devices import threads_in_use
-from flops_fit.training.recipe import Recipe
+from flops_fit.training.compiling import compiles
+from flops_fit.training.devices import own_stream, threads_in_use
+from flops_fit.training.memory import available_bytes, fit_of
+from flops_fit.training.program import WARM_UP_STEPS, Steps, steps_of
+from flops_fit.training.recipe import AUTOCAST, Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
 
@@ -23,8 +28,29 @@ TIMED_SIZES = 5
 TIMED_STEPS = 5
 """Steps of each size, after one that is not timed; the median counts."""
 
+STEPS_AT_ONCE = 50
+"""Of a GPU are timed together, which is how it trains them."""
+
+COMPILED_IS_FASTER = 2.0
+"""Times: 1.9 to 2.3 were measured on an H100 from 0.2 to 124 million parameters."""
+
 TIMED_SECONDS = 2.0
 """After which no further step of a size is timed."""
+
+SOON_DONE_FLOPS = {"cpu": 5e10, "mps": 1e12, "cuda": 1e13}
+"""A second on one core of a CPU. Of steps that take more a part of the batch is timed first."""
+
+LONGEST_TIMED_FLOPS = {"cpu": 1e12, "mps": 1e13, "cuda": 1e15}
+"""20 seconds on one core. Where one sample takes more, nothing is timed."""
+
+LONGEST_TIMED_STEP = 1.0
+"""Seconds that the part of a batch should take of which a long step is told."""
+
+PRODUCT_SIZE = 1024
+"""Rows and columns of the matrices whose product tells how fast large models can be."""
+
+PRODUCTS_SHARE = 0.7
+"""Of the FLOP/s of a product that the whole step of a large model has."""
 
 
 def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) -> float:
@@ -33,9 +59,16 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) ->
     Counts updates and final evaluations; on a machine with nothing else to do.
     """
     seconds_of = step_times(plan.experiments, recipe, threads)
+    return plan_seconds(plan, recipe.held_out_samples, seconds_of, workers)
+
+
+def plan_seconds(
+    plan: Plan, held_out_samples: int, seconds_of: Callable[[Experiment], float], workers: int
+) -> float:
+    """Of all updates and final evaluations, where an update of an experiment takes so long."""
 
     def chain_seconds(chain: Chain) -> float:
-        evaluation = FORWARD_SHARE * recipe.held_out_samples / chain[0].batch_size  # in steps
+        evaluation = FORWARD_SHARE * held_out_samples / chain[0].batch_size  # in steps
         updates = sum(steps for _, steps in steps_to_train(chain))
         return (updates + evaluation * len(chain)) * seconds_of(chain[0])
 
@@ -66,28 +99,109 @@ def step_times(
     flops = sorted(by_flops)
     chosen = np.unique(np.linspace(0, len(flops) - 1, TIMED_SIZES).round().astype(int))
     timed = np.array([flops[i] for i in chosen])
+    uncompiled = replace(recipe, compile_above=None)
     with threads_in_use(threads), recipe.kernels_in_force():
-        seconds = np.array([step_seconds(by_flops[f], recipe) for f in timed])
+        seconds = np.array([step_seconds(by_flops[f], uncompiled) for f in timed])
     log_flops, log_seconds = np.log(timed), np.log(seconds)
-    return lambda e: float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))
+
+    def seconds_of(e: Experiment) -> float:
+        plain = float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))
+        gains = recipe.device.type == "cuda" and compiles(recipe, e)
+        return plain / COMPILED_IS_FASTER if gains else plain
+
+    return seconds_of
 
 
 def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
-    """The median time of a few updates of a fresh model."""
+    """Of one update: the median of a few of a fresh model, on as much of a batch as is soon done
+    and fits into memory; where not even that can be run, by the FLOP/s of matrix products."""
+    samples = samples_to_time(experiment, recipe)
+    if samples == 0:
+        return experiment.flops_per_step / (PRODUCTS_SHARE * product_rate(recipe))
+    if recipe.device.type == "cuda" and that_fit(experiment, recipe) == experiment.batch_size:
+        return seconds_on_gpu(experiment, recipe)
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
-        train_step(next(batches), 1.0, recipe, state)
-        seconds: list[float] = []
-        while len(seconds) < min(TIMED_STEPS, experiment.num_steps - 1):
+
+        def seconds_of(part: int) -> float:
+            batch = next(micro_batches(next(batches), part))
             _synchronize(recipe.device)
             started = time.perf_counter()
-            train_step(next(batches), 1.0, recipe, state)
+            train_step(batch, 1.0, recipe, state)
             _synchronize(recipe.device)
-            seconds.append(time.perf_counter() - started)
+            state.step = 0
+            return time.perf_counter() - started
+
+        first = seconds_of(samples)
+        if samples < experiment.batch_size and first < LONGEST_TIMED_STEP:
+            seconds_each = seconds_of(samples) / samples
+            more = min(that_fit(experiment, recipe), int(LONGEST_TIMED_STEP / seconds_each))
+            samples = max(samples, more)
+        seconds: list[float] = []
+        while len(seconds) < min(TIMED_STEPS, experiment.num_steps - 1):
+            seconds.append(seconds_of(samples))
             if sum(seconds) > TIMED_SECONDS:
                 break
+    return float(np.median(seconds or [first])) * experiment.batch_size / samples
+
+
+def seconds_on_gpu(experiment: Experiment, recipe: Recipe) -> float:
+    """Of one update of whole batches, as it trains: many queued at once, after the warm-up."""
+    with own_stream(recipe.device), seeded(experiment.seed):
+        state = TrainingState.start(experiment, recipe)
+        steps = steps_of(experiment, recipe, state)
+        _advance(steps, min(WARM_UP_STEPS + 2, experiment.num_steps), recipe)
+        seconds: list[float] = []
+        started = time.perf_counter()
+        while len(seconds) < TIMED_STEPS and state.step < experiment.num_steps:
+            before, begun = state.step, time.perf_counter()
+            _advance(steps, min(before + STEPS_AT_ONCE, experiment.num_steps), recipe)
+            if state.step == before:  # the data have ended
+                break
+            seconds.append((time.perf_counter() - begun) / (state.step - before))
+            if time.perf_counter() - started > TIMED_SECONDS:
+                break
     return float(np.median(seconds))
+
+
+def samples_to_time(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
+    """Samples of a batch with which a step is soon done, and fits into memory beside those of as
+    many `states`; 0 for none."""
+    device = recipe.device.type if recipe.device.type in SOON_DONE_FLOPS else "cuda"
+    soon, longest = SOON_DONE_FLOPS[device], LONGEST_TIMED_FLOPS[device]
+    each = experiment.flops_per_step / experiment.batch_size
+    samples = max(int(soon / each), 1 if each < longest else 0)
+    return min(samples, that_fit(experiment, recipe, states), experiment.batch_size)
+
+
+def that_fit(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
+    """Samples that can be in memory at once here and now: all of a batch where it comes in parts
+    that fit, 0 where nothing does."""
+    fit = fit_of(experiment, recipe, available_bytes(recipe.device) // states)
+    if not fit.fits:
+        return 0
+    return experiment.batch_size if not fit.is_split else fit.micro_batch_size or 1
+
+
+def product_rate(recipe: Recipe) -> float:
+    """FLOP/s of one matrix product here and now, with as many threads as torch has."""
+    dtype = AUTOCAST.get(recipe.precision, torch.float32)
+    matrix = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, dtype=dtype, device=recipe.device)
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        matrix @ matrix
+        _synchronize(recipe.device)
+        seconds.append(time.perf_counter() - started)
+    return float(2 * PRODUCT_SIZE**3 / min(seconds))
+
+
+def _advance(steps: Steps, until: int, recipe: Recipe) -> None:
+    """To step `until`, done by now."""
+    for _ in steps.advance(until):
+        pass
+    _synchronize(recipe.device)
 
 
 def makespan(durations: Iterable[float], workers: int) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,11 +33,13 @@ from flops_fit.training.devices import (
     versions,
 )
 from flops_fit.training.evaluation import evaluate
+from flops_fit.training.hardware import peak_flops
 from flops_fit.training.kernel_choice import kernels_of_study
-from flops_fit.training.kernels import KernelPlan, keep_freed_memory
+from flops_fit.training.kernels import DEFAULT, KernelPlan, keep_freed_memory
+from flops_fit.training.program import Steps, steps_of
 from flops_fit.training.recipe import Recipe
-from flops_fit.training.state import TrainingState, Trunks, seeded
-from flops_fit.training.steps import gradient_norm, train_step
+from flops_fit.training.state import Draws, TrainingState, Trunks
+from flops_fit.training.steps import gradient_norm
 from flops_fit.training.timing import fastest_threads
 
 PROGRESS_SECONDS = 0.2
@@ -50,6 +53,13 @@ LOSS_CHECK_STEPS = 100
 
 FIRST_STEPS = 10
 """Steps whose mean loss counts as that of an untrained model."""
+
+FEWEST_TELLING = 4
+"""Times as many steps as were slowed by compiling tell how fast a run is without."""
+
+SMALL_STEP_FLOPS = 2e11
+"""FLOPs of a step below which a GPU has room for other runs beside this one: 0.2 ms at the peak
+of an H100, where such a step takes 1.5 ms."""
 
 EXPLODED = 10.0
 """A mean loss over LOSS_CHECK_STEPS beyond this multiple of the untrained model's is divergence."""
@@ -71,6 +81,17 @@ class TorchTrainer:
             keep_freed_memory()
         with self.recipe.kernels_in_force():
             return self._trained(experiment, folder, watcher)
+
+    def in_turns(
+        self, experiment: Experiment, folder: Path, watcher: Watcher
+    ) -> TrainingTurns | None:
+        """The same for a run that leaves room for others on its device; None where it fills it.
+
+        Out of memory is raised.
+        """
+        if self.recipe.device.type != "cuda" or experiment.flops_per_step > SMALL_STEP_FLOPS:
+            return None
+        return TrainingTurns(experiment, self.recipe, folder, watcher, self.trunks)
 
     @property
     def pins(self) -> dict[str, Any]:
@@ -130,41 +151,131 @@ def train(
     ends early are results (`Run.status`); anything a user's code raises is raised.
     Raises `KeyboardInterrupt` after writing a checkpoint when the watcher requests a stop.
     """
+    return TrainingTurns(experiment, recipe, folder, watcher, trunks).to_the_end()
+
+
+class TrainingTurns:
+    """A run that trains piece by piece, so that others on the same device have turns as well.
+
+    Between two turns the device has something to do. Random numbers and, on CUDA, the stream
+    are the run's own.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        recipe: Recipe,
+        folder: Path,
+        watcher: Watcher,
+        trunks: Trunks | None = None,
+    ) -> None:
+        self._device = recipe.device
+        self._draws = Draws(experiment.seed)
+        self._stream = torch.cuda.Stream(recipe.device) if recipe.device.type == "cuda" else None
+        self._pieces = _pieces(experiment, recipe, folder, watcher, trunks)
+
+    def take(self) -> Run | None:
+        """One turn; the run's record when it was the last one. Raises what `train` raises, and
+        `MemoryError` where there is no room for it beside the others."""
+        try:
+            with self._in_its_own():
+                return self._next()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise
+
+    def to_the_end(self) -> Run:
+        """All turns that are left."""
+        with self._in_its_own():
+            while (run := self._next()) is None:
+                pass
+        return run
+
+    def _next(self) -> Run | None:
+        try:
+            next(self._pieces)
+        except StopIteration as end:
+            run: Run = end.value
+            return run
+        return None
+
+    @contextmanager
+    def _in_its_own(self) -> Iterator[None]:
+        with self._draws.in_use(), torch.cuda.stream(self._stream):
+            yield
+
+    def drop(self) -> None:
+        """Give back what it holds on the device; its checkpoint stays."""
+        self._pieces.close()
+
+
+def _pieces(
+    experiment: Experiment,
+    recipe: Recipe,
+    folder: Path,
+    watcher: Watcher,
+    trunks: Trunks | None,
+) -> Generator[None, None, Run]:
     started = time.perf_counter()
     reset_peak_memory(recipe.device)
-    with seeded(experiment.seed):
-        state = TrainingState.start(experiment, recipe)
-        trunk = trunks.furthest(experiment) if trunks else None
-        state.resume(folder / "checkpoint.pt", trunk)
-        progress = _Progress(experiment, recipe, state, folder, watcher, trunks, started)
-        try:
-            progress.train_steps()
-        except Diverged as error:
-            return progress.ended(Status.DIVERGED, str(error))
-        finally:
-            progress.write_curve()
-        if state.step < experiment.num_steps:
-            tokens = state.step * experiment.batch_tokens
-            reason = (
-                f"the data ended after {tokens:,} of {experiment.num_tokens:,} planned tokens: "
-                "bring more data, or lower the budget"
-            )
-            return progress.ended(Status.FAILED, reason)
-        training_seconds = progress.seconds
-        batch_size = recipe.micro_batch_size or experiment.batch_size
-        held_out = evaluate(state.model, recipe, batch_size, recipe.held_out_samples)
+    state = TrainingState.start(experiment, recipe)
+    trunk = trunks.furthest(experiment) if trunks else None
+    state.resume(folder / "checkpoint.pt", trunk)
+    steps = steps_of(experiment, recipe, state)
+    progress = _Progress(experiment, recipe, state, steps, folder, watcher, trunks, started)
+    try:
+        yield from progress.train_steps()
+    except Diverged as error:
+        return progress.ended(Status.DIVERGED, str(error))
+    finally:
+        progress.write_curve()
+    if state.step < experiment.num_steps:
+        tokens = state.step * experiment.batch_tokens
+        reason = (
+            f"the data ended after {tokens:,} of {experiment.num_tokens:,} planned tokens: "
+            "bring more data, or lower the budget"
+        )
+        return progress.ended(Status.FAILED, reason)
+    training_seconds = progress.seconds
+    batch_size = recipe.micro_batch_size or experiment.batch_size
+    held_out = evaluate(state.model, recipe, batch_size, recipe.held_out_samples)
     run = progress.ended(Status.COMPLETED, None)
     if not math.isfinite(held_out.loss):
         return replace(run, status=Status.DIVERGED, error=f"the held-out loss is {held_out.loss}")
-    steps_trained = experiment.num_steps - state.inherited_steps
+    steps_per_second = progress.steps_per_second(training_seconds)
+    mfu, mfu_of = share_of_peak(experiment, recipe, steps_per_second)
     return replace(
         run,
         loss=held_out.loss,
         loss_stderr=held_out.stderr,
         held_out_samples=held_out.num_samples,
         metrics={k: v for k, v in held_out.metrics.items() if math.isfinite(v)},
-        tokens_per_second=steps_trained * experiment.batch_tokens / training_seconds,
+        tokens_per_second=steps_per_second * experiment.batch_tokens,
+        mfu=mfu,
+        mfu_of=mfu_of,
     )
+
+
+def share_of_peak(
+    experiment: Experiment, recipe: Recipe, steps_per_second: float
+) -> tuple[float | None, str | None]:
+    """FLOPs a second over the device's peak, and what it is the peak of; None where no one knows.
+
+    The FLOPs are counted operations where they could be counted, else those of the plan: causal
+    attention counts as though nothing were masked (Chowdhery et al. 2022, appendix B).
+    """
+    if recipe.device.type != "cuda":
+        return None, None
+    products = recipe.precision
+    if products == "fp32" and (recipe.kernels or DEFAULT).matmul == "tf32":
+        products = "tf32"
+    peak = peak_flops(torch.cuda.get_device_name(recipe.device), products)
+    if peak is None:
+        return None, None
+    flops_per_token = experiment.flops_per_token_counted or experiment.flops_per_token
+    flops = flops_per_token * experiment.batch_tokens * steps_per_second
+    return flops / peak[0], f"{peak[1]}, {peak[0] / 1e12:.0f} TFLOP/s"
 
 
 @dataclass
@@ -174,6 +285,7 @@ class _Progress:
     experiment: Experiment
     recipe: Recipe
     state: TrainingState
+    steps: Steps
     folder: Path
     watcher: Watcher
     trunks: Trunks | None
@@ -184,34 +296,48 @@ class _Progress:
         """Spent on the run so far, before the last resume too."""
         return self.state.seconds + time.perf_counter() - self.started
 
-    def train_steps(self) -> None:
+    def steps_per_second(self, seconds: float) -> float:
+        """Of the steps that this run trained itself, in so many seconds; what compiling took is
+        left out, where enough other steps tell."""
+        num_steps, slow = self.experiment.num_steps - self.state.inherited_steps, self.steps.warm_up
+        if num_steps > FEWEST_TELLING * max(1, slow.num_steps) and seconds > slow.seconds:
+            return (num_steps - slow.num_steps) / (seconds - slow.seconds)
+        return num_steps / seconds
+
+    def train_steps(self) -> Iterator[None]:
         """Advance the state to the experiment's last step, or to the end of the data."""
         experiment, recipe, state, watcher = self.experiment, self.recipe, self.state, self.watcher
         report, save = _Every(PROGRESS_SECONDS), _Every(recipe.checkpoint_seconds)
         curve = CurvePlan.of(experiment, recipe.held_out_samples)
-        lr_factor = recipe.learning_rate_factor(experiment)
-        batches = recipe.source.training_batches(
-            experiment.batch_size, experiment.order_seed, start_step=state.step
-        )
+        stops = sorted({*curve.steps, experiment.branch_step or 0, experiment.num_steps})
         while state.step < experiment.num_steps:
-            batch = next(batches, None)
-            if batch is None:
+            before = state.step
+            next_check = before - before % LOSS_CHECK_STEPS + LOSS_CHECK_STEPS
+            until = min(next_check, stops[bisect_right(stops, before)])
+            for _ in self.steps.advance(until):
+                yield  # before the device is asked for what it may still be at
+                if state.step == until:
+                    self._look(curve)
+                if report.is_due():
+                    trained = state.step - state.inherited_steps
+                    watcher.progress(experiment, trained * experiment.flops_per_step)
+                if watcher.stop_requested or save.is_due():
+                    self.save_checkpoint()
+                if watcher.stop_requested:
+                    raise KeyboardInterrupt
+            if state.step < until:
                 break
-            train_step(batch, lr_factor(state.step), recipe, state)
-            if state.step in curve.steps or state.step % LOSS_CHECK_STEPS == 0:
-                check_loss(state)
-            if state.step in curve.steps:
-                state.curve.append(self._curve_point(curve))
-            if state.step == experiment.branch_step and self.trunks is not None:
-                self.trunks.keep(experiment, state)
-            if report.is_due():
-                steps = state.step - state.inherited_steps
-                watcher.progress(experiment, steps * experiment.flops_per_step)
-            if watcher.stop_requested or save.is_due():
-                self.save_checkpoint()
-            if watcher.stop_requested:
-                raise KeyboardInterrupt
         check_loss(state)
+
+    def _look(self, curve: CurvePlan) -> None:
+        """At the losses so far; and what else is due at this step."""
+        state = self.state
+        if state.step in curve.steps or state.step % LOSS_CHECK_STEPS == 0:
+            check_loss(state)
+        if state.step in curve.steps:
+            state.curve.append(self._curve_point(curve))
+        if state.step == self.experiment.branch_step and self.trunks is not None:
+            self.trunks.keep(self.experiment, state)
 
     def save_checkpoint(self) -> None:
         with self._going_on_without("a checkpoint"):
@@ -244,7 +370,7 @@ class _Progress:
             flops=state.step * experiment.flops_per_step,
             train_loss=float(state.losses[since : state.step].mean()),
             held_out_loss=held_out_loss,
-            lr=state.optimizer.param_groups[0]["lr"],
+            lr=float(state.optimizer.param_groups[0]["lr"]),
             grad_norm=float(gradient_norm(state)),
         )
 

@@ -1,0 +1,190 @@
+"""What a plan takes to train, here or on another machine: time, and the memory of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.report.screen import duration
+from flops_fit.settings import MachineSettings
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Prepared
+
+if TYPE_CHECKING:
+    from flops_fit.study.machine import Machine
+    from flops_fit.training.hardware import Hardware
+    from flops_fit.training.memory import Fit
+    from flops_fit.training.recipe import Recipe
+
+LONG_SECONDS = 86400.0
+"""A sweep that takes longer than this is warned about."""
+
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a step of an experiment needs of a device, and what there is for it. Bytes.
+
+    `needed` is with the whole batch, or with `micro_batch_size` samples where that is too much.
+    None: it can't be told, for which `unknown` is the reason.
+    """
+
+    size: str  # with the name of its argument
+    num_params: int
+    needed: int | None
+    there: int
+    micro_batch_size: int | None
+    fits: bool
+    unknown: str | None
+
+    @classmethod
+    def of(cls, fit: Fit) -> Memory:
+        e = fit.experiment
+        return cls(
+            size=f"{e.size.name} {e.size.label}",
+            num_params=e.num_params_total,
+            needed=fit.needed,
+            there=fit.there,
+            micro_batch_size=fit.micro_batch_size,
+            fits=fit.fits,
+            unknown=fit.unknown,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "size": self.size,
+            "num_params_total": self.num_params,
+            "needed_bytes": self.needed,
+            "available_bytes": self.there,
+            "micro_batch_size": self.micro_batch_size,
+            "fits": self.fits,
+            "unknown": self.unknown,
+        }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the whole plan. `seconds` is None where nobody can tell, `hardware` names another machine;
+    `memory` has the sizes that were looked at, the largest first."""
+
+    device: str
+    workers: int
+    seconds: float | None
+    memory: tuple[Memory, ...] = ()
+    hardware: str | None = None  # as machine=.. names it
+    title: str = ""  # of that machine and its precision
+
+    @property
+    def where(self) -> str:
+        return "here" if self.hardware is None else f"on {self.hardware}"
+
+    @property
+    def duration(self) -> str | None:
+        """In words; None where nobody can tell."""
+        if self.seconds is None:
+            return None
+        warning = "warning: " if self.seconds > LONG_SECONDS else ""
+        of = self.device if self.hardware is None else f"estimate for {self.title}"
+        at_once = f"{self.workers} at once"
+        return f"{warning}about {duration(self.seconds)} {self.where} ({of}, {at_once})"
+
+    @property
+    def largest_step(self) -> str | None:
+        """The memory of the largest step that fits, in words; None where little is needed."""
+        told = next((m for m in self.memory if m.fits and m.needed is not None), None)
+        if told is None or told.needed is None:
+            return None
+        parts = f" in parts of {told.micro_batch_size}" if told.micro_batch_size else ""
+        return (
+            f"memory: the largest step, {told.size}{parts}, needs {gigabytes(told.needed)} of "
+            f"{gigabytes(told.there)} {self.where}"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sizes that fit nowhere, and those of which it can't be told."""
+        large = [m for m in self.memory if not m.fits and m.needed is not None]
+        unknown = [m for m in self.memory if m.unknown is not None]
+        said = [_too_large(m, self.where, self.workers) for m in large]
+        if unknown:
+            names = ", ".join(m.size for m in unknown)
+            said.append(
+                f"what a step of {names} needs of memory can't be told beforehand "
+                f"({unknown[0].unknown}): watch the first run of the largest size"
+            )
+        return tuple(said)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "machine": self.hardware,
+            "device": self.device,
+            "workers": self.workers,
+            "seconds": self.seconds,
+            "memory": [m.to_json() for m in self.memory],
+        }
+
+
+def _too_large(m: Memory, where: str, workers: int) -> str:
+    assert m.needed is not None
+    samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
+    fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
+    samples_at_once = m.micro_batch_size or 0
+    smaller = f"micro_batch_size={samples_at_once // 2}, " if samples_at_once > 1 else ""
+    return (
+        f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
+        f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"
+        "leave it out (sizes=[..], or a smaller largest budget), or train it on a larger machine"
+    )
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as people say them."""
+    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 1e6:.0f} MB"
+
+
+def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> Estimate:
+    """By steps that are timed now, as far as they fit into memory; of a command nobody can say."""
+    from flops_fit.training.timing import estimated_seconds
+    from flops_fit.training.trainer import TorchTrainer
+
+    trainer = prepared.trainer.tuned(prepared.plan, machine.threads, folder.pinned())
+    if not isinstance(trainer, TorchTrainer):
+        return Estimate("", machine.workers, None)
+    recipe, plan = trainer.recipe, prepared.plan
+    memory = memory_here(plan, recipe, machine)
+    seconds = estimated_seconds(plan, recipe, machine.workers, machine.threads)
+    return Estimate(str(recipe.device), machine.workers, seconds, memory)
+
+
+def memory_here(plan: Plan, recipe: Recipe, machine: Machine) -> tuple[Memory, ...]:
+    """Of the steps that are looked at, with as many runs at once as the machine trains."""
+    from flops_fit.training.memory import available_bytes
+
+    per_device = -(-machine.workers // max(1, len(machine.gpus)))
+    return _memory(plan.experiments, recipe, available_bytes(recipe.device, per_device))
+
+
+def estimate_elsewhere(
+    prepared: Prepared, hardware: Hardware, settings: MachineSettings
+) -> Estimate:
+    """By what steps compute, move and hold: nothing is trained."""
+    from flops_fit.training.roofline import on, seconds_on
+    from flops_fit.training.trainer import TorchTrainer
+
+    workers = min(settings.workers or 1, len(prepared.plan))
+    if not isinstance(prepared.trainer, TorchTrainer):
+        return Estimate(hardware.device, workers, None, hardware=hardware.name)
+    recipe = on(hardware, prepared.trainer.recipe, settings.precision)
+    memory = _memory(prepared.plan.experiments, recipe, int(hardware.memory_bytes / workers))
+    seconds = seconds_on(hardware, prepared.plan, recipe, workers)
+    title = f"{hardware.title}, {recipe.precision}"
+    return Estimate(hardware.device, workers, seconds, memory, hardware.name, title)
+
+
+def _memory(experiments: Sequence[Experiment], recipe: Recipe, there: int) -> tuple[Memory, ...]:
+    from flops_fit.training.memory import fits_of
+
+    return tuple(map(Memory.of, fits_of(experiments, recipe, there)))

@@ -1,0 +1,353 @@
+"""The updates of a run as a program that its device carries out: all it reads lies there.
+
+On a CPU each update is called as its batch comes. On CUDA the batches and rates of a hundred
+steps are put into static tensors, and one step, from picking its batch to the optimizer's
+update, is captured as a graph once and replayed: a launch instead of hundreds, and no wait of
+the host within a block. What is computed is `steps.update` in both cases.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from flops_fit.datasets.batches import Batch, changed
+from flops_fit.datasets.samples import parts_of
+from flops_fit.learning.optimizers import Muon
+from flops_fit.plan.experiment import Experiment
+from flops_fit.training.compiling import compiles
+from flops_fit.training.devices import is_out_of_memory
+from flops_fit.training.feed import Block, device_data, wait_for_data
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import GeneratorStates, TrainingState
+from flops_fit.training.steps import train_step, update
+
+WARM_UP_STEPS = 3
+"""Steps that train eagerly before one is captured: the optimizer makes its state in the first,
+libraries choose their kernels, torch.compile compiles."""
+
+QUANTUM_SECONDS = 0.05
+"""Work that is handed to the device at once, before other runs and the host have their turn."""
+
+
+class Steps(Protocol):
+    """Advances a `TrainingState`."""
+
+    warm_up: WarmUp
+
+    def advance(self, until: int) -> Iterator[None]:
+        """To step `until`, or to the end of the data; pauses where others may have their turn."""
+
+
+@dataclass
+class WarmUp:
+    """Steps of this process that were slower than those to come, and the seconds they took."""
+
+    num_steps: int = 0
+    seconds: float = 0.0
+
+
+def steps_of(experiment: Experiment, recipe: Recipe, state: TrainingState) -> Steps:
+    """How this run is trained on its device, from the state's step on."""
+    if recipe.device.type != "cuda":
+        return CalledSteps(experiment, recipe, state)
+    return BlockSteps(experiment, recipe, state, captures=recipe.cuda_graphs)
+
+
+class CalledSteps:
+    """One Python call for each update."""
+
+    def __init__(self, experiment: Experiment, recipe: Recipe, state: TrainingState) -> None:
+        self.warm_up = WarmUp()
+        self._compiles = compiles(recipe, experiment)
+        self._recipe, self._state = recipe, state
+        self._factor = recipe.learning_rate_factor(experiment)
+        self._batches = recipe.source.training_batches(
+            experiment.batch_size, experiment.order_seed, start_step=state.step
+        )
+
+    def advance(self, until: int) -> Iterator[None]:
+        state, recipe = self._state, self._recipe
+        while state.step < until:
+            batch = next(self._batches, None)
+            if batch is None:
+                return
+            started = time.perf_counter()
+            train_step(batch, self._factor(state.step), recipe, state)
+            if self._compiles and not self.warm_up.num_steps:
+                self.warm_up = WarmUp(1, time.perf_counter() - started)
+            yield
+
+
+class BlockSteps:
+    """Updates from static tensors, captured as a CUDA graph where that can be.
+
+    `captures=False` runs the same program eagerly, on any device.
+    """
+
+    def __init__(
+        self, experiment: Experiment, recipe: Recipe, state: TrainingState, *, captures: bool
+    ) -> None:
+        self.warm_up = WarmUp()
+        self._recipe, self._state = recipe, state
+        self._device = recipe.device
+        self._factor = recipe.learning_rate_factor(experiment)
+        data = device_data(recipe.source, recipe.device)
+        self._blocks = data.blocks(experiment.batch_size, experiment.order_seed, state.step)
+        self._next: Block | None = None
+        self._block: Block | None = None
+        self._place = 0  # of the next step in the block
+        self._static: Batch | None = None  # of the block's batches, (steps, B, ...)
+        groups = len(state.optimizer.param_groups)
+        self._rates = torch.zeros(0, groups, device=self._device)  # (steps, groups)
+        self._rates_now = torch.zeros(1, groups, device=self._device)
+        self._host_rates: list[list[float]] = []  # the same as numbers
+        self._counters = torch.zeros(2, dtype=torch.int64, device=self._device)  # in block, in run
+        self._event = torch.cuda.Event() if self._device.type == "cuda" else None
+        self._quantum = 1
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captures = captures
+        if captures and (reason := why_not_captured(state.optimizer)):
+            self._give_up(reason)
+        if self._captures:
+            take_tensor_rates(state.optimizer, self._rates_now[0])
+
+    def advance(self, until: int) -> Iterator[None]:
+        state = self._state
+        while state.step < until:
+            if self._block is None or self._place == self._block.num_steps:
+                self._block, self._next = self._next or next(self._blocks, None), None
+                if self._block is None:
+                    return
+                self._load(self._block)
+            if self._captures and self._graph is None and self._is_warm and self._block.stacked:
+                self._capture()
+            count = min(until - state.step, self._block.num_steps - self._place, self._quantum)
+            started = time.perf_counter()
+            self._launch(count)
+            state.step += count
+            if self._place == self._block.num_steps:  # made while the device is busy
+                self._next = next(self._blocks, None)
+            yield
+            self._wait(count, started)
+
+    @property
+    def _is_warm(self) -> bool:
+        return self.warm_up.num_steps >= WARM_UP_STEPS
+
+    def _launch(self, count: int) -> None:
+        """Queue this many steps."""
+        assert self._block is not None
+        for _ in range(count):
+            if self._graph is not None and self._block.stacked:
+                self._graph.replay()
+            elif self._captures and not self._is_warm:
+                self._watched_step()
+            else:
+                self._step()
+            self._place += 1
+        if self._event is not None:
+            self._event.record()
+
+    def _wait(self, count: int, started: float) -> None:
+        """Until what was queued is done; the next time as much as QUANTUM_SECONDS hold."""
+        if self._event is not None:
+            self._event.synchronize()
+        seconds = time.perf_counter() - started
+        if not self._is_warm:
+            self.warm_up.num_steps += count
+            self.warm_up.seconds += seconds
+        else:
+            ahead = round(count * QUANTUM_SECONDS / max(seconds, 1e-6))
+            self._quantum = max(1, min(2 * self._quantum, ahead))
+
+    def _load(self, block: Block) -> None:
+        """The block's batches and rates into the tensors that the steps read."""
+        self._place = 0
+        self._load_rates(block.num_steps)
+        self._counters.copy_(torch.tensor([0, self._state.step]))
+        if block.stacked is None:
+            return
+        wait_for_data(block.stacked, self._device)
+        if self._static is not None and fits(block.stacked, self._static):
+            for ours, theirs in zip(parts_of(self._static), parts_of(block.stacked), strict=True):
+                ours[: len(theirs)].copy_(theirs, non_blocking=True)
+        else:
+            self._static, self._graph = block.stacked, None
+
+    def _load_rates(self, num_steps: int) -> None:
+        state = self._state
+        steps = range(state.step, min(state.step + num_steps, len(state.losses)))
+        factors = torch.tensor([self._factor(step) for step in steps], dtype=torch.double)
+        rates = torch.outer(factors, torch.tensor(state.peak_lrs, dtype=torch.double))
+        self._host_rates = rates.tolist()
+        if len(self._rates) < len(rates):
+            self._rates, self._graph = torch.zeros_like(self._rates_now).repeat(num_steps, 1), None
+        self._rates[: len(rates)].copy_(rates.to(self._rates.dtype))
+
+    def _step(self) -> None:
+        """One update, of what the counters point at: all that a graph holds."""
+        assert self._block is not None
+        slot, position = self._counters[:1], self._counters[1:]
+        if self._captures:
+            torch.index_select(self._rates, 0, slot, out=self._rates_now)
+        else:
+            rates = self._host_rates[self._place]
+            for group, rate in zip(self._state.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        if self._block.stacked is None:
+            batch = self._block.separate[self._place]
+        else:
+            assert self._static is not None
+            batch = changed(self._static, lambda tensor: tensor.index_select(0, slot).squeeze(0))
+        loss = update(batch, self._recipe, self._state)
+        self._state.losses.index_copy_(0, position, loss.reshape(1).to(self._state.losses.dtype))
+        self._counters.add_(1)
+
+    def _watched_step(self) -> None:
+        """One real step, with an eye on what a graph of it could not hold or would not repeat."""
+        before = HostState.of(self._state.model)
+        with seen_waits(self._device) as waits:
+            self._step()
+        reason = before.change_to(HostState.of(self._state.model))
+        if waits and self.warm_up.num_steps == WARM_UP_STEPS - 1:  # the first ones may
+            reason = reason or f"it waits for the device in each step ({waits[0]})"
+        if reason is not None:
+            self._give_up(reason)
+
+    def _capture(self) -> None:
+        """Record one step, which carries out nothing; what can't be recorded goes on eagerly."""
+        graph = torch.cuda.CUDAGraph()
+        collects = gc.isenabled()
+        gc.disable()  # what is freed while recording may belong to another graph
+        problem: Exception | None = None
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._step()
+            except Exception as error:  # whatever a user's code does that waits for the device
+                problem = error
+            try:
+                graph.capture_end()
+            except Exception as error:
+                problem = problem or error
+        finally:
+            if collects:
+                gc.enable()
+        if problem is None:
+            self._graph = graph
+            return
+        if is_out_of_memory(problem):
+            raise problem
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())  # else it believes in the graph
+        for parameter in self._state.parameters:
+            parameter.grad = None
+        self._state.clipped_norm = None
+        self._give_up(str(problem).strip().split("\n")[0])
+
+    def _give_up(self, reason: str) -> None:
+        self._captures, self._graph = False, None
+        name = type(self._state.model).__name__
+        tell_once(f"{name} trains step by step, without a CUDA graph of its step: {reason}")
+
+
+def why_not_captured(optimizer: Optimizer) -> str | None:
+    """What of the optimizer keeps its step from being captured; None where nothing does."""
+    if isinstance(optimizer, SGD | Muon):
+        return None
+    if all("capturable" in group for group in optimizer.param_groups):
+        return None
+    return f"{type(optimizer).__name__} has no `capturable`, it may wait for the device"
+
+
+def take_tensor_rates(optimizer: Optimizer, rates: Tensor) -> None:
+    """Let the optimizer read each group's rate from its element of `rates` (groups,)."""
+    fused = isinstance(optimizer, SGD | Adam)  # AdamW is an Adam
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+        if "capturable" in group:
+            group["capturable"] = True
+        if fused and group.get("foreach") is None and not group.get("differentiable"):
+            group["fused"] = True
+    if fused:
+        setattr(optimizer, "_step_supports_amp_scaling", True)  # noqa: B010, what fused=True sets
+    optimizer._warned_capturable_if_run_uncaptured = True  # the warm-up steps are, on purpose
+
+
+@contextmanager
+def seen_waits(device: torch.device) -> Iterator[list[str]]:
+    """Where the host waits for the device inside; a graph can't hold that. Nothing but on CUDA."""
+    waits: list[str] = []
+    if device.type != "cuda":
+        yield waits
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in said:
+        if "synchronizing CUDA operation" in str(warning.message):
+            waits.append(f"{Path(warning.filename).name}, line {warning.lineno}")
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What Python code may change in a step and a graph would not: random numbers drawn on the
+    host, and numbers kept by modules."""
+
+    draws: GeneratorStates
+    numbers: dict[tuple[str, str], Any]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> HostState:
+        numbers = {
+            (name, key): value
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str)
+        }
+        return cls(GeneratorStates.now(), numbers)
+
+    def change_to(self, later: HostState) -> str | None:
+        drawn = self.draws.host_difference(later.draws)
+        if drawn is not None:
+            return f"it draws random numbers of {drawn} on the host in each step"
+        changed = [key for key, value in later.numbers.items() if self.numbers.get(key) != value]
+        if changed:
+            where = ".".join(part for part in changed[0] if part)
+            return f"its forward pass changes {where}, a number on the host"
+        return None
+
+
+def fits(batch: Batch, static: Batch) -> bool:
+    """Whether all of the batch can be copied into the static tensors."""
+    ours, theirs = parts_of(batch), parts_of(static)
+    return len(ours) == len(theirs) and all(
+        a.shape[1:] == b.shape[1:] and len(a) <= len(b) and a.dtype == b.dtype
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@cache
+def tell_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
