@@ -426,6 +426,24 @@ class TestPrograms:
         for a, b in pairwise(values):
             torch.testing.assert_close(tuple(program(a, b)), function(a, b))
 
+    def test_see_what_a_standing_tensor_holds_now(self):
+        weight = torch.randn(3, 3)
+
+        def function(x):
+            trained = weight.detach().requires_grad_()
+            loss = (x @ trained.T + trained[0]).square().sum()
+            return loss.detach(), *torch.autograd.grad(loss, [trained])
+
+        program = recorded(function, [torch.zeros(2, 3)], [weight])
+        for x in torch.randn(2, 2, 3):
+            weight.normal_()
+            torch.testing.assert_close(program(x), function(x))
+
+    def test_refuse_what_depends_on_values_of_a_standing_tensor(self):
+        weight = torch.ones(3)
+        with pytest.raises(NotRecordable, match="depends on values of tensors"):
+            recorded(lambda x: (x if weight.sum() > 0 else -x,), [torch.ones(3)], [weight])
+
     def test_leave_out_what_changes_nothing(self):
         """Less than half of what a layer, a scale, a mean square and their gradients take."""
         weight, bias, x = torch.randn(2, 4, 3), torch.randn(2, 4), torch.randn(2, 5, 3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,13 +56,16 @@ class NotRecordable(RuntimeError):
     """What a function computes can't be written down as a list of operations."""
 
 
-def recorded(function: Program, arguments: Sequence[Tensor]) -> Program:
+def recorded(
+    function: Program, arguments: Sequence[Tensor], standing: Sequence[Tensor] = ()
+) -> Program:
     """The operations of function(*arguments), to be run on other values of the same shapes.
 
-    `function` may use autograd. What doesn't depend on the arguments is computed here and now, and
-    kept. Raises `NotRecordable` where a value decides what is computed.
+    `function` may use autograd. `standing` are tensors that it reads besides: they stay where they
+    are, and what they hold may change between runs. What depends on neither is computed here and
+    now, and kept. Raises `NotRecordable` where a value decides what is computed.
     """
-    recorder = _Recorder(arguments)
+    recorder = _Recorder(arguments, standing)
     with recorder:
         results = function(*arguments)
     return recorder.program(results)
@@ -85,30 +89,45 @@ class _Layout:
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down all operations on tensors that depend on the arguments."""
+    """Writes down all operations on tensors that depend on the arguments or on what stands.
 
-    def __init__(self, arguments: Sequence[Tensor]) -> None:
+    The graph's first inputs are tensors that are there when it is run: constants, what stands,
+    and views of that.
+    """
+
+    def __init__(self, arguments: Sequence[Tensor], standing: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph = fx.Graph()
-        self.changes_tensors = False  # other than constants
+        self._changes_tensors = False  # other than constants
         self._nodes: dict[int, Node] = {}  # by the tensor's id
         self._storages: dict[int, list[Tensor]] = {}  # by address
         self._known: list[Tensor] = []  # held, so that no id or address occurs twice
+        self._constants: dict[Node, tuple[Tensor, int]] = {}  # with its version when it was used
         self._constant_nodes: dict[int, Node] = {}
-        self._constants: dict[str, tuple[Tensor, int]] = {}  # with its version when it was used
-        for number, tensor in enumerate(arguments):
-            self._add(tensor, self.graph.placeholder(f"x{number}"))
+        self._standing: dict[Node, Tensor] = {}
+        placeholders = [self.graph.placeholder(f"x{n}") for n in range(len(arguments))]
+        self._first = placeholders[0]
+        for tensor, node in zip(arguments, placeholders, strict=True):
+            self._add(tensor, node)
+        for tensor in standing:
+            self._add_standing(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        depends = any(self._node(tensor) is not None for tensor in tensors)
+        nodes = [self._node(tensor) for tensor in tensors]
+        if func.is_view and nodes and nodes[0] in self._standing:
+            views = func(*args, **kwargs)
+            for view in tree_flatten(views)[0]:
+                self._add_standing(view)
+            return views
+        depends = any(node is not None for node in nodes)
         if depends and _reads_values(func, tensors):
             raise NotRecordable("what is computed depends on values of tensors (.item(), if)")
         if depends and func._schema.is_mutable:
-            self.changes_tensors = True
+            self._changes_tensors = True
             self._add_what_changes(func, args)
         results = func(*args, **kwargs)
         if depends or torch.Tag.nondeterministic_seeded in func.tags:
@@ -119,12 +138,18 @@ class _Recorder(TorchDispatchMode):
     def program(self, results: Any) -> Program:
         """What was recorded, from the arguments to these results."""
         self.graph.output(tree_map_only(Tensor, self._node_or_constant, results))
-        constants = {name: tensor.detach() for name, (tensor, _) in self._constants.items()}
         if any(tensor._version != version for tensor, version in self._constants.values()):
             raise NotRecordable("a constant is changed in place after its first use")
-        if not self.changes_tensors:
+        if not self._changes_tensors:
             _simplify(self.graph)
-        return fx.GraphModule(constants, self.graph).forward
+        held = {node: tensor for node, (tensor, _) in self._constants.items()} | self._standing
+        there = []
+        for node in list(self.graph.nodes):
+            if node in held and node.users:
+                there.append(held[node].detach())
+            elif node in held:
+                self.graph.erase_node(node)
+        return partial(fx.GraphModule({}, self.graph).forward, *there)
 
     def _add_what_changes(self, func: Any, args: Sequence[Any]) -> None:
         """A constant that an operation writes to begins anew in every run of the program."""
@@ -165,15 +190,24 @@ class _Recorder(TorchDispatchMode):
                 return self._nodes[id(relative)]
         raise NotRecordable("a tensor is a view of another by a way that torch doesn't tell")
 
+    def _add_standing(self, tensor: Tensor) -> None:
+        node = self._new_input("standing")
+        self._standing[node] = tensor
+        self._add(tensor, node)
+
     def _node_or_constant(self, tensor: Tensor) -> Node:
         node = self._node(tensor) or self._constant_nodes.get(id(tensor))
         if node is None:
-            name = f"constant{len(self._constants)}"
-            node = self.graph.create_node("get_attr", name)
+            node = self._new_input("constant")
             node.meta["layout"] = _Layout.of(tensor)
-            self._constants[name] = (tensor, tensor._version)
+            self._constants[node] = (tensor, tensor._version)
             self._constant_nodes[id(tensor)] = node
         return node
+
+    def _new_input(self, name: str) -> Node:
+        number = len(self._standing) + len(self._constants)
+        with self.graph.inserting_before(self._first):
+            return self.graph.placeholder(f"{name}{number}")
 
 
 def _reads_values(func: Any, tensors: Sequence[Tensor]) -> bool:

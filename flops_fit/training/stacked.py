@@ -51,7 +51,11 @@ class Stacked:
             raise MustTrainAlone("precision fp16 scales the gradients of each run by themselves")
         self._flats = flat_parameters(self.states)
         self._constants = _differing_constants([state.model for state in states])
-        self._num_fixed = sum(len(flat.views) for flat in self._flats) + len(self._constants)
+        self._parameters = {
+            place.name: view
+            for flat in self._flats
+            for place, view in zip(flat.places, flat.views, strict=True)
+        }
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._norms = torch.zeros(len(states), device=recipe.device)  # (K,)
         self.read_states()
@@ -78,7 +82,7 @@ class Stacked:
     def prepare(self, batch: Batch) -> None:
         """Record the step for batches of these shapes, which else the first step does."""
         for part, _ in _parts(batch, self.recipe.micro_batch_size):
-            self._program(part, self._arguments(part))
+            self._program(part)
 
     def step(self, batch: Batch, rates: Tensor) -> Tensor:
         """One update of every run; returns the losses before it (K,).
@@ -89,8 +93,7 @@ class Stacked:
         """
         losses: Tensor | None = None
         for part, share in _parts(batch, self.recipe.micro_batch_size):
-            arguments = self._arguments(part)
-            of_part, *gradients = self._program(part, arguments)(*arguments)
+            of_part, *gradients = self._program(part)(*_tensors(part))
             for flat in self._flats:
                 gradients = flat.take_gradients(gradients, share, is_first=losses is None)
             weighted = of_part if share == 1 else of_part * share
@@ -152,69 +155,52 @@ class Stacked:
         measures = list(measures_of(self.recipe).values())
         data = device_data(self.recipe.source, self.recipe.device)
         for batch in data.held_out_batches(batch_size, samples):
-            arguments = self._arguments(batch)
             with torch.no_grad():
-                program = self._recorded(partial(self._measured, batch, measures), arguments)
-                measured.append(program(*arguments))
+                program = self._recorded(partial(self._measured, batch, measures), batch)
+                measured.append(program(*_tensors(batch)))
             weights.append(num_samples(batch))
         by_measure = zip(*measured, strict=True)
         # Doubles only on the CPU: mps has none.
         return [torch.stack(of_measure).cpu().double() for of_measure in by_measure], weights
 
-    def _program(self, batch: Batch, arguments: Sequence[Tensor]) -> Program:
+    def _program(self, batch: Batch) -> Program:
         with torch.enable_grad():
-            return self._recorded(partial(self._losses_and_gradients, batch), arguments)
+            return self._recorded(partial(self._losses_and_gradients, batch), batch)
 
-    def _arguments(self, batch: Batch) -> list[Tensor]:
-        parameters = [view for flat in self._flats for view in flat.views]
-        contents = [tensor for content in batch for tensor in tensors_of(content)]
-        return [*parameters, *self._constants.values(), *contents]
-
-    def _recorded(self, function: Program, arguments: Sequence[Tensor]) -> Program:
-        """The function as a program on tensors like these `_arguments`; recorded once."""
-        shapes = tuple(tensor.shape for tensor in arguments[self._num_fixed :])
-        key = (torch.is_grad_enabled(), shapes)
+    def _recorded(self, function: Program, batch: Batch) -> Program:
+        """The function of such a batch's tensors as a program; recorded once for its shapes."""
+        tensors = _tensors(batch)
+        key = (torch.is_grad_enabled(), *(tensor.shape for tensor in tensors))
         if key not in self._programs:
+            standing = [*self._parameters.values(), *self._constants.values()]
             plain = without_compiling(self.states[0].model)
             with plain, _attention_with_batched_rule(self.recipe.device):
-                self._programs[key] = recorded(function, arguments)
+                self._programs[key] = recorded(function, tensors, standing)
         return self._programs[key]
 
-    def _losses_and_gradients(self, batch: Batch, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """Of the `_arguments` of a batch like this: (K,), and (K, *shape) of each parameter."""
-        parameters, constants, (inputs, target) = self._named(batch, arguments)
-        trained = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    def _losses_and_gradients(self, like: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Of a batch of these tensors: (K,), and (K, *shape) of each parameter."""
+        trained = {n: value.detach().requires_grad_() for n, value in self._parameters.items()}
 
         def loss(values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
             [value] = self._values_of([self.recipe.loss], values, inputs, target)
             return value
 
-        losses = vmap(loss)({**trained, **constants}, inputs, target)  # (K,)
+        losses = vmap(loss)({**trained, **self._constants}, *_filled(like, tensors))  # (K,)
         ones = torch.ones(len(self), dtype=losses.dtype, device=losses.device)
         return losses.detach(), *torch.autograd.grad(losses, list(trained.values()), ones)
 
     def _measured(
-        self, batch: Batch, measures: Sequence[Metric], *arguments: Tensor
+        self, like: Batch, measures: Sequence[Metric], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        """Each measure (K,) on a batch that all runs share."""
-        parameters, constants, (inputs, target) = self._named(batch, arguments)
+        """Each measure (K,) on a batch of these tensors, which all runs share."""
+        inputs, target = _filled(like, tensors)
 
         def measure(values: dict[str, Tensor]) -> tuple[Tensor, ...]:
             return self._values_of(measures, values, inputs, target)
 
-        of_runs: tuple[Tensor, ...] = vmap(measure)({**parameters, **constants})
+        of_runs: tuple[Tensor, ...] = vmap(measure)({**self._parameters, **self._constants})
         return of_runs
-
-    def _named(
-        self, batch: Batch, arguments: Sequence[Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Batch]:
-        """Parameters, differing constants and the batch that these `_arguments` stand for."""
-        values = iter(arguments)
-        names = [place.name for flat in self._flats for place in flat.places]
-        parameters = {name: next(values) for name in names}
-        constants = {name: next(values) for name in self._constants}
-        inputs, target = (_filled(content, values) for content in batch)
-        return parameters, constants, (inputs, target)
 
     def _values_of(
         self,
@@ -253,11 +239,18 @@ def _parts(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
         yield part, (end - start) / total
 
 
-def _filled(content: Content, values: Iterator[Tensor]) -> Content:
-    """The next of these values in place of the content's own."""
-    if isinstance(content, Mapping):
-        return {name: next(values) for name in content}
-    return next(values)
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [tensor for content in batch for tensor in tensors_of(content)]
+
+
+def _filled(like: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """These tensors in place of the batch's own."""
+    values = iter(tensors)
+    inputs, target = (
+        {name: next(values) for name in content} if isinstance(content, Mapping) else next(values)
+        for content in like
+    )
+    return inputs, target
 
 
 def _differing_constants(models: Sequence[nn.Module]) -> dict[str, Tensor]:
