@@ -110,7 +110,7 @@ def cpu_seconds(work: Callable[[], None]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runs", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 16])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
