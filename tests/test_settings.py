@@ -151,6 +151,7 @@ CASES: dict[str, Case] = {
     ),
     "compile_above": Case(("compile_above=1e30",), 1e30, of_spec("compile_above", 1e30)),
     "cuda_graphs": Case(("cuda_graphs=false",), False, of_spec("cuda_graphs", False)),
+    "together": Case(("together=false",), False, of_spec("together", False)),
     "runs_per_gpu": Case(("runs_per_gpu=2",), 2, kept("runs_per_gpu", 2)),
     "workers": Case(("workers=2",), 2, kept("workers", 2)),
     "threads": Case(("threads=2",), 2, kept("threads", 2)),

@@ -77,6 +77,7 @@ def study_spec(
         checkpoint_seconds=settings.checkpoint_seconds,
         compile_above=settings.compile_above,
         cuda_graphs=settings.cuda_graphs,
+        together=settings.together,
         kernels=kernels(settings.kernels),
         hints=brought.hints,
         settings=settings,

@@ -54,6 +54,7 @@ class SweepKeywords(TypedDict, total=False):
     precision: str
     kernels: Mapping[str, str] | Literal["auto"]
     compile_above: float | Literal["auto"] | None
+    together: bool
     cuda_graphs: bool
     workers: int | None
     runs_per_gpu: int | None

@@ -121,6 +121,7 @@ class MachineSettings:
         "auto", "size of a run from which torch.compile is worth its start; auto: on CUDA, where "
         "it is; null: never", "FLOPs",
     )  # fmt: skip
+    together: bool = pinned(True, "small runs of one size in one batched step; false: each alone")
     cuda_graphs: bool = machine(True, "capture a run's step on CUDA once, and replay it")
     workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
     runs_per_gpu: int | None = machine(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from flops_fit.datasets.batches import Batch, changed, on_device
+from flops_fit.datasets.batches import Batch, changed, on_device, stacked
 from flops_fit.datasets.samples import parts_of
 from flops_fit.datasets.source import Movable, ShuffledBatches, Source
 
@@ -114,7 +114,7 @@ def _next_block(batches: Iterator[Batch], most: int, device: torch.device) -> Bl
     shapes = [[part.shape for part in parts_of(batch)] for batch in taken]
     if any(shape != shapes[0] for shape in shapes):
         return Block(len(taken), None, tuple(on_device(batch, device) for batch in taken))
-    return Block(len(taken), on_device(_pinned(_stacked(taken), device), device))
+    return Block(len(taken), on_device(_pinned(stacked(taken), device), device))
 
 
 def _few(batches: Iterator[Batch], most: int) -> list[Batch]:
@@ -127,20 +127,6 @@ def _few(batches: Iterator[Batch], most: int) -> list[Batch]:
         if num_bytes >= BLOCK_BYTES:
             break
     return taken
-
-
-def _stacked(batches: list[Batch]) -> Batch:
-    """One batch with a first dimension for the steps; input and target may be one and the same."""
-    inputs = _stacked_content([inputs for inputs, _ in batches])
-    if all(target is inputs for inputs, target in batches):
-        return inputs, inputs
-    return inputs, _stacked_content([target for _, target in batches])
-
-
-def _stacked_content(contents: list[Any]) -> Any:
-    if isinstance(contents[0], torch.Tensor):
-        return torch.stack(contents)
-    return {name: torch.stack([c[name] for c in contents]) for name in contents[0]}
 
 
 def _pinned(batch: Batch, device: torch.device) -> Batch:

@@ -64,6 +64,7 @@ class StudySpec:
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | Literal["auto"] | None = MachineSettings.compile_above  # FLOPs
     cuda_graphs: bool = MachineSettings.cuda_graphs
+    together: bool = MachineSettings.together
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
     hints: Mapping[str, str] = field(default_factory=dict)
     settings: SweepSettings | None = None
@@ -96,7 +97,8 @@ class StudySpec:
         pinned = folder.pinned()
         recipe = self.recipe(self.device, pinned["precision"], pinned["held_out_samples"])
         kernels = KernelPlan.from_json(pinned["kernels"])
-        return torch_trainer(replace(recipe, kernels=kernels), folder)
+        together = pinned.get("together", False)
+        return torch_trainer(replace(recipe, kernels=kernels, together=together), folder)
 
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
@@ -119,6 +121,7 @@ class StudySpec:
             checkpoint_seconds=self.checkpoint_seconds,
             compile_above=self.compile_above,
             cuda_graphs=self.cuda_graphs,
+            together=self.together,
             kernels=self.kernels,
         )
 
