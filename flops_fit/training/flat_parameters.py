@@ -80,6 +80,8 @@ class FlatParameters:
         self._optimizer = _at_rate_one(first.optimizer, group, self.values)
         self.values.grad = self.gradient
         self._optimizer.step()  # so that its state is there, of which only the numbers change
+        if like.is_cuda and not all(tensor.is_cuda for _, tensor in _tensors(self._state)):
+            raise MustTrainAlone("their optimizer counts steps on the CPU")
 
     def _scales_of(self, state: TrainingState) -> Tensor:
         """Each column's rate over the run's configured rate."""

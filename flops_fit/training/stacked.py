@@ -83,7 +83,8 @@ class Stacked:
         """One update of every run; returns the losses before it (K,).
 
         Tensors of the batch are (K, B, ...), on the device; `rates` (K,) are each run's configured
-        rate times its schedule's factor, before any `lr_scale`. Nothing is read from the device.
+        rate times its schedule's factor, before any `lr_scale`; at a rate of 0 weights stay as they
+        are. Nothing is read from the device, and all shapes are those of the batch.
         """
         losses: Tensor | None = None
         for part, share in _parts(batch, self.recipe.micro_batch_size):
