@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.plan.experiment import Experiment, Plan, short_number
@@ -128,14 +128,15 @@ class Estimate:
 
 
 def _too_large(m: Memory, where: str, workers: int) -> str:
+    samples = m.micro_batch_size
     assert m.needed is not None
-    samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
-    fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
-    smaller = f"micro_batch_size={m.micro_batch_size // 2}, " if (m.micro_batch_size or 0) > 1 else ""
+    given = f"{samples} at a time" if samples else "its batch"
+    do = [f"set workers={workers // 2}"] if workers > 1 else []
+    do += [f"set micro_batch_size={samples // 2}"] if samples and samples > 1 else []
+    do += ["leave it out (sizes=[..] or smaller budgets)", "train on a larger machine"]
     return (
         f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
-        f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"
-        "leave it out (sizes=[..], or a smaller largest budget), or train it on a larger machine"
+        f"{given} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {', or '.join(do)}"
     )
 
 
@@ -170,7 +171,6 @@ def estimate_elsewhere(
     prepared: Prepared, hardware: Hardware, settings: MachineSettings
 ) -> Estimate:
     """By what steps compute, move and hold: nothing is trained."""
-    from flops_fit.training.memory import USABLE_SHARE
     from flops_fit.training.roofline import on, seconds_on
     from flops_fit.training.trainer import TorchTrainer
 

@@ -37,6 +37,12 @@ MOST_BYTES_PER_PARAM = 32
 OBVIOUS_SHARE = 0.05
 """Of the memory: steps that by these bounds take less fit without a closer look."""
 
+GRADIENT_BYTES = 4
+"""Of a parameter, in fp32."""
+
+TRIFLE_BYTES = 2**30
+"""Of a step that is tried just to see whether its parts fit each other."""
+
 GUESSED_BYTES_PER_PARAM = 16
 """Parameter, gradient and the two moments of AdamW, in fp32."""
 
@@ -161,19 +167,20 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
 
 
 def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fit:
-    """By the straight line between the bytes of few samples and of half the batch: above the bytes
+    """By the straight line between the bytes of few samples and of the whole batch: above the bytes
     of what lies between, which are the largest of several numbers that are linear in the samples.
     """
-    few, half = min(FEWEST_SAMPLES, experiment.batch_size), -(-experiment.batch_size // 2)
-    bytes_of = {n: estimated_step_bytes(experiment, recipe, n) for n in {few, half}}
-    low, high = bytes_of[few], bytes_of[half]
-    if low is None or high is None:
+    few = min(FEWEST_SAMPLES, experiment.batch_size)
+    low = estimated_step_bytes(experiment, recipe, few)
+    if low is None:
         return Fit(experiment, whole, there, None, False)
-    slope = (high - low) / max(1, half - few)
-    samples = half
-    while samples > 1 and low + slope * (samples - few) > USABLE_SHARE * there:
+    high = whole + GRADIENT_BYTES * experiment.num_params_total  # kept from part to part
+    slope = (high - low) / max(1, experiment.batch_size - few)
+    samples = experiment.batch_size
+    needed = whole
+    while samples > 1 and needed > USABLE_SHARE * there:
         samples = -(-samples // 2)
-    needed = int(low + slope * max(0, samples - few))
+        needed = int(low + slope * max(0, samples - few))
     return Fit(experiment, needed, there, samples, needed <= USABLE_SHARE * there)
 
 
@@ -191,12 +198,11 @@ def _is_little(counted: float | None, tokens: int, num_params: int, usable: int)
     return most < OBVIOUS_SHARE * usable
 
 
-def samples_that_fit(value: SizeValue, recipe: Recipe, samples: int) -> int:
-    """So many samples, or a half, a quarter .. of them that a step of this size can be given at
-    once in main memory, in fp32 and without an optimizer's state; 0 where that can't be told or
-    not even the fewest fit."""
+def samples_to_try(value: SizeValue, recipe: Recipe, samples: int) -> int:
+    """So many samples, or a half, a quarter .. of them, of which a step of this size is a trifle
+    for main memory, in fp32 and without an optimizer's state; 0 where there are none."""
     there = free_main_memory()
-    usable = int(USABLE_SHARE * there)
+    usable = min(int(USABLE_SHARE * there), TRIFLE_BYTES)
     size, family = recipe.family.at(value), recipe.family
     counted, tokens = size.counted_flops_per_token, samples * family.tokens_per_sample
     if _is_little(counted, tokens, size.num_params_total, usable):

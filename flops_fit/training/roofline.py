@@ -142,7 +142,10 @@ def kernel_seconds(kernels: Mapping[Kernel, int], hardware: Hardware, compiled: 
     for kernel, count in kernels.items():
         moving = kernel.moved_bytes / bandwidth
         if compiled and not kernel.flops:
-            launch, moving = gets.launches_compiled * gets.launch_seconds, gets.bytes_compiled * moving
+            launch, moving = (
+                gets.launches_compiled * gets.launch_seconds,
+                gets.bytes_compiled * moving,
+            )
         else:
             launch = gets.launch_seconds
         computing = kernel.flops / (gets.of_peak * peak_of(kernel, hardware))

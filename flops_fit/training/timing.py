@@ -31,8 +31,8 @@ TIMED_SECONDS = 2.0
 SOON_DONE_FLOPS = {"cpu": 5e10, "mps": 1e12, "cuda": 1e13}
 """A second on one core of a CPU. Of steps that take more a part of the batch is timed first."""
 
-LONGEST_TIMED_FLOPS = {"cpu": 1e12, "mps": 1e13, "cuda": 1e15}
-"""20 seconds on one core. Where one sample takes more, nothing is timed."""
+LONGEST_TIMED_FLOPS = {"cpu": 3e11, "mps": 1e13, "cuda": 1e15}
+"""6 seconds on one core of a CPU. Where one sample takes more, nothing is timed."""
 
 LONGEST_TIMED_STEP = 1.0
 """Seconds that the part of a batch should take of which a long step is told."""
@@ -128,19 +128,18 @@ def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
     return float(np.median(seconds or [first])) * experiment.batch_size / samples
 
 
-def samples_to_time(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
-    """Samples of a batch with which a step is soon done, and fits into memory beside those of as
-    many `states`; 0 for none."""
+def samples_to_time(experiment: Experiment, recipe: Recipe) -> int:
+    """Samples of a batch with which a step is soon done, and fits into memory; 0 for none."""
     device = recipe.device.type if recipe.device.type in SOON_DONE_FLOPS else "cuda"
     soon, longest = SOON_DONE_FLOPS[device], LONGEST_TIMED_FLOPS[device]
     each = experiment.flops_per_step / experiment.batch_size
     samples = max(int(soon / each), 1 if each < longest else 0)
-    return min(samples, that_fit(experiment, recipe, states), experiment.batch_size)
+    return samples and min(samples, that_fit(experiment, recipe), experiment.batch_size)
 
 
 def that_fit(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
-    """Samples that can be in memory at once here and now: all of a batch where it comes in parts
-    that fit, 0 where nothing does."""
+    """Samples that can be in memory at once here and now, beside those of as many `states`: all of
+    a batch where it comes in parts that fit, 0 where nothing does."""
     fit = fit_of(experiment, recipe, available_bytes(recipe.device) // states)
     if not fit.fits:
         return 0
