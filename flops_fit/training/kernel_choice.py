@@ -25,7 +25,7 @@ from flops_fit.training.kernels import KernelPlan, in_force, plans_for
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
-from flops_fit.training.timing import that_fit
+from flops_fit.training.timing import MOST_STEPS_REMEMBERED, that_fit
 
 TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
@@ -109,6 +109,7 @@ def _samples_to_try(experiment: Experiment, recipe: Recipe, states: int) -> int:
 def fresh_steps(experiment: Experiment, recipe: Recipe, samples: int, plan: KernelPlan) -> Step:
     """Steps of a fresh model of this size, all on the first samples of the first batch."""
     recipe = replace(recipe, kernels=plan)
+    experiment = replace(experiment, num_steps=min(experiment.num_steps, MOST_STEPS_REMEMBERED))
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)

@@ -40,6 +40,9 @@ OBVIOUS_SHARE = 0.05
 GRADIENT_BYTES = 4
 """Of a parameter, in fp32."""
 
+LOSS_BYTES = 4
+"""A run keeps the training loss of every step on its device."""
+
 TRIFLE_BYTES = 2**30
 """Of a step that is tried just to see whether its parts fit each other."""
 
@@ -161,9 +164,10 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
     if isinstance(step, Unknown):
         guessed = GUESSED_BYTES_PER_PARAM * experiment.num_params_total
         return Fit(experiment, None, there, given, guessed < UNKNOWN_SHARE * there, step.reason)
-    if step.peak_bytes <= usable or given is not None:
-        return Fit(experiment, step.peak_bytes, there, given, step.peak_bytes <= usable)
-    return _split(experiment, recipe, there, step.peak_bytes)
+    needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
+    if needed <= usable or given is not None:
+        return Fit(experiment, needed, there, given, needed <= usable)
+    return _split(experiment, recipe, there, needed)
 
 
 def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fit:
@@ -171,13 +175,13 @@ def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fi
     of what lies between, which are the largest of several numbers that are linear in the samples.
     """
     few = min(FEWEST_SAMPLES, experiment.batch_size)
-    low = estimated_step_bytes(experiment, recipe, few)
-    if low is None:
+    of_few = estimated_step_bytes(experiment, recipe, few)
+    if of_few is None:
         return Fit(experiment, whole, there, None, False)
+    low = of_few + LOSS_BYTES * experiment.num_steps
     high = whole + GRADIENT_BYTES * experiment.num_params_total  # kept from part to part
     slope = (high - low) / max(1, experiment.batch_size - few)
-    samples = experiment.batch_size
-    needed = whole
+    samples, needed = experiment.batch_size, whole
     while samples > 1 and needed > USABLE_SHARE * there:
         samples = -(-samples // 2)
         needed = int(low + slope * max(0, samples - few))
@@ -186,7 +190,8 @@ def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fi
 
 def _obviously_fits(experiment: Experiment, usable: int) -> bool:
     counted, tokens = experiment.flops_per_token_counted, experiment.batch_tokens
-    return _is_little(counted, tokens, experiment.num_params_total, usable)
+    is_short = LOSS_BYTES * experiment.num_steps < OBVIOUS_SHARE * usable
+    return is_short and _is_little(counted, tokens, experiment.num_params_total, usable)
 
 
 def _is_little(counted: float | None, tokens: int, num_params: int, usable: int) -> bool:

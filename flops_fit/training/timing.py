@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ TIMED_STEPS = 5
 
 TIMED_SECONDS = 2.0
 """After which no further step of a size is timed."""
+
+MOST_STEPS_REMEMBERED = 10**7
+"""Of a run that is timed: the losses of more, 4 bytes each, would take memory for nothing."""
 
 SOON_DONE_FLOPS = {"cpu": 5e10, "mps": 1e12, "cuda": 1e13}
 """A second on one core of a CPU. Of steps that take more a part of the batch is timed first."""
@@ -102,8 +106,9 @@ def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
     samples = samples_to_time(experiment, recipe)
     if samples == 0:
         return experiment.flops_per_step / (PRODUCTS_SHARE * product_rate(recipe))
+    steps = min(experiment.num_steps, MOST_STEPS_REMEMBERED)
     with seeded(experiment.seed):
-        state = TrainingState.start(experiment, recipe)
+        state = TrainingState.start(replace(experiment, num_steps=steps), recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
 
         def seconds_of(part: int) -> float:
