@@ -128,15 +128,15 @@ class Estimate:
 
 
 def _too_large(m: Memory, where: str, workers: int) -> str:
+    samples = m.micro_batch_size
     assert m.needed is not None
-    samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
-    fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
-    samples_at_once = m.micro_batch_size or 0
-    smaller = f"micro_batch_size={samples_at_once // 2}, " if samples_at_once > 1 else ""
+    given = f"{samples} at a time" if samples else "its batch"
+    do = [f"set workers={workers // 2}"] if workers > 1 else []
+    do += [f"set micro_batch_size={samples // 2}"] if samples and samples > 1 else []
+    do += ["leave it out (sizes=[..] or smaller budgets)", "train on a larger machine"]
     return (
         f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
-        f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"
-        "leave it out (sizes=[..], or a smaller largest budget), or train it on a larger machine"
+        f"{given} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {', or '.join(do)}"
     )
 
 
