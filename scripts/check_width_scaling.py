@@ -1,11 +1,12 @@
-"""Does one learning rate serve all widths? Scan it for each shipped model, write the table.
+"""Does one learning rate serve all sizes? Scan it for each shipped model, write the table.
 
     python scripts/check_width_scaling.py [mlp-toy] [transformer-python_source] [vit-images]
+    python scripts/check_width_scaling.py [gpt] [gpt-depth]
 
-Every width of a 16-fold range is trained for the same steps at the recipe's rate, half of it, and
-2 and 4 times it, on one thread, by the trainer of the sweeps. One rate must reach a held-out
-loss within 5% of the best at every width. Without names all are scanned, and docs/width-scaling.md
-is written anew.
+Every size is trained for the same steps at the configured rate, half of it, and 2 and 4 times it,
+on one thread, by the trainer of the sweeps: widths of a 16-fold range, or depths of an 8-fold one,
+with the width in proportion or fixed. One rate must reach a held-out loss within 5% of the best at
+every size. Without names all are scanned, and docs/width-scaling.md is written anew.
 """
 
 from __future__ import annotations
@@ -40,20 +41,27 @@ FACTORS = (0.5, 1.0, 2.0, 4.0)
 """On the recipe's learning rate."""
 
 LIMIT = 1.05
-"""Largest loss at the common rate over the best loss of a width."""
+"""Largest loss at the common rate over the best loss of a size."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What is trained; the rest is the pair's recipe."""
+    """What is trained; the rest is the pair's recipe, with `words` in place of some of it."""
 
     model: str
     dataset: str
-    widths: tuple[int, ...]
+    sizes: tuple[int, ...]
     num_steps: int
     held_out_samples: int
     num_seeds: int = 1
+    words: tuple[str, ...] = ()
 
+
+SHORT_TEXTS = ("dataset.context_length=64", "batch_size=8", "optimizer.lr=0.0024")
+"""For a model without a recipe for this dataset."""
+
+ANY_BUDGET = "budgets=[1e12]"
+"""The number of steps is that of the scan."""
 
 SCANS = {
     "mlp-toy": Scan("mlp", "toy", (8, 16, 32, 64, 128), 2000, 8192),
@@ -61,20 +69,36 @@ SCANS = {
         "transformer", "python_source", (16, 32, 64, 128, 256), 200, 128
     ),
     "vit-images": Scan("vit", "images", (16, 32, 64, 128, 256), 450, 2048, num_seeds=2),
+    "gpt": Scan(
+        "gpt",
+        "python_source",
+        (2, 4, 8, 16),
+        200,
+        256,
+        words=("model.width_per_layer=8", "model.head_dim=8", *SHORT_TEXTS),
+    ),
+    "gpt-depth": Scan(
+        "gpt",
+        "python_source",
+        (2, 4, 8, 16),
+        200,
+        256,
+        words=("model.width=32", "model.head_dim=8", *SHORT_TEXTS),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Table:
-    """Held-out losses, means over seeds: a row for each width, a column for each rate."""
+    """Held-out losses, means over seeds: a row for each size, a column for each rate."""
 
-    widths: tuple[int, ...]
+    sizes: tuple[int, ...]
     rates: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
 
     @property
     def best(self) -> list[float]:
-        """Lowest loss of each width."""
+        """Lowest loss of each size."""
         return [min(row) for row in self.losses]
 
     @property
@@ -85,7 +109,7 @@ class Table:
 
     @property
     def common_rate(self) -> float:
-        """The rate that comes closest to the best of every width."""
+        """The rate that comes closest to the best of every size."""
         return self.rates[self.excess.index(min(self.excess))]
 
 
@@ -106,25 +130,26 @@ def main() -> int:
 
 
 def scanned(scan: Scan, factors: Sequence[float]) -> Table:
-    """All its widths trained at all rates."""
+    """All its sizes trained at all rates."""
     spec, lr = shipped(scan)
     rates = tuple(lr * factor for factor in factors)
     recipe = spec.recipe("cpu", "fp32", scan.held_out_samples)
     batch_size = spec.sweep.batch_size
 
-    def mean_loss(width: int, rate: float) -> float:
-        planned = experiment(scan, width, rate, recipe, batch_size)
+    def mean_loss(size: int, rate: float) -> float:
+        planned = experiment(scan, size, rate, recipe, batch_size)
         runs = (replace(planned, seed=seed) for seed in range(scan.num_seeds))
         return statistics.fmean(held_out_loss(run, recipe) for run in runs)
 
-    losses = tuple(tuple(mean_loss(width, rate) for rate in rates) for width in scan.widths)
-    return Table(scan.widths, rates, losses)
+    losses = tuple(tuple(mean_loss(size, rate) for rate in rates) for size in scan.sizes)
+    return Table(scan.sizes, rates, losses)
 
 
 def shipped(scan: Scan) -> tuple[StudySpec, float]:
     """The pair as its recipe has it, and the recipe's learning rate."""
     register_schemas()
-    words = [f"model={scan.model}", f"dataset={scan.dataset}", "study=width-scaling"]
+    words = [f"model={scan.model}", f"dataset={scan.dataset}", "study=scaling"]
+    words += [*scan.words, *([ANY_BUDGET] if scan.words else [])]
     with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
         composed = compose("train", words)
     config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -132,8 +157,8 @@ def shipped(scan: Scan) -> tuple[StudySpec, float]:
     return build_spec(settings, {}), settings.optimizer["lr"]
 
 
-def experiment(scan: Scan, width: int, rate: float, recipe: Recipe, batch_size: int) -> Experiment:
-    measured = recipe.family.at(width)
+def experiment(scan: Scan, size: int, rate: float, recipe: Recipe, batch_size: int) -> Experiment:
+    measured = recipe.family.at(size)
     batch_tokens = batch_size * recipe.source.tokens_per_sample
     flops_per_token = measured.counted_flops_per_token
     return Experiment(
@@ -162,9 +187,9 @@ def held_out_loss(experiment: Experiment, recipe: Recipe) -> float:
 
 def page(sections: Iterable[str]) -> str:
     head = (
-        "# One learning rate for all widths\n\n"
+        "# One learning rate for all sizes\n\n"
         "Made by `scripts/check_width_scaling.py`: held-out loss after a short training, the same "
-        "steps at every width, one thread. Bold is the best of a width; the last line says how far "
+        "steps at every size, one thread. Bold is the best of a size; the last line says how far "
         "above it a rate ends where it does worst.\n"
     )
     return head + "".join(f"\n{text}" for text in sections)
@@ -172,17 +197,18 @@ def page(sections: Iterable[str]) -> str:
 
 def section(scan: Scan, table: Table, seconds: float) -> str:
     machine = f"{platform.machine()}, Python {platform.python_version()}"
-    num_runs = len(table.widths) * len(table.rates) * scan.num_seeds
+    num_runs = len(table.sizes) * len(table.rates) * scan.num_seeds
+    size_name = shipped(scan)[0].size.name
     excess = " | ".join(f"{value - 1:+.1%}" for value in table.excess)
-    rows = [row(*each) for each in zip(table.widths, table.losses, strict=True)]
+    rows = [row(*each) for each in zip(table.sizes, table.losses, strict=True)]
     lines = [
-        f"## model={scan.model} dataset={scan.dataset}",
+        f"## {' '.join((f'model={scan.model}', f'dataset={scan.dataset}', *scan.words))}",
         "",
         f"{scan.num_steps:,} steps, {num_runs} runs ({scan.num_seeds} for each cell) in "
-        f"{seconds:.0f} CPU seconds on {machine}. At {table.common_rate:g} every width ends within "
+        f"{seconds:.0f} CPU seconds on {machine}. At {table.common_rate:g} every size ends within "
         f"{min(table.excess) - 1:.1%} of its best.",
         "",
-        f"| width | {' | '.join(f'lr {rate:g}' for rate in table.rates)} |",
+        f"| {size_name} | {' | '.join(f'lr {rate:g}' for rate in table.rates)} |",
         "|---" * (len(table.rates) + 1) + "|",
         *rows,
         f"| worst | {excess} |",
@@ -191,10 +217,10 @@ def section(scan: Scan, table: Table, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def row(width: int, losses: Sequence[float]) -> str:
+def row(size: int, losses: Sequence[float]) -> str:
     best = min(losses)
     cells = (f"**{loss:.4f}**" if loss == best else f"{loss:.4f}" for loss in losses)
-    return f"| {width} | {' | '.join(cells)} |"
+    return f"| {size} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

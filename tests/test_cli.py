@@ -63,7 +63,7 @@ def test_help_lists_options_shipped_and_the_users_own(folder, capsys):
     (folder / "conf/model").mkdir(parents=True)
     (folder / "conf/model/net.yaml").write_text("_target_: my_pkg.Net\n")
     assert main(["train", "model=net", "--help"]) == 0
-    assert "  model: mlp, net, transformer, vit\n" in capsys.readouterr().out
+    assert "  model: gpt, mlp, net, transformer, vit\n" in capsys.readouterr().out
 
 
 def test_flags_may_stand_anywhere():
@@ -97,7 +97,9 @@ def test_completion_offers_verbs_then_options(capsys, monkeypatch):
     assert capsys.readouterr().out.split() == ["train"]
     monkeypatch.setenv("COMP_LINE", "flops-fit train model=")
     assert main(["-sc", "query=bash"]) == 0
-    assert capsys.readouterr().out.split() == ["model=mlp", "model=transformer", "model=vit"]
+    assert capsys.readouterr().out.split() == [
+        "model=gpt", "model=mlp", "model=transformer", "model=vit",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("budgets", ["budgets=[1e15,1e16]", "budgets=1e15,1e16"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from flops_fit.building.node import FLOPS, SIZE
 from flops_fit.cli.schema import register_schemas
 from flops_fit.cli.verbs import VERBS
 from flops_fit.files import shipped_configs
+from flops_fit.plan.rules import PowerRule
 from flops_fit.settings import ColumnNames, SweepSettings, from_plain
 from flops_fit.store.folder import StudyFolder
 from flops_fit.tables import COMMON_NAMES
@@ -62,6 +64,7 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
     ]
     return {
         "transformer": ["dataset=python_source", "budgets=[1e11]"],
+        "gpt": ["dataset=python_source", "budgets=[1e13]", "batch_size=8", "max_epochs=1e9"],
         "vit": ["dataset=images"],
         "images": ["model=vit"],
         "digits": ["model=vit"],
@@ -121,10 +124,47 @@ def test_the_python_face_means_the_same_methods_where_none_is_named():
 @pytest.mark.parametrize("recipe", sorted((shipped_configs() / "recipe").glob("*.yaml")))
 def test_every_leaf_of_a_recipe_is_a_setting(recipe):
     model, _, dataset = recipe.stem.partition("-")
-    with_recipe = composed("train", f"model={model}", f"dataset={dataset}")
+    needed = ["dataset.path=t.bin", "dataset.vocab_size=8"] if dataset == "tokens" else []
+    with_recipe = composed("train", f"model={model}", f"dataset={dataset}", *needed)
     text = OmegaConf.load(recipe)
     assert set(text) - {"defaults"} <= with_recipe.keys()
     assert with_recipe["budgets"] == text.budgets
+
+
+def gpt_on_tokens(*words: str) -> dict:
+    pair = ["model=gpt", "dataset=tokens", "dataset.path=t.bin", "dataset.vocab_size=50304"]
+    return composed("train", *pair, *words)
+
+
+def test_gpt_on_tokens_picks_wsd_and_rules_of_d_that_the_command_line_may_replace():
+    config = gpt_on_tokens()
+    rules = config["batch_rule"], config["learning_rate_rule"]
+    assert [rule["num_params_exponent"] for rule in rules] == [0, 0]
+    assert min(rule["num_tokens_exponent"] for rule in rules) > 0
+    assert Path(config["schedule"]["_target_"]).suffix == ".WSD"
+    assert gpt_on_tokens("optimizer=muon")["learning_rate_rule"] is None
+    own = gpt_on_tokens("batch_rule=power", "learning_rate_rule=gpt_by_size", "schedule=cosine")
+    assert own["batch_rule"]["coefficient"] == 64
+    assert own["learning_rate_rule"]["num_tokens_exponent"] == 0
+    assert Path(own["schedule"]["_target_"]).suffix == ".Cosine"
+
+
+def test_gpt_on_tokens_takes_the_step_law_s_batch():
+    file = OmegaConf.load(shipped_configs() / "batch_rule" / "step_law.yaml")
+    assert gpt_on_tokens()["batch_rule"] == OmegaConf.to_container(file)
+
+
+def test_rules_by_size_are_those_of_the_recipe_at_7_tokens_per_parameter():
+    config = gpt_on_tokens()
+    by_size = gpt_on_tokens("batch_rule=step_law_by_size", "learning_rate_rule=gpt_by_size")
+    for name in ("batch_rule", "learning_rate_rule"):
+        rule, of_size = (
+            PowerRule(**{k: v for k, v in c[name].items() if k not in HYDRA_KEYS})
+            for c in (config, by_size)
+        )
+        for num_params in (1e7, 1e9):
+            at_7 = rule(num_params, 7 * num_params)
+            assert of_size(num_params, math.nan) == pytest.approx(at_7, rel=0.02)
 
 
 def test_transformer_on_python_source_picks_its_own_loss_and_rate():

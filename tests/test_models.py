@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from flops_fit.learning.losses import cross_entropy
-from flops_fit.models import MLP, Transformer, ViT
+from flops_fit.models import GPT, MLP, Transformer, ViT
 from flops_fit.models import transformer as transformer_module
 from flops_fit.models.transformer import causal_attention, rms_norm, rotary_angles, rotation_by
 from flops_fit.models.vit import full_attention, grid_rotation, patches
@@ -21,6 +21,10 @@ def transformer(width, **arguments):
 
 def vit(width, **arguments):
     return ViT(width, IMAGE_SIZE, PATCH_SIZE, CHANNELS, NUM_CLASSES, **arguments)
+
+
+def gpt(depth, **arguments):
+    return GPT(depth, VOCAB_SIZE, CONTEXT_LENGTH, width_per_layer=8, head_dim=8, **arguments)
 
 
 def images(batch_size=4, seed=0):
@@ -47,6 +51,8 @@ MODELS = {
     "shallow mlp": MLP(8, in_features=3, out_features=2, depth=1),
     "transformer": transformer(16),
     "vit": vit(16),
+    "gpt": gpt(2),
+    "gpt, swiglu": gpt(2, mlp="swiglu"),
 }
 
 
@@ -170,6 +176,76 @@ def test_attention_works_in_bfloat16_autocast():
     assert F.cosine_similarity(low.float().flatten(), model(x).flatten(), dim=0) > 0.99
 
 
+@pytest.mark.parametrize("mlp", ["relu2", "swiglu"])
+@pytest.mark.parametrize(("depth", "head_dim"), [(1, 64), (3, 64), (4, 128)])
+def test_one_dial_sets_the_shape_of_a_gpt(depth, head_dim, mlp):
+    model = GPT(depth, 64, 32, head_dim=head_dim, mlp=mlp)
+    width = 64 * depth
+    assert (len(model.blocks), model.width, model.head.in_features) == (depth, width, width)
+    assert {block.num_heads for block in model.blocks} == {width // head_dim}
+    assert model.cos.shape == (32, 1, 1, head_dim // 2)
+    in_matrices = 12 * depth * width**2
+    assert model.num_params() == pytest.approx(in_matrices + 64 * width, rel=0.1)
+    if mlp == "relu2" or depth == 3:  # 8/3 x 192 is a multiple of 64
+        assert model.num_params() == in_matrices + 64 * width
+
+
+def test_a_gpt_may_keep_its_width():
+    shapes = {GPT(depth, 64, 32, head_dim=8, width=48).width for depth in (1, 2, 7)}
+    assert shapes == {48}
+
+
+def test_layers_of_a_gpt_add_less_the_more_there_are():
+    """In a stream too large to be changed by it, a layer adds 1 / depth of the same."""
+    generator = torch.Generator().manual_seed(0)
+    x = 1e6 * torch.randn(2, 5, 16, generator=generator, dtype=torch.double)
+    added = []
+    for depth in (2, 4, 8):
+        model = randomized(GPT(depth, 64, 5, head_dim=8, width=16)).double()
+        added.append(model.blocks[0](x, (model.cos, model.sin)) - x)
+    assert added[0].abs().max() > 1
+    torch.testing.assert_close(added[0], 2 * added[1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(added[1], 2 * added[2], rtol=1e-3, atol=1e-3)
+
+
+def test_heads_of_a_gpt_attend_alike_however_large_queries_and_keys_are():
+    model, x = randomized(gpt(2)), token_ids()
+    before = model(x)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.qkv.weight[: 2 * block.qkv.in_features] *= 100
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gpt_starts_at_uniform_predictions_and_never_looks_ahead():
+    x = token_ids()
+    assert cross_entropy(gpt(2)(x), x).item() == pytest.approx(math.log(VOCAB_SIZE))
+    model, later = randomized(gpt(2, mlp="swiglu")), x.clone()
+    later[:, 20:] = (later[:, 20:] + 1) % VOCAB_SIZE
+    torch.testing.assert_close(model(x)[:, :20], model(later)[:, :20])
+
+
+def test_swiglu_is_the_definition():
+    block = randomized(gpt(2, mlp="swiglu")).blocks[0]
+    hidden = block.down.in_features
+    assert hidden == 64
+    x = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    gate, value = x @ block.up.weight[:hidden].T, x @ block.up.weight[hidden:].T
+    expected = (gate * torch.sigmoid(gate) * value) @ block.down.weight.T
+    torch.testing.assert_close(block.down(block.activation(block.up(x))), expected)
+
+
+def test_impossible_gpts_are_refused():
+    with pytest.raises(ValueError, match=r"width 192 of depth 3 can't be cut into heads of 128"):
+        GPT(3, 64, 32, head_dim=128)
+    with pytest.raises(ValueError, match="head_dim is 7"):
+        GPT(3, 64, 32, head_dim=7)
+    with pytest.raises(ValueError, match="mlp is 'gelu': use relu2 or swiglu"):
+        GPT(3, 64, 32, mlp="gelu")
+    with pytest.raises(ValueError, match="depth is 0"):
+        GPT(0, 64, 32)
+
+
 def test_impossible_shapes_are_refused():
     with pytest.raises(ValueError, match=r"width 18 can't be shared by 2 heads.*multiples of 4"):
         transformer(18)
@@ -203,6 +279,7 @@ STACKABLE = {
     "transformer": (transformer(16), token_ids()),
     "transformer, fused attention": (transformer(16), token_ids()),
     "vit": (vit(16), images()),
+    "gpt": (gpt(2, mlp="swiglu"), token_ids()),
     "mlp": (MLP(24, in_features=8), images()[:, 0, 0, :8]),
 }
 STACKABLE["transformer, fused attention"][0].use_attention_kernel("fused")
@@ -246,7 +323,9 @@ def test_rotary_tables_are_no_part_of_a_checkpoint():
         assert {buffer.device.type for buffer in transformer(16).buffers()} == {"meta"}
 
 
-@pytest.mark.parametrize(("model", "inputs"), [STACKABLE["transformer"], STACKABLE["vit"]])
+@pytest.mark.parametrize(
+    ("model", "inputs"), [STACKABLE["transformer"], STACKABLE["vit"], STACKABLE["gpt"]]
+)
 def test_regions_are_all_that_repeats(model, inputs):
     ran = []
     model = copy.deepcopy(model)
@@ -259,14 +338,21 @@ def test_regions_are_all_that_repeats(model, inputs):
 
 
 @pytest.mark.parametrize(
-    ("build", "inputs"), [(transformer, token_ids()), (vit, images())], ids=["transformer", "vit"]
+    ("build", "inputs"),
+    [
+        (lambda: transformer(32), token_ids()),
+        (lambda: vit(32), images()),
+        (lambda: gpt(4), token_ids()),
+        (lambda: gpt(4, mlp="swiglu"), token_ids()),
+    ],
+    ids=["transformer", "vit", "gpt", "gpt, swiglu"],
 )
 def test_the_stream_stays_in_bfloat16_where_a_gpu_would_keep_it_so(monkeypatch, build, inputs):
     """As on CUDA: there is none in these tests, so the CPU stands for it."""
     monkeypatch.setattr(
         transformer_module, "in_bf16_on_cuda", lambda x: torch.is_autocast_enabled("cpu")
     )
-    model = changed(build(32), 0)
+    model = changed(build(), 0)
     types = set()
     for module in (*model.blocks, *(child for b in model.blocks for child in b.children())):
         module.register_forward_hook(lambda _, args, y: types.update({args[0].dtype, y.dtype}))
@@ -294,7 +380,7 @@ def test_rms_norm_written_out_is_that_of_torch(dtype):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["transformer", "vit"])
+@pytest.mark.parametrize("name", ["transformer", "vit", "gpt"])
 def test_a_whole_step_can_be_captured_on_cuda(name):
     model, inputs = STACKABLE[name]
     model, inputs = changed(model, 0).cuda(), inputs.cuda()

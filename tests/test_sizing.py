@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from flops_fit.building.from_config import ConfiguredModel
+from flops_fit.building.node import Part
 from flops_fit.cli import main
 from flops_fit.errors import ConfigError, PlanError
 from flops_fit.learning.losses import cross_entropy, mse
-from flops_fit.models import MLP, Transformer, ViT
+from flops_fit.models import GPT, MLP, Transformer, ViT
 from flops_fit.training.family import ModelFamily, SizeSpec, flops_per_token
 
 IN_FEATURES = 5
@@ -257,6 +259,18 @@ class TestWrongModels:
         with pytest.raises(ConfigError, match=r"can't be built with hidden=7.*heads of 6"):
             family(Heads).at(7)
 
+    def test_a_configured_model_passes_over_sizes_that_nobody_asked_for(self):
+        node = {
+            "_target_": "flops_fit.models.Transformer", "vocab_size": 8, "context_length": 4,
+            "depth": 1, "num_heads": 12,
+        }  # fmt: skip
+        transformers = family(ConfiguredModel(Part("model", node, "mine.yaml")), "width")
+        assert transformers.smallest == 24
+        assert transformers.at(768).size.value == 768
+        assert transformers.nearest(transformers.at(48).num_params).size.value == 48
+        with pytest.raises(ConfigError, match=r"^mine\.yaml: model .*can't be built: .*width 100 "):
+            transformers.at(100)
+
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
@@ -334,6 +348,22 @@ CASES = {
         tokens_per_sample=32,
         on_data=0,  # the embedding looks up
         on_activations=in_blocks(4, 32, 24, 3) + 4 * 32 * 24 * 64,
+    ),
+    "gpt": Case(
+        partial(GPT, 3, vocab_size=64, context_length=32, width_per_layer=8, head_dim=8),
+        (torch.zeros(4, 32, dtype=torch.long), torch.zeros(4, 32, dtype=torch.long)),
+        cross_entropy,
+        tokens_per_sample=32,
+        on_data=0,
+        on_activations=in_blocks(4, 32, 24, 3) + 4 * 32 * 24 * 64,
+    ),
+    "gpt, swiglu": Case(  # three matrices of 24 x 64 in place of two of 24 x 96
+        partial(GPT, 3, 64, 32, width_per_layer=8, head_dim=8, mlp="swiglu"),
+        (torch.zeros(4, 32, dtype=torch.long), torch.zeros(4, 32, dtype=torch.long)),
+        cross_entropy,
+        tokens_per_sample=32,
+        on_data=0,
+        on_activations=in_blocks(4, 32, 24, 3) + 4 * 32 * 24 * (64 + 3 * (3 * 64 - 2 * 96)),
     ),
     "vit": Case(
         partial(ViT, 16, image_size=12, patch_size=4, channels=3, num_classes=10),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flops_fit.datasets import PythonSource, SyntheticImages, Toy
 from flops_fit.learning.losses import cross_entropy, mse
-from flops_fit.models import MLP, Transformer, ViT
+from flops_fit.models import GPT, MLP, Transformer, ViT
 
 WIDTHS = (16, 32, 64, 128, 256)
 NUM_STEPS = 5
@@ -68,6 +68,12 @@ CASES = {
     ),
     "transformer": Case(
         partial(Transformer, vocab_size=256, context_length=32), source_code, cross_entropy, lr=0.02
+    ),
+    "gpt": Case(
+        lambda width: GPT(2, 256, 32, head_dim=8, width=width, base_width=16, base_depth=2),
+        source_code,
+        cross_entropy,
+        lr=0.02,
     ),
     "vit": Case(
         partial(ViT, image_size=12, patch_size=4, channels=1, num_classes=10, num_heads=1),
@@ -135,6 +141,40 @@ def test_activations_and_their_updates_have_one_size_at_every_width(case):
 
 
 @pytest.mark.slow
+def test_updates_of_a_gpt_have_one_size_at_every_depth():
+    """With what layers add scaled by 1 / depth, the logits of all depths move alike."""
+    depths = (2, 4, 8, 16)
+    case = Case(
+        lambda depth: GPT(depth, 256, 32, head_dim=8, width=32, base_width=16, base_depth=2),
+        source_code,
+        cross_entropy,
+        lr=0.02,
+    )
+
+    def slope_of(changed_model):
+        changed_case = replace(case, model=changed_model)
+        moves = [
+            np.mean([moved_logits(changed_case, depth, seed) for seed in range(NUM_SEEDS)])
+            for depth in depths
+        ]
+        return np.polyfit(np.log(depths), np.log(moves), 1)[0]
+
+    def with_unscaled_layers(depth):
+        model = case.model(depth)
+        for block in model.blocks:
+            block.residual_scale = 1.0
+        return model
+
+    assert abs(slope_of(case.model)) < FLAT
+    assert slope_of(with_unscaled_layers) > 2 * FLAT
+
+
+def moved_logits(case, size, seed):
+    sizes = sizes_of_activations(case, size, seed, lambda group: group["lr_scale"])
+    return sizes["head", "change", NUM_STEPS]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_without_scaled_rates_updates_grow_with_width(case):
     found = slopes(case, lambda group: 1.0)
@@ -145,10 +185,10 @@ def test_without_scaled_rates_updates_grow_with_width(case):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("mlp-toy", {"widths": (8, 32, 128), "num_steps": 1000}),
+        ("mlp-toy", {"sizes": (8, 32, 128), "num_steps": 1000}),
         (
             "transformer-python_source",
-            {"widths": (16, 64, 256), "num_steps": 40, "held_out_samples": 32},
+            {"sizes": (16, 64, 256), "num_steps": 40, "held_out_samples": 32},
         ),
     ],
 )

@@ -80,10 +80,13 @@ def said_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 1) -> s
     [
         ("train trainer=mien", "did you mean 'mine'? there are command, mine, or write your own"),
         ("train metrics=nonsense", "metrics=nonsense: there are classification"),
-        ("train learning_rate_rule=powr", "did you mean 'power'? there are power, step_law"),
-        ("train batch_rule=nope", "batch_rule=nope: there are power, step_law"),
+        (
+            "train learning_rate_rule=powr",
+            "did you mean 'power'? there are gpt_by_size, power, step_law",
+        ),
+        ("train batch_rule=nope", "batch_rule=nope: there are power, step_law, step_law_by_size"),
         ("train budget=smok", "did you mean 'smoke'?"),
-        ("train recipe=nope", "recipe=nope: there are mlp-toy"),
+        ("train recipe=nope", "recipe=nope: there are gpt-tokens, mlp-toy"),
         ("train recipe=mine-toy", "recipe=mine-toy: did you mean 'mlp-toy'?"),
         ("train optimizer=adamv", "did you mean 'adamw'? there are adamw, from_env, muon, sgd"),
         ("train -m model=mlp,mein", "model=mein: did you mean 'mine'?"),

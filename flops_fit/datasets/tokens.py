@@ -57,7 +57,8 @@ class Windows:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Those samples with their last target: (B, context_length + 1)."""
-        return self._windows[indices]
+        rows: np.ndarray = self._windows[indices]
+        return rows
 
     def batch(self, indices: Tensor, key: Key) -> Batch:
         """Inputs and targets, both (B, context_length) int64."""

@@ -131,9 +131,8 @@ def _too_large(m: Memory, where: str, workers: int) -> str:
     assert m.needed is not None
     samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
     fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
-    smaller = (
-        f"micro_batch_size={m.micro_batch_size // 2}, " if (m.micro_batch_size or 0) > 1 else ""
-    )
+    samples_at_once = m.micro_batch_size or 0
+    smaller = f"micro_batch_size={samples_at_once // 2}, " if samples_at_once > 1 else ""
     return (
         f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
         f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,19 +42,26 @@ class HasRegions(Protocol):
 
 
 def compiles(recipe: Recipe, experiment: Experiment) -> bool:
-    """Whether the run is long enough to win back what compiling takes.
+    """Whether the run is long enough to win back what compiling takes here.
 
     A function of the run and the kind of device, so that a resumed run computes as it began.
     """
-    if recipe.compile_above is None:
+    if recipe.compile_above == "auto" and not _has_triton():
         return False
-    if recipe.compile_above != "auto":
-        return experiment.flops >= recipe.compile_above
+    return is_worth_compiling(experiment, recipe.compile_above, recipe.device.type)
+
+
+def is_worth_compiling(
+    experiment: Experiment, compile_above: float | Literal["auto"] | None, device: str
+) -> bool:
+    """The same on a `device` of this type that has what torch.compile needs."""
+    if compile_above is None:
+        return False
+    if compile_above != "auto":
+        return experiment.flops >= compile_above
     flops = experiment.flops_per_step
-    if recipe.device.type != "cuda" or flops < TINY_STEP_FLOPS or not _has_triton():
-        return False
     saved = experiment.num_steps * (SAVED_PER_STEP + SAVED_PER_FLOP * flops)
-    return saved > WORTH * COMPILING_SECONDS
+    return device == "cuda" and flops > TINY_STEP_FLOPS and saved > WORTH * COMPILING_SECONDS
 
 
 def loss_of_model(model: nn.Module, recipe: Recipe, experiment: Experiment) -> LossOf:

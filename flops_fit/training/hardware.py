@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from flops_fit.errors import ConfigError
 from flops_fit.signatures import did_you_mean

@@ -12,8 +12,10 @@ import gc
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -214,10 +216,13 @@ class BlockSteps:
         self._counters.add_(1)
 
     def _watched_step(self) -> None:
-        """One real step, with an eye on what a graph of it would not repeat."""
+        """One real step, with an eye on what a graph of it could not hold or would not repeat."""
         before = HostState.of(self._state.model)
-        self._step()
+        with seen_waits(self._device) as waits:
+            self._step()
         reason = before.change_to(HostState.of(self._state.model))
+        if waits and self.warm_up.num_steps == WARM_UP_STEPS - 1:  # the first ones may
+            reason = reason or f"it waits for the device in each step ({waits[0]})"
         if reason is not None:
             self._give_up(reason)
 
@@ -245,6 +250,8 @@ class BlockSteps:
             return
         if is_out_of_memory(problem):
             raise problem
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())  # else it believes in the graph
         for parameter in self._state.parameters:
             parameter.grad = None
         self._state.clipped_norm = None
@@ -277,6 +284,30 @@ def take_tensor_rates(optimizer: Optimizer, rates: Tensor) -> None:
     if fused:
         setattr(optimizer, "_step_supports_amp_scaling", True)  # noqa: B010, what fused=True sets
     optimizer._warned_capturable_if_run_uncaptured = True  # the warm-up steps are, on purpose
+
+
+@contextmanager
+def seen_waits(device: torch.device) -> Iterator[list[str]]:
+    """Where the host waits for the device inside; a graph can't hold that. Nothing but on CUDA."""
+    waits: list[str] = []
+    if device.type != "cuda":
+        yield waits
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in said:
+        if "synchronizing CUDA operation" in str(warning.message):
+            waits.append(f"{Path(warning.filename).name}, line {warning.lineno}")
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from flops_fit.errors import ConfigError
 from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.training.compiling import is_worth_compiling
 from flops_fit.training.dry_step import DryStep, Kernel
 from flops_fit.training.hardware import Hardware
 from flops_fit.training.memory import dry_step_of
@@ -105,7 +106,7 @@ def step_times_on(
         log_seconds[compiled] = np.log(seconds)
 
     def of(experiment: Experiment) -> float:
-        compiled = is_compiled(experiment, recipe)
+        compiled = is_worth_compiling(experiment, recipe.compile_above, hardware.device)
         at = np.log(experiment.flops_per_step)
         return float(np.exp(np.interp(at, log_flops, log_seconds[compiled])))
 
@@ -118,14 +119,13 @@ def seconds_on(hardware: Hardware, plan: Plan, recipe: Recipe, workers: int) -> 
     seconds_of = step_times_on(hardware, plan.experiments, recipe)
     if seconds_of is None:
         return None
-    compiled = {e.size.label for e in plan.experiments if is_compiled(e, recipe)}
+    compiled = {
+        e.size.label
+        for e in plan.experiments
+        if is_worth_compiling(e, recipe.compile_above, hardware.device)
+    }
     training = plan_seconds(plan, recipe.held_out_samples, seconds_of, workers)
     return training + COMPILE_SECONDS * len(compiled)
-
-
-def is_compiled(experiment: Experiment, recipe: Recipe) -> bool:
-    """Whether the experiment's model is compiled."""
-    return recipe.compile_above is not None and experiment.flops >= recipe.compile_above
 
 
 def step_seconds(step: DryStep, hardware: Hardware, compiled: bool = False) -> float:
