@@ -379,7 +379,7 @@ def token_file(num_tokens: int, vocab_size: int) -> Path:
 
 
 def transformer_words(
-    path: Path, vocab_size: int, context: int, shape: Shape, num_steps: int = 50
+    path: Path, vocab_size: int, context: int, shape: Shape, num_steps: int = 400
 ) -> list[str]:
     """A run of `num_steps` on a token file, one sequence having `context` tokens."""
     width, depth, num_heads, batch_size = vars(shape).values()
