@@ -115,6 +115,7 @@ CASES: dict[str, Case] = {
     "budgets": Case(("budgets=[1e7,4e7]",), arrives=of_plan(lambda p: p.budgets == (1e7, 4e7))),
     "sizes": Case(("sizes=[8,16]",), [8, 16], of_sweep("sizes", (8, 16))),
     "num_sizes": Case(("num_sizes=5",), 5, of_sweep("num_sizes", 5)),
+    "ladder": Case(("ladder=true",), True, of_sweep("ladder", True)),
     "span": Case(("span=3",), 3.0, of_sweep("span", 3.0)),
     "center": Case(("center=33",), 33.0, of_sweep("center", 33.0)),
     "min_steps": Case(("min_steps=60",), 60, of_sweep("min_steps", 60)),

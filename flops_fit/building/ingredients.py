@@ -110,6 +110,7 @@ def sweep(settings: SweepSettings, rules: Rules, trunks: SharedTrunks | None) ->
         batch_size=settings.batch_size,
         sizes=None if sizes is None else tuple(sizes),
         num_sizes=settings.num_sizes,
+        ladder=settings.ladder,
         span=settings.span,
         center=tokens_per_param(settings.center),
         min_steps=settings.min_steps,

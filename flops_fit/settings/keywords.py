@@ -35,6 +35,7 @@ class SweepKeywords(TypedDict, total=False):
     sizes: Sequence[SizeValue] | None
     num_sizes: int
     span: float
+    ladder: bool
     center: float | Literal["auto"] | None
     min_steps: int
     max_epochs: float

@@ -60,6 +60,9 @@ class PlanSettings:
     )
     num_sizes: int = chooses(7, "sizes at each budget")
     span: float = chooses(16.0, "largest N / centre = centre / smallest N")
+    ladder: bool = chooses(
+        False, "sizes are rungs of one ladder, so that runs of several budgets train together"
+    )
     center: float | Literal["auto"] | None = chooses(
         "auto", "at the centre of each budget's sizes; auto: 20", "tokens per parameter"
     )

@@ -42,6 +42,12 @@ FIRST_STEPS = 10
 FEWEST_TELLING = 4
 """Times as many steps as were slowed by compiling tell how fast a run is without."""
 
+QUICK_FLOPS = 1e10
+MOST_BATCHES = 64
+"""Training batches that a GPU evaluates at once for a point of the curve: up to so many FLOPs of
+training steps, and so many of them. The final loss is measured on batches as trained, whose spread
+tells its error."""
+
 EXPLODED = 10.0
 """A mean loss over LOSS_CHECK_STEPS beyond this multiple of the untrained model's is divergence."""
 
@@ -134,6 +140,10 @@ class Progress:
         held_out_loss = None
         if state.step in curve.held_out_steps:
             batch_size = recipe.micro_batch_size or experiment.batch_size
+            if recipe.device.type == "cuda":  # where small batches take as long as larger ones
+                batch_size *= max(
+                    1, min(MOST_BATCHES, round(QUICK_FLOPS / experiment.flops_per_step))
+                )
             samples = curve.held_out_samples
             held_out_loss = evaluate(state.model, recipe, batch_size, samples).loss
         return CurvePoint(
