@@ -5,6 +5,8 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -16,7 +18,15 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.training import memory
 from flops_fit.training.checks import check_fit
 from flops_fit.training.dry_step import CUBLAS_WORKSPACE, Parts, dry_step
-from flops_fit.training.memory import available_bytes, estimated_step_bytes, fit_of, fits_of
+from flops_fit.training.memory import (
+    available_bytes,
+    estimated_step_bytes,
+    fit_of,
+    fits_of,
+    fitted,
+)
+from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.steps import train_step
 from flops_fit.training.timing import step_times
 
 GIB = 2**30
@@ -282,3 +292,33 @@ class TestAvailable:
             pytest.skip("limits on memory are Linux's")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert 0.9 * 2**28 < int(done.stdout) <= 2**28
+
+
+class TestFitted:
+    def test_is_the_same_where_the_batch_fits(self, tmp_path):
+        experiment, recipe = first(tmp_path)
+        assert fitted(recipe, experiment) is recipe
+        given = replace(recipe, micro_batch_size=4)
+        assert fitted(given, experiment) is given
+
+    def test_trains_in_parts_to_the_same_loss_where_it_does_not(self, tmp_path, monkeypatch):
+        experiment, recipe = first(tmp_path, factory=partial(Net, dropout=0.0))
+        few, whole = (estimated_step_bytes(experiment, recipe, n) for n in (2, None))
+        there = int((few + whole) / 2 / memory.USABLE_SHARE)
+        monkeypatch.setattr(memory, "free_main_memory", lambda: there)
+        parted = fitted(recipe, experiment)
+        assert parted.micro_batch_size in (2, 4, 8)
+        losses = []
+        for each in (recipe, parted):
+            with seeded(0):
+                state = TrainingState.start(experiment, each)
+                for batch in islice(each.source.training_batches(16, seed=0), 5):
+                    train_step(batch, 1.0, each, state)
+            losses.append(state.losses[:5])
+        torch.testing.assert_close(*losses)
+
+    def test_looking_leaves_random_numbers_alone(self, tmp_path):
+        experiment, recipe = first(tmp_path)
+        before = torch.random.get_rng_state()
+        fit_of(experiment, recipe, 10**8)
+        assert torch.equal(torch.random.get_rng_state(), before)

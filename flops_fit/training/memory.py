@@ -21,6 +21,7 @@ from flops_fit.training.dry_step import DryStep, Parts, dry_step
 from flops_fit.training.family import ModelFamily
 from flops_fit.training.kernels import DEFAULT
 from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import seeded
 
 USABLE_SHARE = 0.9
 """Of the memory that is free: the rest is for fragments, the kernels' own buffers and the data."""
@@ -79,12 +80,8 @@ class Fit:
     there: int
     micro_batch_size: int | None
     fits: bool
+    is_split: bool = False  # because the whole batch would be too much
     unknown: str | None = None
-
-    @property
-    def is_split(self) -> bool:
-        """Whether the whole batch would be too much."""
-        return self.fits and self.micro_batch_size is not None
 
 
 def estimated_step_bytes(
@@ -138,7 +135,8 @@ def _dry_step(
 
 def _run(parts: Parts) -> DryStep | Unknown:
     try:
-        return dry_step(parts)
+        with seeded(0):
+            return dry_step(parts)
     except Exception as error:  # whatever a user's code does that needs numbers
         return Unknown(f"{type(error).__name__}: {error}".splitlines()[0])
 
@@ -163,11 +161,20 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
     step = dry_step_of(experiment, recipe, given)
     if isinstance(step, Unknown):
         guessed = GUESSED_BYTES_PER_PARAM * experiment.num_params_total
-        return Fit(experiment, None, there, given, guessed < UNKNOWN_SHARE * there, step.reason)
+        return Fit(
+            experiment, None, there, given, guessed < UNKNOWN_SHARE * there, unknown=step.reason
+        )
     needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
     if needed <= usable or given is not None:
         return Fit(experiment, needed, there, given, needed <= usable)
     return _split(experiment, recipe, there, needed)
+
+
+def fitted(recipe: Recipe, experiment: Experiment, processes: int = 1) -> Recipe:
+    """The recipe with the micro-batch that its device has memory for now, shared by so many
+    processes; the same where the whole batch fits, or nothing."""
+    fit = fit_of(experiment, recipe, available_bytes(recipe.device, processes))
+    return replace(recipe, micro_batch_size=fit.micro_batch_size) if fit.is_split else recipe
 
 
 def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fit:
@@ -185,7 +192,8 @@ def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fi
     while samples > 1 and needed > USABLE_SHARE * there:
         samples = -(-samples // 2)
         needed = int(low + slope * max(0, samples - few))
-    return Fit(experiment, needed, there, samples, needed <= USABLE_SHARE * there)
+    fits = needed <= USABLE_SHARE * there
+    return Fit(experiment, needed, there, samples, fits, is_split=fits)
 
 
 def _obviously_fits(experiment: Experiment, usable: int) -> bool:
