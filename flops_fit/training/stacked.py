@@ -22,11 +22,12 @@ from flops_fit.datasets.batches import (
     Content,
     changed,
     num_samples,
-    on_device,
     output_of,
     tensors_of,
 )
+from flops_fit.training.compiling import without_compiling
 from flops_fit.training.evaluation import HeldOut, evaluate, measures_of, summary
+from flops_fit.training.feed import device_data
 from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
 from flops_fit.training.flat_program import Program, recorded
 from flops_fit.training.recipe import Metric, Recipe
@@ -149,8 +150,8 @@ class Stacked:
         """Each measure on each batch (batches, K), and the batches' samples."""
         measured, weights = [], []
         measures = list(measures_of(self.recipe).values())
-        for batch in self.recipe.source.held_out_batches(batch_size, samples):
-            batch = on_device(batch, self.recipe.device)
+        data = device_data(self.recipe.source, self.recipe.device)
+        for batch in data.held_out_batches(batch_size, samples):
             arguments = self._arguments(batch)
             with torch.no_grad():
                 program = self._recorded(partial(self._measured, batch, measures), arguments)
@@ -174,7 +175,8 @@ class Stacked:
         shapes = tuple(tensor.shape for tensor in arguments[self._num_fixed :])
         key = (torch.is_grad_enabled(), shapes)
         if key not in self._programs:
-            with _attention_with_batched_rule(self.recipe.device):
+            plain = without_compiling(self.states[0].model)
+            with plain, _attention_with_batched_rule(self.recipe.device):
                 self._programs[key] = recorded(function, arguments)
         return self._programs[key]
 
