@@ -108,25 +108,14 @@ def _next_block(batches: Iterator[Batch], most: int, device: torch.device) -> Bl
         whole = batches.block(most)
         if whole is not None:
             return Block(most, on_device(whole, device))
-    taken = _few(batches, most)
+    taken = list(itertools.islice(batches, most))
     if not taken:
         return None
-    shapes = [[part.shape for part in parts_of(batch)] for batch in taken]
-    if any(shape != shapes[0] for shape in shapes):
+    try:
+        together = stacked(taken)
+    except RuntimeError:  # they differ in shape
         return Block(len(taken), None, tuple(on_device(batch, device) for batch in taken))
-    return Block(len(taken), on_device(_pinned(stacked(taken), device), device))
-
-
-def _few(batches: Iterator[Batch], most: int) -> list[Batch]:
-    """The next ones, up to `most` and BLOCK_BYTES."""
-    taken: list[Batch] = []
-    num_bytes = 0
-    for batch in itertools.islice(batches, most):
-        taken.append(batch)
-        num_bytes += _batch_bytes(batch)
-        if num_bytes >= BLOCK_BYTES:
-            break
-    return taken
+    return Block(len(taken), on_device(_pinned(together, device), device))
 
 
 def _pinned(batch: Batch, device: torch.device) -> Batch:

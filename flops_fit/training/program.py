@@ -191,7 +191,10 @@ class BlockSteps:
         self._rates_now = torch.zeros(1, num_rates, device=self._device)
         self._host_rates: list[list[float]] = []  # the same as numbers
         self._counters = torch.zeros(2, dtype=torch.int64, device=self._device)  # in block, in run
-        self._event = torch.cuda.Event() if self._device.type == "cuda" else None
+        self._begin, self._end = (
+            torch.cuda.Event(enable_timing=True) if self._device.type == "cuda" else None
+            for _ in range(2)
+        )
         self._quantum = 1
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captures = captures
@@ -226,6 +229,8 @@ class BlockSteps:
     def _launch(self, count: int) -> None:
         """Queue this many steps."""
         assert self._block is not None
+        if self._begin is not None:
+            self._begin.record()
         for _ in range(count):
             if self._graph is not None and self._block.stacked:
                 self._graph.replay()
@@ -234,19 +239,24 @@ class BlockSteps:
             else:
                 self._step()
             self._place += 1
-        if self._event is not None:
-            self._event.record()
+        if self._end is not None:
+            self._end.record()
 
     def _wait(self, count: int, started: float) -> None:
-        """Until what was queued is done; the next time as much as QUANTUM_SECONDS hold."""
-        if self._event is not None:
-            self._event.synchronize()
+        """Until what was queued is done; the next time as much as QUANTUM_SECONDS hold.
+
+        By the device's own clock, since others have had their turns meanwhile.
+        """
+        if self._begin is not None and self._end is not None:
+            self._end.synchronize()
         seconds = time.perf_counter() - started
         if not self._is_warm:
             self.warm_up.add(count, seconds)
-        else:
-            ahead = round(count * QUANTUM_SECONDS / max(seconds, 1e-6))
-            self._quantum = max(1, min(2 * self._quantum, ahead))
+            return
+        if self._begin is not None and self._end is not None:
+            seconds = self._begin.elapsed_time(self._end) / 1000
+        ahead = round(count * QUANTUM_SECONDS / max(seconds, 1e-6))
+        self._quantum = max(1, min(4 * self._quantum, ahead))
 
     def _load(self, block: Block) -> None:
         """The block's batches and rates into the tensors that the steps read."""

@@ -210,8 +210,9 @@ class Progress:
 
 def check_loss(state: TrainingState) -> None:
     """Raises `Diverged` where the training loss was not finite, or has exploded."""
-    losses = state.losses[: state.step]
-    latest = losses[-LOSS_CHECK_STEPS:]
+    latest = state.losses[max(0, state.step - LOSS_CHECK_STEPS) : state.step]
+    telling = torch.cat([latest, state.losses[:FIRST_STEPS]]).cpu()  # asks the device once
+    latest, first_losses = telling[: len(latest)], telling[len(latest) :]
     finite = torch.isfinite(latest)
     if not finite.all():
         index = int(finite.logical_not().nonzero()[0])
@@ -219,7 +220,7 @@ def check_loss(state: TrainingState) -> None:
         raise Diverged(f"the training loss is {float(latest[index])} at step {step}")
     if state.step < LOSS_CHECK_STEPS + FIRST_STEPS:
         return
-    first, last = float(losses[:FIRST_STEPS].mean()), float(latest.mean())
+    first, last = float(first_losses.mean()), float(latest.mean())
     if first > 0 and last > EXPLODED * first:
         raise Diverged(
             f"the training loss rose from {first:.3g} to {last:.3g} by step {state.step}"

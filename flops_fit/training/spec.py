@@ -35,6 +35,10 @@ from flops_fit.training.recipe import Metric, OptimizerFactory, Recipe
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer
 
+HALF_GAINS_FLOPS = 1e9
+"""FLOPs of a step up to which a GPU gains nothing by products of 16 bits: their arithmetic takes a
+microsecond, and every cast a kernel of its own."""
+
 
 @dataclass(frozen=True)
 class StudySpec:
@@ -145,6 +149,8 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
         DataShape(spec.source.tokens_per_sample, spec.source.unique_samples),
         spec.flops or default_flops(recipe.family),
     )
+    if precision == "auto" and all(e.flops_per_step < HALF_GAINS_FLOPS for e in plan.experiments):
+        recipe = replace(recipe, precision="fp32")
     held_out = (
         spec.held_out_samples
         or pinned.get("held_out_samples")

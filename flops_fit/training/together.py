@@ -127,9 +127,10 @@ class ManyRuns:
 
     def share_losses(self, since: int) -> None:
         """Give each run its losses of the steps from `since` to the last one, and its place."""
+        losses = self.losses[since : self.step].cpu()  # asks the device once
         for row, member in enumerate(self.members):
             end = min(self.step, member.experiment.num_steps)
-            member.state.losses[since:end] = self.losses[since:end, row]
+            member.state.losses[since:end] = losses[: end - since, row]
             member.state.step = end
             rates = zip(member.state.optimizer.param_groups, member.state.peak_lrs, strict=True)
             factor = self._factors[row](end - 1) if end else 0.0
@@ -177,6 +178,7 @@ def _started(experiment: Experiment, recipe: Recipe, folder: Path, watcher: Watc
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         state.resume(folder / "checkpoint.pt", None)
+    state.losses = state.losses.cpu()  # where they are looked at; the group has its own
     progress = Progress(experiment, recipe, state, WarmUp(), folder, watcher, None, started)
     return Member(experiment, progress, CurvePlan.of(experiment, recipe.held_out_samples))
 
@@ -229,7 +231,7 @@ def _next_stop(runs: ManyRuns) -> int:
 def _looked_at(runs: ManyRuns) -> dict[int, Run]:
     """Row -> record of the runs that end here; the others have their curve's next point."""
     ended: dict[int, Run] = {}
-    norms = runs.stacked.gradient_norms()
+    norms = runs.stacked.gradient_norms().cpu()
     for row, member in enumerate(runs.members):
         state, is_last = member.state, member.state.step == member.experiment.num_steps
         if state.step in member.curve.held_out_steps or is_last:

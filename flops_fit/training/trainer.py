@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,11 @@ class TorchTrainer:
         recipe, first = self.recipe, experiments[0]
         if len(experiments) > 1:
             pieces = train_together(experiments, recipe, folders, watcher)
-        elif recipe.device.type == "cuda" and first.flops_per_step <= SMALL_STEP_FLOPS:
+            return TrainingTurns(pieces, recipe, None)  # they draw no random numbers
+        if recipe.device.type == "cuda" and first.flops_per_step <= SMALL_STEP_FLOPS:
             pieces = pieces_of(first, recipe, folders[first.id], watcher, self.trunks)
-        else:
-            return None
-        return TrainingTurns(pieces, recipe, first.seed)
+            return TrainingTurns(pieces, recipe, first.seed)
+        return None
 
     @property
     def pins(self) -> dict[str, Any]:
@@ -144,12 +144,15 @@ def train(
 class TrainingTurns:
     """Training piece by piece, so that others on the same device have turns as well.
 
-    Between two turns the device has something to do. Random numbers and, on CUDA, the stream
-    are its own.
+    Between two turns the device has something to do. Random numbers, from `seed` on, and on CUDA
+    the stream are its own.
     """
 
-    def __init__(self, pieces: Generator[list[Run], None, None], recipe: Recipe, seed: int) -> None:
-        self._pieces, self._recipe, self._draws = pieces, recipe, Draws(seed)
+    def __init__(
+        self, pieces: Generator[list[Run], None, None], recipe: Recipe, seed: int | None
+    ) -> None:
+        self._pieces, self._recipe = pieces, recipe
+        self._draws = None if seed is None else Draws(seed)
         self._stream = torch.cuda.Stream(recipe.device) if recipe.device.type == "cuda" else None
 
     def take(self) -> list[Run]:
@@ -165,7 +168,8 @@ class TrainingTurns:
 
     @contextmanager
     def in_its_own(self) -> Iterator[None]:
-        with self._draws.in_use(), torch.cuda.stream(self._stream):
+        draws = nullcontext() if self._draws is None else self._draws.in_use()
+        with draws, torch.cuda.stream(self._stream):
             yield
 
     def drop(self) -> None:
