@@ -41,6 +41,8 @@ UNCOMPILED = ("compile_above=null",)
 SAYS_EAGER = re.compile(r"without a CUDA graph of its step")
 """What a warning says that a model can't be captured."""
 
+NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception): ")
+
 CAUSAL_SHARE = 0.5
 """Of attention's products that count: those that the causal mask leaves. `mfu` of result.json
 counts all of them."""
@@ -141,7 +143,8 @@ class measuring:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         if isinstance(error, Exception):
             said = str(error).strip().split("\n")[-1][:300]
-            say(self.row, None, f"{type(error).__name__}: {said}")
+            named = said if NAMED_ERROR.match(said) else f"{type(error).__name__}: {said}"
+            say(self.row, None, named)
 
 
 # What trains and plans
@@ -178,9 +181,15 @@ def program(command: Sequence[str], watch: Callable[[float], None] | None = None
     stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in files)
     sys.stderr.write(f"$ {' '.join(command[1:])}\n{stderr}")
     if code not in LOSS_OK:
-        lines = [line for line in stderr.split("\n") if line.strip()]
-        raise RuntimeError(lines[-1] if lines else f"exit code {code}")
+        raise RuntimeError(what_failed(stderr) or f"exit code {code}")
     return Ended(seconds, stdout, stderr)
+
+
+def what_failed(stderr: str) -> str:
+    """The last line that names an error, else the last line."""
+    lines = [line.strip() for line in stderr.split("\n") if line.strip()]
+    named = [line for line in lines if NAMED_ERROR.match(line)]
+    return [*lines, *named][-1][:300] if lines else ""
 
 
 def begun(command: Sequence[str]) -> tuple[subprocess.Popen[str], tuple[Path, Path]]:
@@ -347,13 +356,15 @@ def planned(words: Sequence[str]) -> tuple[Any, Any]:
     from flops_fit.files import shipped_configs
     from flops_fit.settings import SweepSettings, from_plain
     from flops_fit.store.folder import StudyFolder
-    from flops_fit.training.spec import plan_study
+    from flops_fit.training.spec import StudySpec, plan_study
 
     register_schemas()
     with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
         config = compose("train", overrides=[*words, "study=timed"])
     settings = from_plain(SweepSettings, OmegaConf.to_container(config, resolve=True))
-    plan, recipe = plan_study(build_spec(settings, {}), StudyFolder(Path("timed")))
+    spec = build_spec(settings, {})
+    assert isinstance(spec, StudySpec)  # no command of a user's
+    plan, recipe = plan_study(spec, StudyFolder(Path("timed")))
     return plan.experiments[0], recipe
 
 
@@ -368,7 +379,7 @@ def token_file(num_tokens: int, vocab_size: int) -> Path:
 
 
 def transformer_words(
-    path: Path, vocab_size: int, context: int, shape: Shape, num_steps: int = 50
+    path: Path, vocab_size: int, context: int, shape: Shape, num_steps: int = 400
 ) -> list[str]:
     """A run of `num_steps` on a token file, one sequence having `context` tokens."""
     width, depth, num_heads, batch_size = vars(shape).values()

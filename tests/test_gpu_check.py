@@ -244,6 +244,17 @@ def test_words_that_name_no_setting_are_left_out():
         assert gpu_parts.known(words)
 
 
+def test_a_command_that_fails_is_told_by_its_error(tmp_path, monkeypatch):
+    import gpu_parts
+
+    stderr = "Traceback:\n  File\ntorch.OutOfMemoryError: CUDA out of memory\nerror: see above\n"
+    assert gpu_parts.what_failed(stderr) == "torch.OutOfMemoryError: CUDA out of memory"
+    assert gpu_parts.what_failed("warning: a\nerror: no model\n\n") == "error: no model"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="no command 'trian': did you mean 'train'"):
+        gpu_parts.program([sys.executable, "-m", "flops_fit", "trian"])
+
+
 @pytest.mark.slow
 def test_steps_and_exactness_are_measured_on_a_cpu(checks, tmp_path):
     words = ["--device", "cpu", "--small", "--only", "steps,exact", "--out", str(tmp_path)]

@@ -16,9 +16,9 @@ from flops_fit.store.execution import Inline, SideBySide
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.feed import BLOCK_STEPS, device_data
-from flops_fit.training.program import BlockSteps, HostState, why_not_captured
+from flops_fit.training.program import BlockSteps, HostState, OneRun, why_not_captured
 from flops_fit.training.state import Draws, Trunks, seeded
-from flops_fit.training.trainer import TorchTrainer, TrainingTurns, train
+from flops_fit.training.trainer import TorchTrainer, TrainingTurns, pieces_of, train
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def in_blocks(monkeypatch):
     """Let training on this CPU go through the program that a GPU has, uncaptured."""
     monkeypatch.setattr(
         "flops_fit.training.trainer.steps_of",
-        lambda e, recipe, state: BlockSteps(e, recipe, state, captures=False),
+        lambda *of_run: BlockSteps(OneRun(*of_run), captures=False),
     )
 
 
@@ -41,7 +41,7 @@ class TestBlocks:
         called = train(plan.experiments[-1], recipe, tmp_path / "called", Unwatched())
         monkeypatch.setattr(
             "flops_fit.training.trainer.steps_of",
-            lambda e, recipe, state: BlockSteps(e, recipe, state, captures=False),
+            lambda *of_run: BlockSteps(OneRun(*of_run), captures=False),
         )
         in_blocks = train(plan.experiments[-1], recipe, tmp_path / "blocks", Unwatched())
         assert outcome(in_blocks) == outcome(called)
@@ -54,12 +54,14 @@ class TestBlocks:
         whole = train(experiment, recipe, tmp_path / "whole", Unwatched())
         for _ in range(3):
             watcher = Unwatched()
-            turns = TrainingTurns(experiment, recipe, tmp_path / "cut", watcher)
+            pieces = pieces_of(experiment, recipe, tmp_path / "cut", watcher, None)
+            turns = TrainingTurns(pieces, recipe, experiment.seed)
             for _ in range(5):
-                assert turns.take() is None
+                assert turns.take() == []
             watcher.stop_requested = True
             with pytest.raises(KeyboardInterrupt):
-                turns.to_the_end()
+                while True:
+                    turns.take()
         assert (tmp_path / "cut" / "checkpoint.pt").exists()
         again = train(experiment, recipe, tmp_path / "cut", Unwatched())
         assert outcome(again) == outcome(whole)
@@ -170,18 +172,18 @@ class TestWhatAGraphCanHold:
     def test_a_random_choice_on_the_host_is_seen(self):
         import random
 
-        before = HostState.of(nn.Linear(2, 2))
+        before = HostState.of([nn.Linear(2, 2)])
         random.random()
-        reason = before.change_to(HostState.of(nn.Linear(2, 2)))
+        reason = before.change_to(HostState.of([nn.Linear(2, 2)]))
         assert reason == "it draws random numbers of Python on the host in each step"
 
     def test_a_counter_in_the_model_is_seen(self):
         model = nn.Sequential(nn.Linear(2, 2))
         model[0].calls = 0
-        before = HostState.of(model)
-        assert before.change_to(HostState.of(model)) is None
+        before = HostState.of([model])
+        assert before.change_to(HostState.of([model])) is None
         model[0].calls += 1
-        assert "changes 0.calls, a number on the host" in before.change_to(HostState.of(model))
+        assert "changes 0.calls, a number on the host" in before.change_to(HostState.of([model]))
 
     def test_optimizers_that_may_wait_for_the_device_are_named(self):
         weights = [nn.Parameter(torch.ones(2, 2))]
@@ -281,10 +283,14 @@ class InTurns(TorchTrainer):
         for name, value in told.items():
             object.__setattr__(self, name, value)
 
-    def in_turns(self, experiment, folder, watcher):
-        return _Watched(
-            self, TrainingTurns(experiment, self.recipe, folder, watcher), experiment.id
-        )
+    def groups(self, experiments):
+        return []
+
+    def in_turns(self, experiments, folders, watcher):
+        [experiment] = experiments
+        recipe = self.recipe
+        pieces = pieces_of(experiment, recipe, folders[experiment.id], watcher, self.trunks)
+        return _Watched(self, TrainingTurns(pieces, recipe, experiment.seed), experiment.id)
 
 
 class _Watched:

@@ -332,7 +332,7 @@ class TestRecord:
         assert curve[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
     def test_progress_rises_to_the_run_s_flops(self, study, monkeypatch):
-        monkeypatch.setattr("flops_fit.training.trainer.PROGRESS_SECONDS", 0.0)
+        monkeypatch.setattr("flops_fit.training.progress.PROGRESS_SECONDS", 0.0)
         seen = []
         watcher = Unwatched()
         watcher.progress = lambda experiment, flops: seen.append(flops)

@@ -140,38 +140,45 @@ def test_activations_and_their_updates_have_one_size_at_every_width(case):
     assert {key: slope for key, slope in found.items() if abs(slope) > FLAT} == {}
 
 
+DEPTHS = (2, 4, 8, 16)
+
+
+def added_by_layers(depth, residual_scale, seed):
+    """Size of what all layers of a GPT together add to the stream, after NUM_STEPS steps."""
+    torch.manual_seed(seed)
+    model = GPT(depth, 256, 32, head_dim=8, width=32, base_width=16, base_depth=2)
+    for block in model.blocks:
+        block.residual_scale = residual_scale(block)
+    inputs, target = source_code(seed)
+    groups = [{**g, "lr": 0.02 * g["lr_scale"]} for g in model.param_groups()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    for _ in range(NUM_STEPS):
+        optimizer.zero_grad()
+        cross_entropy(model(inputs), target).backward()
+        optimizer.step()
+    streams = []
+    for module in (model.embedding, model.blocks[-1]):
+        module.register_forward_hook(lambda _, __, y: streams.append(y.detach()))
+    model(inputs)
+    return rms(streams[1] - streams[0])
+
+
+def slope_over_depth(residual_scale):
+    added = [
+        np.mean([added_by_layers(depth, residual_scale, seed) for seed in range(NUM_SEEDS)])
+        for depth in DEPTHS
+    ]
+    return np.polyfit(np.log(DEPTHS), np.log(added), 1)[0]
+
+
 @pytest.mark.slow
-def test_updates_of_a_gpt_have_one_size_at_every_depth():
-    """With what layers add scaled by 1 / depth, the logits of all depths move alike."""
-    depths = (2, 4, 8, 16)
-    case = Case(
-        lambda depth: GPT(depth, 256, 32, head_dim=8, width=32, base_width=16, base_depth=2),
-        source_code,
-        cross_entropy,
-        lr=0.02,
-    )
-
-    def slope_of(changed_model):
-        changed_case = replace(case, model=changed_model)
-        moves = [
-            np.mean([moved_logits(changed_case, depth, seed) for seed in range(NUM_SEEDS)])
-            for depth in depths
-        ]
-        return np.polyfit(np.log(depths), np.log(moves), 1)[0]
-
-    def with_unscaled_layers(depth):
-        model = case.model(depth)
-        for block in model.blocks:
-            block.residual_scale = 1.0
-        return model
-
-    assert abs(slope_of(case.model)) < FLAT
-    assert slope_of(with_unscaled_layers) > 2 * FLAT
+def test_layers_of_a_gpt_move_the_stream_alike_at_every_depth():
+    assert abs(slope_over_depth(lambda block: block.residual_scale)) < FLAT
 
 
-def moved_logits(case, size, seed):
-    sizes = sizes_of_activations(case, size, seed, lambda group: group["lr_scale"])
-    return sizes["head", "change", NUM_STEPS]
+@pytest.mark.slow
+def test_without_scaled_layers_the_stream_moves_the_more_the_deeper_a_gpt_is():
+    assert slope_over_depth(lambda block: 1.0) > GROWING
 
 
 @pytest.mark.slow

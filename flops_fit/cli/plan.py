@@ -13,11 +13,14 @@ from flops_fit.report.screen import results, say
 from flops_fit.settings import PlaceSettings, PlanningSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.sweeps import plan_study
+from flops_fit.training.hardware import named
 
 
 def plan(settings: PlanningSettings, origins: Origins) -> int:
     """Plan, show, and write plan.json."""
-    planned = plan_study(build_spec(settings, origins), study_folder(settings), settings)
+    hardware = None if settings.machine is None else named(settings.machine)
+    spec = build_spec(settings, origins)
+    planned = plan_study(spec, study_folder(settings), settings, hardware)
     estimate = planned.estimate
     if settings.json:
         print_json({**planned.plan.to_json(), "estimate": estimate.to_json()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,9 +136,15 @@ def changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 def stacked(batches: Sequence[Batch]) -> Batch:
     """The batches, all of one shape, as one of K times as many: (K, B, ...) each tensor."""
+    return joined_at(0, batches)
+
+
+def joined_at(place: int, batches: Sequence[Batch]) -> Batch:
+    """The batches, all of one shape, with a new dimension for their number at this place."""
     inputs, targets = zip(*batches, strict=True)
-    whole = _joined(inputs, torch.stack)
-    return whole, whole if targets[0] is inputs[0] else _joined(targets, torch.stack)
+    stack = partial(torch.stack, dim=place)
+    whole = _joined(inputs, stack)
+    return whole, whole if targets[0] is inputs[0] else _joined(targets, stack)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flops_fit.models.cpu_kernels import block_attention, cpu_rms_norm
+from flops_fit.models.stacking import computed_together, transforms
 
 MLP_RATIO = 4
 """Width of the feed-forward layer over the model's width."""
@@ -273,8 +274,10 @@ def rms_norm(x: Tensor) -> Tensor:
 
     Sums are in fp32. Autocast takes part from torch 2.12 on and would make fp32 of the result.
     """
-    compiling = torch.compiler.is_compiling()
-    if is_transformed() or (compiling and not x.is_cpu):
+    compiling, around = torch.compiler.is_compiling(), transforms()
+    if around.only_vmap:
+        return computed_together(rms_norm, x)
+    if around.any or (compiling and not x.is_cpu):
         return written_out_rms_norm(x)
     if x.is_cpu and x.dtype == torch.float32 and not compiling:
         return cpu_rms_norm(x)
@@ -290,12 +293,6 @@ def written_out_rms_norm(x: Tensor) -> Tensor:
     return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + RMS_EPSILON)).type_as(x)
 
 
-def is_transformed() -> bool:
-    """Whether vmap or another of torch.func's transforms is at work, which no autograd function
-    of ours takes part in."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
 def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
     """Let each of the blocks attend so."""
     for block in blocks:
@@ -305,7 +302,9 @@ def set_attention(blocks: Iterable[nn.Module], attention: Attention) -> None:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q k^T, causal) v, all (B, H, T, head_dim); in blocks on a CPU."""
-    if is_short_on_cpu(q) and not (torch.compiler.is_compiling() or is_transformed()):
+    if transforms().only_vmap:
+        return attention_together(causal_attention, q, k, v, scale)
+    if is_short_on_cpu(q) and not (torch.compiler.is_compiling() or transforms().any):
         return block_attention(q, k, v, scale)
     return fused_causal_attention(q, k, v, scale)
 
@@ -314,15 +313,24 @@ def fused_causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Ten
     """`causal_attention` by torch's own kernel.
 
     Written out on the meta device, where FLOP counters count just what they see, on a CPU under
-    vmap, which torch's kernel isn't made for, and for torch.compile, which makes one of its own.
+    transforms that torch's kernel isn't made for, and for torch.compile, which makes its own.
     """
-    compiling = torch.compiler.is_compiling()
-    if q.is_meta or (is_short_on_cpu(q) and compiling) or (q.is_cpu and is_transformed()):
+    compiling, around = torch.compiler.is_compiling(), transforms()
+    if around.only_vmap:
+        return attention_together(fused_causal_attention, q, k, v, scale)
+    if q.is_meta or (is_short_on_cpu(q) and compiling) or (q.is_cpu and around.any):
         return written_out_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
 
 
 CAUSAL_ATTENTION = {"blocks": causal_attention, "fused": fused_causal_attention}
+
+
+def attention_together(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float
+) -> Tensor:
+    """The attention of models that vmap has stacked, see `computed_together`."""
+    return computed_together(lambda q, k, v: attention(q, k, v, scale), q, k, v)
 
 
 def is_short_on_cpu(q: Tensor) -> bool:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flops_fit.models.stacking import transforms
 from flops_fit.models.transformer import (
     Block,
     Rotation,
     as_stream,
+    attention_together,
     is_short_on_cpu,
-    is_transformed,
     rms_norm,
     rotary_angles,
     rotation_by,
@@ -151,7 +152,10 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def fused_full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """`full_attention` by torch's own kernel; written out on meta, for FLOP counters, and on a CPU
     under vmap."""
-    if q.is_meta or (q.is_cpu and is_transformed()):
+    around = transforms()
+    if around.only_vmap:
+        return attention_together(fused_full_attention, q, k, v, scale)
+    if q.is_meta or (q.is_cpu and around.any):
         return written_out_full_attention(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 

@@ -61,6 +61,7 @@ class Sweep:
     num_sizes: int = PlanSettings.num_sizes
     span: float = PlanSettings.span  # largest N / centre = centre / smallest N
     center: float | None = None  # tokens per parameter at the centre of the grid
+    ladder: bool = PlanSettings.ladder  # sizes are rungs of one ladder for all budgets
     min_steps: int = PlanSettings.min_steps
     max_epochs: float = PlanSettings.max_epochs
     seed: int = StepSettings.seed
@@ -148,10 +149,11 @@ def _models_for(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -
 def _grid(center: float, sweep: Sweep) -> list[float]:
     """N of the sizes around `center`, evenly spaced in logs over span on both sides.
 
-    Shared trunks need the same sizes at every budget: the rungs nearest to the centre of one
-    ladder, which does not depend on the budgets, so that more of them can be added later.
+    Shared trunks, and runs that train together, need the same sizes at several budgets: the rungs
+    nearest to the centre of one ladder, which does not depend on the budgets, so that more of them
+    can be added later.
     """
-    if sweep.trunks is None or sweep.num_sizes == 1:
+    if (sweep.trunks is None and not sweep.ladder) or sweep.num_sizes == 1:
         return [center * ratio for ratio in _ratios(sweep)]
     rung = 2 * math.log(sweep.span) / (sweep.num_sizes - 1)  # in ln N
     middle, half = math.log(center) / rung, (sweep.num_sizes - 1) / 2

@@ -35,6 +35,7 @@ class SweepKeywords(TypedDict, total=False):
     sizes: Sequence[SizeValue] | None
     num_sizes: int
     span: float
+    ladder: bool
     center: float | Literal["auto"] | None
     min_steps: int
     max_epochs: float
@@ -54,6 +55,7 @@ class SweepKeywords(TypedDict, total=False):
     precision: str
     kernels: Mapping[str, str] | Literal["auto"]
     compile_above: float | Literal["auto"] | None
+    together: bool
     cuda_graphs: bool
     workers: int | None
     runs_per_gpu: int | None

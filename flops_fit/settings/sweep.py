@@ -60,6 +60,9 @@ class PlanSettings:
     )
     num_sizes: int = chooses(7, "sizes at each budget")
     span: float = chooses(16.0, "largest N / centre = centre / smallest N")
+    ladder: bool = chooses(
+        False, "sizes are rungs of one ladder, so that runs of several budgets train together"
+    )
     center: float | Literal["auto"] | None = chooses(
         "auto", "at the centre of each budget's sizes; auto: 20", "tokens per parameter"
     )
@@ -121,6 +124,7 @@ class MachineSettings:
         "auto", "size of a run from which torch.compile is worth its start; auto: on CUDA, where "
         "it is; null: never", "FLOPs",
     )  # fmt: skip
+    together: bool = pinned(True, "small runs of one size in one batched step; false: each alone")
     cuda_graphs: bool = machine(True, "capture a run's step on CUDA once, and replay it")
     workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
     runs_per_gpu: int | None = machine(

@@ -134,8 +134,47 @@ class Inline:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """Experiments for one worker: one after the other, or `together` in one batched step."""
+
+    experiments: tuple[Experiment, ...]
+    together: bool = False
+
+    @property
+    def length(self) -> tuple[float, int]:
+        """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
+        longest = max(self.experiments, key=lambda e: (e.budget, e.num_steps))
+        return longest.budget, longest.num_steps
+
+
+def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
+    """The chains, those of single runs that should train together as one."""
+    if not isinstance(trainer, TakesTurns):
+        return [Unit(chain) for chain in work]
+    groups = trainer.groups([chain[0] for chain in work if len(chain) == 1])
+    grouped = {e.id for group in groups for e in group}
+    others = [Unit(chain) for chain in work if chain[0].id not in grouped]
+    return [*(Unit(group, together=True) for group in groups), *others]
+
+
+def train_unit(unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watcher) -> list[Run]:
+    """Train all of it here, to the end; returns the runs that ended."""
+    if not unit.together:
+        runs = [train_one(e, trainer, folder, watcher) for e in unit.experiments]
+        return [run for run in runs if run]
+    ended: list[Run] = []
+    underway = _InTurns(unit, trainer, folder, watcher)
+    try:
+        while not (underway.is_over or underway.needs_room):
+            ended += underway.take_turn()
+    finally:
+        underway.drop()
+    return ended + train_unit(Unit(underway.rest), trainer, folder, watcher)
+
+
+@dataclass(frozen=True)
 class SideBySide:
-    """Trains up to `at_once` experiments in turns in this process, on one device, longest first.
+    """Trains up to `at_once` units in turns in this process, on one device, longest first.
 
     Those that fill the device, or found no room beside the others, are trained alone after them.
     """
@@ -146,96 +185,110 @@ class SideBySide:
     fail_fast: bool = False  # end the sweep with the first run that fails
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
-        queue = deque(sorted(work, key=lambda chain: chain[-1].num_steps, reverse=True))
-        alone: list[Chain] = []
+        units = units_of(work, self.trainer)
+        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
+        alone: list[Experiment] = []
         ended: list[Run] = []
         running: list[_InTurns] = []
         try:
             while queue or running:
                 while queue and len(running) < self.at_once:
                     running.append(_InTurns(queue.popleft(), self.trainer, self.folder, watcher))
-                for chain in tuple(running):
-                    run = chain.take_turn()
-                    ended += [run] if run else []
-                    if run and run.status == Status.FAILED and self.fail_fast:
-                        raise SweepStopped(run.id)
-                    if chain.is_over or chain.needs_room:
-                        running.remove(chain)
-                        alone += [chain.rest] if chain.rest else []
+                for underway in tuple(running):
+                    runs = underway.take_turn()
+                    ended += runs
+                    for run in runs:
+                        if run.status == Status.FAILED and self.fail_fast:
+                            raise SweepStopped(run.id)
+                    if underway.is_over or underway.needs_room:
+                        running.remove(underway)
+                        alone += underway.rest
         except KeyboardInterrupt:
-            for chain in running:  # each writes its checkpoint
+            for underway in running:  # each writes its checkpoints
                 with suppress(KeyboardInterrupt):
-                    chain.take_turn()
+                    underway.take_turn()
             raise
         finally:
-            for chain in running:
-                chain.drop()
-        return ended + Inline(self.trainer, self.folder, self.fail_fast)(alone, watcher)
+            for underway in running:
+                underway.drop()
+        ids = {e.id for e in alone}
+        left = [tuple(e for e in chain if e.id in ids) for chain in work]  # in the plan's order
+        return ended + Inline(self.trainer, self.folder, self.fail_fast)(left, watcher)
 
 
 class _InTurns:
-    """A chain on its way, one experiment after the other."""
+    """A unit on its way."""
 
-    def __init__(
-        self, chain: Chain, trainer: Trainer, folder: StudyFolder, watcher: Watcher
-    ) -> None:
-        self.rest = chain  # that is still to be trained
+    def __init__(self, unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watcher) -> None:
+        self.rest = unit.experiments  # that are still to be trained
         self.needs_room = False
+        self._together = unit.together
         self._trainer, self._folder, self._watcher = trainer, folder, watcher
         self._turns: Turns | None = None
-        self._lock: BaseFileLock | None = None
+        self._locks: dict[str, BaseFileLock] = {}
 
     @property
     def is_over(self) -> bool:
         return not self.rest
 
-    def take_turn(self) -> Run | None:
-        """One turn of the experiment that is at it; its record where it came to an end."""
-        experiment = self.rest[0]
+    def take_turn(self) -> list[Run]:
+        """One turn of what is at it; the records of what came to an end."""
         try:
-            run = self._begun(experiment) if self._turns is None else self._turns.take()
+            if self._turns is None:
+                return [self._ended(run) for run in self._begun()]
+            runs = self._turns.take()
         except MemoryError:
-            self.needs_room = True
-            self.drop()
-            return None
+            self._set_aside()
+            return []
         except Exception as error:  # the sweep goes on, whatever a user's code raises
-            run = _failed(experiment, self._folder, error)
-        else:
-            if run is None:
-                return None
-            run = _written(run, self._folder)
-        return self._ended(run)
+            if len(self._locks) > 1:  # whose fault it is shows when each trains alone
+                self._set_aside()
+                return []
+            return [self._ended(_failed(self.rest[0], self._folder, error))]
+        return [self._ended(_written(run, self._folder)) for run in runs]
 
-    def _begun(self, experiment: Experiment) -> Run | None:
-        """Its record where another process has trained it meanwhile."""
-        lock = self._folder.lock(experiment.id)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.rest = self.rest[1:]
-            return None
-        self._lock = lock
-        completed = self._folder.completed_run(experiment.id)
-        if completed is None:
-            assert isinstance(self._trainer, TakesTurns)
-            folder = self._folder.run_folder(experiment.id)
-            self._turns = self._trainer.in_turns(experiment, folder, self._watcher)
-            self.needs_room = self._turns is None
-            if self.needs_room:
-                self.drop()
-        return completed
+    def _set_aside(self) -> None:
+        self.needs_room = True
+        self.drop()
+
+    def _begun(self) -> list[Run]:
+        """Start the next ones. Those that another process is at are left to it."""
+        for experiment in self.rest if self._together else self.rest[:1]:
+            lock = self._folder.lock(experiment.id)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self.rest = tuple(e for e in self.rest if e is not experiment)
+                continue
+            self._locks[experiment.id] = lock
+        mine = [e for e in self.rest if e.id in self._locks]
+        completed = [
+            self._folder.completed_run(e.id) for e in mine
+        ]  # by another process, meanwhile
+        if any(completed) or not mine:
+            return [run for run in completed if run]
+        assert isinstance(self._trainer, TakesTurns)
+        folders = {e.id: self._folder.run_folder(e.id) for e in mine}
+        self._turns = self._trainer.in_turns(mine, folders, self._watcher)
+        if self._turns is None:
+            self._set_aside()
+        return []
 
     def _ended(self, run: Run) -> Run:
-        self.rest = self.rest[1:]
-        self.drop()
+        self.rest = tuple(e for e in self.rest if e.id != run.id)
+        lock = self._locks.pop(run.id, None)
+        if not self._locks:
+            self.drop()
+        if lock is not None:
+            lock.release()
         self._watcher.finished(run)
         return run
 
     def drop(self) -> None:
-        """Give back the device and the lock; what is on disk stays."""
+        """Give back the device and the locks; what is on disk stays."""
         if self._turns is not None:
             self._turns.drop()
             self._turns = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        for lock in self._locks.values():
+            lock.release()
+        self._locks = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -66,24 +66,36 @@ class Trainer(Protocol):
 
 
 class Turns(Protocol):
-    """A run that trains piece by piece while others on the same device have their turns."""
+    """Training piece by piece, while others on the same device have their turns."""
 
-    def take(self) -> Run | None:
-        """One turn; the run's record when it was the last.
+    def take(self) -> list[Run]:
+        """One turn; the records of the runs that ended in it.
 
         Raises what a `Trainer` raises, and `MemoryError` where there is no room beside the others.
         """
 
     def drop(self) -> None:
-        """Give back what it holds on the device; its checkpoint stays."""
+        """Give back what it holds on the device; checkpoints stay."""
 
 
 @runtime_checkable
 class TakesTurns(Protocol):
-    """A `Trainer` of runs that leave room for others on their device."""
+    """A `Trainer` that can train several runs on one device at once."""
 
-    def in_turns(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Turns | None:
-        """None where the run should have the device for itself."""
+    @property
+    def takes_turns(self) -> bool:
+        """Whether it does so here, in this study."""
+
+    def groups(self, experiments: Sequence[Experiment]) -> list[tuple[Experiment, ...]]:
+        """Those that should train together, as one; the others are in none."""
+
+    def in_turns(
+        self, experiments: Sequence[Experiment], folders: Mapping[str, Path], watcher: Watcher
+    ) -> Turns | None:
+        """Of one experiment, or of some that train together, with a folder for each id's files.
+
+        None where the run should have the device for itself.
+        """
 
 
 @dataclass(frozen=True)

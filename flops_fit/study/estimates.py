@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.experiment import Experiment, short_number
 from flops_fit.report.screen import duration
 from flops_fit.settings import MachineSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared
+from flops_fit.store.protocols import Prepared, Trainer
 
 if TYPE_CHECKING:
     from flops_fit.study.machine import Machine
@@ -128,15 +128,15 @@ class Estimate:
 
 
 def _too_large(m: Memory, where: str, workers: int) -> str:
+    samples = m.micro_batch_size
     assert m.needed is not None
-    samples = f"{m.micro_batch_size} samples at a time" if m.micro_batch_size else "its batch"
-    fewer = f"set workers={max(1, workers // 2)}, " if workers > 1 else ""
-    samples_at_once = m.micro_batch_size or 0
-    smaller = f"micro_batch_size={samples_at_once // 2}, " if samples_at_once > 1 else ""
+    given = f"{samples} at a time" if samples else "its batch"
+    do = [f"set workers={workers // 2}"] if workers > 1 else []
+    do += [f"set micro_batch_size={samples // 2}"] if samples and samples > 1 else []
+    do += ["leave it out (sizes=[..] or smaller budgets)", "train on a larger machine"]
     return (
         f"{m.size} ({short_number(m.num_params)} parameters) doesn't fit {where}: a step with "
-        f"{samples} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {fewer}{smaller}"
-        "leave it out (sizes=[..], or a smaller largest budget), or train it on a larger machine"
+        f"{given} needs {gigabytes(m.needed)}, {gigabytes(m.there)} are there: {', or '.join(do)}"
     )
 
 
@@ -154,17 +154,31 @@ def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> 
     if not isinstance(trainer, TorchTrainer):
         return Estimate("", machine.workers, None)
     recipe, plan = trainer.recipe, prepared.plan
-    memory = memory_here(plan, recipe, machine)
+    memory = memory_here(plan.experiments, recipe, machine)
     seconds = estimated_seconds(plan, recipe, machine.workers, machine.threads)
     return Estimate(str(recipe.device), machine.workers, seconds, memory)
 
 
-def memory_here(plan: Plan, recipe: Recipe, machine: Machine) -> tuple[Memory, ...]:
+def memory_here(
+    experiments: Sequence[Experiment], recipe: Recipe, machine: Machine
+) -> tuple[Memory, ...]:
     """Of the steps that are looked at, with as many runs at once as the machine trains."""
     from flops_fit.training.memory import available_bytes
 
     per_device = -(-machine.workers // max(1, len(machine.gpus)))
-    return _memory(plan.experiments, recipe, available_bytes(recipe.device, per_device))
+    return _memory(experiments, recipe, available_bytes(recipe.device, per_device))
+
+
+def notes_on_memory(
+    trainer: Trainer, experiments: Sequence[Experiment], machine: Machine
+) -> tuple[str, ...]:
+    """What is to be trained here and doesn't fit."""
+    from flops_fit.training.trainer import TorchTrainer
+
+    if not isinstance(trainer, TorchTrainer):
+        return ()
+    memory = memory_here(experiments, trainer.recipe, machine)
+    return Estimate(str(trainer.recipe.device), machine.workers, None, memory).notes
 
 
 def estimate_elsewhere(

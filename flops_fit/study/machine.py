@@ -16,7 +16,7 @@ import torch
 
 from flops_fit.report.screen import say
 from flops_fit.settings import MachineSettings
-from flops_fit.store.execution import Execute, Inline, SideBySide
+from flops_fit.store.execution import Execute, Inline, SideBySide, units_of
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec, TakesTurns, Trainer, Watcher
 from flops_fit.study.workers import Workers
@@ -89,13 +89,17 @@ def executor(
     """
     if machine.workers == 1:
         with threads_in_use(machine.threads):
-            if machine.gpus and machine.runs_per_gpu > 1 and isinstance(trainer, TakesTurns):
-                yield SideBySide(trainer, folder, machine.runs_per_gpu, fail_fast)
+            if isinstance(trainer, TakesTurns) and trainer.takes_turns:
+                at_once = machine.runs_per_gpu if machine.gpus else 1
+                yield SideBySide(trainer, folder, at_once, fail_fast)
             else:
                 yield Inline(trainer, folder, fail_fast)
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
-    yield Workers(make_trainer, folder, machine.workers, machine.threads, machine.gpus, fail_fast)
+    units = functools.partial(units_of, trainer=trainer)
+    yield Workers(
+        make_trainer, units, folder, machine.workers, machine.threads, machine.gpus, fail_fast
+    )
 
 
 def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:

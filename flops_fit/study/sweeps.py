@@ -14,15 +14,21 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
-from flops_fit.settings import PlanningSettings, SweepSettings
+from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
-from flops_fit.study.estimates import Estimate, estimate_elsewhere, estimate_here
+from flops_fit.study.estimates import (
+    Estimate,
+    estimate_elsewhere,
+    estimate_here,
+    notes_on_memory,
+)
 from flops_fit.study.fits import FittedStudy, Fitting, Tell, fit_trained
 
 if TYPE_CHECKING:
     from flops_fit.store.execution import Execute
+    from flops_fit.training.hardware import Hardware
 
 SOURCE_WARNING = (
     "the code of {} has changed since this study's first training; finished runs keep the old "
@@ -39,16 +45,15 @@ class Planned:
     estimate: Estimate
 
 
-def plan_study(spec: Spec, folder: StudyFolder, settings: PlanningSettings) -> Planned:
+def plan_study(
+    spec: Spec, folder: StudyFolder, settings: SweepSettings, hardware: Hardware | None = None
+) -> Planned:
     """Plans, writes plan.json, and puts it in force where the study has no runs yet.
 
-    Estimates the training here, or on the machine that is named. Raises `ConfigError` for one that
-    nobody knows.
+    Estimates the training here, or on the `hardware`.
     """
     from flops_fit.study.machine import machine_of
-    from flops_fit.training.hardware import named
 
-    hardware = None if settings.machine is None else named(settings.machine)
     prepared = spec.prepare(folder)
     plan = prepared.plan
     path = folder.write_plan(plan)
@@ -123,6 +128,8 @@ def launched(
     machine = machine_of(prepared, len(todo), folder, settings)
     trainer = prepared.trainer
     if todo:
+        for note in notes_on_memory(trainer, todo, machine):
+            say(f"note: {note}")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
         folder.pin({"threads": machine.threads, **trainer.pins})
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))

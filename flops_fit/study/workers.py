@@ -23,7 +23,7 @@ from flops_fit.errors import UserError
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
-from flops_fit.store.execution import SweepStopped, train_one
+from flops_fit.store.execution import SweepStopped, Unit, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
 
@@ -36,13 +36,15 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Workers:
-    """Trains in `num_workers` processes with `threads` CPU threads each, longest chain first.
+    """Trains in `num_workers` processes with `threads` CPU threads each, longest unit first.
 
-    `make_trainer` is called in each process and must be picklable. `gpus`, where there are any,
+    `make_trainer` is called in each process and must be picklable; `units` says what of the work
+    one process should train together. `gpus`, where there are any,
     go round among the workers. `fail_fast` ends the sweep with the first run that fails.
     """
 
     make_trainer: Callable[[], Trainer]
+    units: Callable[[Sequence[Chain]], list[Unit]]
     folder: StudyFolder
     num_workers: int
     threads: int
@@ -50,18 +52,19 @@ class Workers:
     fail_fast: bool = False
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
-        queue = deque(sorted(work, key=_length, reverse=True))
+        units = self.units(work)
+        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
         workers: list[Worker] = []
         ended: list[Run] = []
         try:
             workers += [self._start(slot) for slot in range(min(self.num_workers, len(queue)))]
-            while queue or any(worker.experiment for worker in workers):
+            while queue or any(worker.work for worker in workers):
                 _hand_out(queue, workers)
                 for worker in _with_news(workers):
                     run = self._listen(worker, watcher)
                     ended += [run] if run else []
-                    if worker.experiment is None and worker.rest:
-                        queue.appendleft(worker.rest)
+                    if not worker.work and worker.rest:
+                        queue.extendleft(worker.rest)
                         worker.rest = ()
                     if worker.is_dead:
                         workers[workers.index(worker)] = self._start(worker.slot)
@@ -93,24 +96,33 @@ class Workers:
             return self._bury(worker, watcher)
         if isinstance(message, UserError):
             raise message
-        if isinstance(message, float) and worker.experiment:
-            watcher.progress(worker.experiment, message)
-            return None
-        worker.is_ready, worker.experiment = True, None
-        if message is not None:
+        if isinstance(message, Run):
+            worker.work = tuple(e for e in worker.work if e.id != message.id)
             watcher.finished(message)
-        return message  # type: ignore[no-any-return]
+            return message
+        if message is None:
+            worker.is_ready, worker.is_idle, worker.work = True, True, ()
+            return None
+        name, flops = message
+        for experiment in worker.work:
+            if experiment.id == name:
+                watcher.progress(experiment, flops)
+        return None
 
     def _bury(self, worker: Worker, watcher: Watcher) -> Run | None:
-        """The run that a dead worker was at: failed, unless it had just been written."""
+        """The run that a dead worker was at: failed, unless it had just been written. Those that
+        trained together are to be tried alone."""
         worker.process.join()
         worker.is_dead = True
-        experiment, worker.experiment = worker.experiment, None
+        work, worker.work = worker.work, ()
         code = worker.process.exitcode
         if not worker.is_ready:
             raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
-        if experiment is None:
+        if len(work) > 1:
+            worker.rest = tuple(Unit((experiment,)) for experiment in work)
+        if len(work) != 1:
             return None
+        [experiment] = work
         run = self.folder.completed_run(experiment.id)
         if run is None:
             reason = (
@@ -130,24 +142,24 @@ class Worker:
     slot: int
     process: BaseProcess
     connection: Connection
-    experiment: Experiment | None = None
-    rest: Chain = ()  # to be trained when the experiment has ended
+    work: tuple[Experiment, ...] = ()
+    rest: tuple[Unit, ...] = ()  # to be trained when the work has ended
     is_ready: bool = False  # has built its parts
+    is_idle: bool = False  # and waits for work
     is_dead: bool = False
 
 
-def _length(chain: Chain) -> tuple[float, int]:
-    """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
-    return chain[-1].budget, chain[-1].num_steps
-
-
-def _hand_out(queue: deque[Chain], workers: Sequence[Worker]) -> None:
+def _hand_out(queue: deque[Unit], workers: Sequence[Worker]) -> None:
     for worker in workers:
-        if queue and worker.is_ready and worker.experiment is None:
+        if queue and worker.is_idle:
+            unit = queue.popleft()
+            now, later = unit.experiments, unit.experiments[:0]
+            if not unit.together:
+                now, later = unit.experiments[:1], unit.experiments[1:]
             with suppress(BrokenPipeError):  # it has just died, which its next news will say
-                worker.connection.send(queue[0][0])
-            worker.experiment, *rest = queue.popleft()
-            worker.rest = tuple(rest)
+                worker.connection.send(Unit(now, unit.together))
+            worker.work, worker.is_idle = now, False
+            worker.rest = (Unit(later),) if later else ()
 
 
 def _with_news(workers: Sequence[Worker]) -> list[Worker]:
@@ -159,7 +171,7 @@ def _with_news(workers: Sequence[Worker]) -> list[Worker]:
 def _stop(workers: Sequence[Worker]) -> None:
     """End idle workers at once, busy ones when they have written a checkpoint."""
     for worker in workers:
-        if worker.experiment is None:
+        if not worker.work:
             worker.process.kill()
         else:
             worker.process.terminate()
@@ -194,12 +206,15 @@ class PipeWatcher:
 
     def progress(self, experiment: Experiment, flops: float) -> None:
         try:
-            self.connection.send(float(flops))
+            self.connection.send((experiment.id, float(flops)))
         except BrokenPipeError:  # the parent was killed: leave a checkpoint and go
             self.stop_requested = True
 
     def finished(self, run: Run) -> None:
-        """Said by `_work` with the run itself."""
+        try:
+            self.connection.send(run)
+        except BrokenPipeError:  # likewise; the run is on disk
+            self.stop_requested = True
 
 
 def _work(
@@ -218,8 +233,8 @@ def _work(
     connection.send(None)  # ready
     try:
         while not watcher.stop_requested:
-            experiment = connection.recv()
-            connection.send(train_one(experiment, trainer, folder, watcher))
+            train_unit(connection.recv(), trainer, folder, watcher)
+            connection.send(None)  # ready for more
     except UserError as error:
         connection.send(error)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

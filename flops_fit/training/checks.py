@@ -16,14 +16,14 @@ from flops_fit.errors import ConfigError, UserError
 from flops_fit.signatures import qualified_name
 from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
 from flops_fit.training.family import materialized
-from flops_fit.training.memory import FEWEST_SAMPLES, samples_that_fit
+from flops_fit.training.memory import FEWEST_SAMPLES, samples_to_try
 from flops_fit.training.recipe import Recipe, configured_rate, param_groups
 
 PROGRESS_TRIED = (0.01, 0.5, 1.0)
 """Steps of a run, for which a schedule must know the factor on the learning rate."""
 
-LONGEST_CHECKED_FLOPS = 3e11
-"""Of the step that is tried, 5 seconds on one core of a CPU."""
+LONGEST_CHECKED_FLOPS = 1e11
+"""Of the step that is tried, 2 seconds on one core of a CPU."""
 
 Hints = Mapping[str, str]
 """Config group -> where it is configured, and with which values."""
@@ -53,8 +53,8 @@ def check_fit(recipe: Recipe, batch_size: int, hints: Hints | None = None) -> No
 
 
 def samples_to_check(recipe: Recipe, samples: int) -> int:
-    """So many samples, or as few of them as a CPU is soon done with and has memory for; 0 where
-    even two are too much."""
+    """So many samples, or as few of them as a CPU is soon done with and that take little memory; 0
+    where even two are too much."""
     smallest = recipe.family.smallest
     counted = recipe.family.at(smallest).counted_flops_per_token
     few = min(FEWEST_SAMPLES, samples)
@@ -63,7 +63,7 @@ def samples_to_check(recipe: Recipe, samples: int) -> int:
         if few * each > LONGEST_CHECKED_FLOPS:
             return 0
         samples = max(few, min(samples, int(LONGEST_CHECKED_FLOPS / each)))
-    return samples_that_fit(smallest, recipe, samples)
+    return samples_to_try(smallest, recipe, samples)
 
 
 def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints) -> None:

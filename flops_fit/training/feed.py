@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from flops_fit.datasets.batches import Batch, changed, on_device
+from flops_fit.datasets.batches import Batch, changed, on_device, stacked
 from flops_fit.datasets.samples import parts_of
 from flops_fit.datasets.source import Movable, ShuffledBatches, Source
 
@@ -108,39 +108,14 @@ def _next_block(batches: Iterator[Batch], most: int, device: torch.device) -> Bl
         whole = batches.block(most)
         if whole is not None:
             return Block(most, on_device(whole, device))
-    taken = _few(batches, most)
+    taken = list(itertools.islice(batches, most))
     if not taken:
         return None
-    shapes = [[part.shape for part in parts_of(batch)] for batch in taken]
-    if any(shape != shapes[0] for shape in shapes):
+    try:
+        together = stacked(taken)
+    except RuntimeError:  # they differ in shape
         return Block(len(taken), None, tuple(on_device(batch, device) for batch in taken))
-    return Block(len(taken), on_device(_pinned(_stacked(taken), device), device))
-
-
-def _few(batches: Iterator[Batch], most: int) -> list[Batch]:
-    """The next ones, up to `most` and BLOCK_BYTES."""
-    taken: list[Batch] = []
-    num_bytes = 0
-    for batch in itertools.islice(batches, most):
-        taken.append(batch)
-        num_bytes += _batch_bytes(batch)
-        if num_bytes >= BLOCK_BYTES:
-            break
-    return taken
-
-
-def _stacked(batches: list[Batch]) -> Batch:
-    """One batch with a first dimension for the steps; input and target may be one and the same."""
-    inputs = _stacked_content([inputs for inputs, _ in batches])
-    if all(target is inputs for inputs, target in batches):
-        return inputs, inputs
-    return inputs, _stacked_content([target for _, target in batches])
-
-
-def _stacked_content(contents: list[Any]) -> Any:
-    if isinstance(contents[0], torch.Tensor):
-        return torch.stack(contents)
-    return {name: torch.stack([c[name] for c in contents]) for name in contents[0]}
+    return Block(len(taken), on_device(_pinned(together, device), device))
 
 
 def _pinned(batch: Batch, device: torch.device) -> Batch:

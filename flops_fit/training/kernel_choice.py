@@ -25,7 +25,7 @@ from flops_fit.training.kernels import KernelPlan, in_force, plans_for
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
-from flops_fit.training.timing import samples_to_time, that_fit
+from flops_fit.training.timing import MOST_STEPS_REMEMBERED, that_fit
 
 TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
@@ -39,8 +39,8 @@ TRIAL_SHARE = 0.01
 """Seconds, and share of the time that training this size will take, after which no further steps
 of it are tried."""
 
-WHOLE_BATCH_FLOPS = 4e11
-"""Of a step: 8 seconds on one core. Of larger ones a part of the batch is tried."""
+WHOLE_BATCH_FLOPS = 2e11
+"""Of a step: 4 seconds on one core. Of larger ones a part of the batch is tried."""
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """Precision -> how far, relatively, FEWEST_STEPS steps with a plan may lead from where the first
@@ -101,15 +101,15 @@ def tried_sizes(experiments: Sequence[Experiment]) -> list[tuple[Experiment, int
 def _samples_to_try(experiment: Experiment, recipe: Recipe, states: int) -> int:
     """The whole batch, unless it takes long or doesn't fit into memory beside the others' states;
     0 where the size can't be tried."""
-    whole = experiment.batch_size
-    if experiment.flops_per_step <= WHOLE_BATCH_FLOPS:
-        return min(whole, that_fit(experiment, recipe, states))
-    return samples_to_time(experiment, recipe, states)
+    each = experiment.flops_per_step / experiment.batch_size
+    soon = int(WHOLE_BATCH_FLOPS / each)
+    return soon and min(soon, experiment.batch_size, that_fit(experiment, recipe, states))
 
 
 def fresh_steps(experiment: Experiment, recipe: Recipe, samples: int, plan: KernelPlan) -> Step:
     """Steps of a fresh model of this size, all on the first samples of the first batch."""
     recipe = replace(recipe, kernels=plan)
+    experiment = replace(experiment, num_steps=min(experiment.num_steps, MOST_STEPS_REMEMBERED))
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)

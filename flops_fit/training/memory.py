@@ -21,6 +21,7 @@ from flops_fit.training.dry_step import DryStep, Parts, dry_step
 from flops_fit.training.family import ModelFamily
 from flops_fit.training.kernels import DEFAULT
 from flops_fit.training.recipe import Recipe
+from flops_fit.training.state import seeded
 
 USABLE_SHARE = 0.9
 """Of the memory that is free: the rest is for fragments, the kernels' own buffers and the data."""
@@ -36,6 +37,15 @@ MOST_BYTES_PER_PARAM = 32
 
 OBVIOUS_SHARE = 0.05
 """Of the memory: steps that by these bounds take less fit without a closer look."""
+
+GRADIENT_BYTES = 4
+"""Of a parameter, in fp32."""
+
+LOSS_BYTES = 4
+"""A run keeps the training loss of every step on its device."""
+
+TRIFLE_BYTES = 2**30
+"""Of a step that is tried just to see whether its parts fit each other."""
 
 GUESSED_BYTES_PER_PARAM = 16
 """Parameter, gradient and the two moments of AdamW, in fp32."""
@@ -70,12 +80,8 @@ class Fit:
     there: int
     micro_batch_size: int | None
     fits: bool
+    is_split: bool = False  # because the whole batch would be too much
     unknown: str | None = None
-
-    @property
-    def is_split(self) -> bool:
-        """Whether the whole batch would be too much."""
-        return self.fits and self.micro_batch_size is not None
 
 
 def estimated_step_bytes(
@@ -129,7 +135,8 @@ def _dry_step(
 
 def _run(parts: Parts) -> DryStep | Unknown:
     try:
-        return dry_step(parts)
+        with seeded(0):
+            return dry_step(parts)
     except Exception as error:  # whatever a user's code does that needs numbers
         return Unknown(f"{type(error).__name__}: {error}".splitlines()[0])
 
@@ -154,32 +161,45 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
     step = dry_step_of(experiment, recipe, given)
     if isinstance(step, Unknown):
         guessed = GUESSED_BYTES_PER_PARAM * experiment.num_params_total
-        return Fit(experiment, None, there, given, guessed < UNKNOWN_SHARE * there, step.reason)
-    if step.peak_bytes <= usable or given is not None:
-        return Fit(experiment, step.peak_bytes, there, given, step.peak_bytes <= usable)
-    return _split(experiment, recipe, there, step.peak_bytes)
+        return Fit(
+            experiment, None, there, given, guessed < UNKNOWN_SHARE * there, unknown=step.reason
+        )
+    needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
+    if needed <= usable or given is not None:
+        return Fit(experiment, needed, there, given, needed <= usable)
+    return _split(experiment, recipe, there, needed)
+
+
+def fitted(recipe: Recipe, experiment: Experiment, processes: int = 1) -> Recipe:
+    """The recipe with the micro-batch that its device has memory for now, shared by so many
+    processes; the same where the whole batch fits, or nothing."""
+    fit = fit_of(experiment, recipe, available_bytes(recipe.device, processes))
+    return replace(recipe, micro_batch_size=fit.micro_batch_size) if fit.is_split else recipe
 
 
 def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fit:
-    """By the straight line between the bytes of few samples and of half the batch: above the bytes
+    """By the straight line between the bytes of few samples and of the whole batch: above the bytes
     of what lies between, which are the largest of several numbers that are linear in the samples.
     """
-    few, half = min(FEWEST_SAMPLES, experiment.batch_size), -(-experiment.batch_size // 2)
-    bytes_of = {n: estimated_step_bytes(experiment, recipe, n) for n in {few, half}}
-    low, high = bytes_of[few], bytes_of[half]
-    if low is None or high is None:
+    few = min(FEWEST_SAMPLES, experiment.batch_size)
+    of_few = estimated_step_bytes(experiment, recipe, few)
+    if of_few is None:
         return Fit(experiment, whole, there, None, False)
-    slope = (high - low) / max(1, half - few)
-    samples = half
-    while samples > 1 and low + slope * (samples - few) > USABLE_SHARE * there:
+    low = of_few + LOSS_BYTES * experiment.num_steps
+    high = whole + GRADIENT_BYTES * experiment.num_params_total  # kept from part to part
+    slope = (high - low) / max(1, experiment.batch_size - few)
+    samples, needed = experiment.batch_size, whole
+    while samples > 1 and needed > USABLE_SHARE * there:
         samples = -(-samples // 2)
-    needed = int(low + slope * max(0, samples - few))
-    return Fit(experiment, needed, there, samples, needed <= USABLE_SHARE * there)
+        needed = int(low + slope * max(0, samples - few))
+    fits = needed <= USABLE_SHARE * there
+    return Fit(experiment, needed, there, samples, fits, is_split=fits)
 
 
 def _obviously_fits(experiment: Experiment, usable: int) -> bool:
     counted, tokens = experiment.flops_per_token_counted, experiment.batch_tokens
-    return _is_little(counted, tokens, experiment.num_params_total, usable)
+    is_short = LOSS_BYTES * experiment.num_steps < OBVIOUS_SHARE * usable
+    return is_short and _is_little(counted, tokens, experiment.num_params_total, usable)
 
 
 def _is_little(counted: float | None, tokens: int, num_params: int, usable: int) -> bool:
@@ -191,12 +211,11 @@ def _is_little(counted: float | None, tokens: int, num_params: int, usable: int)
     return most < OBVIOUS_SHARE * usable
 
 
-def samples_that_fit(value: SizeValue, recipe: Recipe, samples: int) -> int:
-    """So many samples, or a half, a quarter .. of them that a step of this size can be given at
-    once in main memory, in fp32 and without an optimizer's state; 0 where that can't be told or
-    not even the fewest fit."""
+def samples_to_try(value: SizeValue, recipe: Recipe, samples: int) -> int:
+    """So many samples, or a half, a quarter .. of them, of which a step of this size is a trifle
+    for main memory, in fp32 and without an optimizer's state; 0 where there are none."""
     there = free_main_memory()
-    usable = int(USABLE_SHARE * there)
+    usable = min(int(USABLE_SHARE * there), TRIFLE_BYTES)
     size, family = recipe.family.at(value), recipe.family
     counted, tokens = size.counted_flops_per_token, samples * family.tokens_per_sample
     if _is_little(counted, tokens, size.num_params_total, usable):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -57,12 +57,16 @@ class WarmUp:
     num_steps: int = 0
     seconds: float = 0.0
 
+    def add(self, num_steps: int, seconds: float) -> None:
+        self.num_steps += num_steps
+        self.seconds += seconds
+
 
 def steps_of(experiment: Experiment, recipe: Recipe, state: TrainingState) -> Steps:
     """How this run is trained on its device, from the state's step on."""
     if recipe.device.type != "cuda":
         return CalledSteps(experiment, recipe, state)
-    return BlockSteps(experiment, recipe, state, captures=recipe.cuda_graphs)
+    return BlockSteps(OneRun(experiment, recipe, state), captures=recipe.cuda_graphs)
 
 
 class CalledSteps:
@@ -86,8 +90,85 @@ class CalledSteps:
             started = time.perf_counter()
             train_step(batch, self._factor(state.step), recipe, state)
             if self._compiles and not self.warm_up.num_steps:
-                self.warm_up = WarmUp(1, time.perf_counter() - started)
+                self.warm_up.add(1, time.perf_counter() - started)
             yield
+
+
+class Job(Protocol):
+    """What a `BlockSteps` advances: one run, or several in one batched step."""
+
+    recipe: Recipe
+    losses: Tensor  # (num_steps, ...) of each step, on the device
+    models: list[nn.Module]
+    always_by_tensors: bool  # whether rates are read from a tensor in eager steps too
+    step: int
+
+    def rates_at(self, step: int) -> list[float]:
+        """Every rate that an update has."""
+
+    def read_rates_from(self, rates: Tensor) -> None:
+        """Let updates read them, in the order of `rates_at`, from this tensor on the device."""
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """For the next update."""
+
+    def update(self, batch: Batch) -> Tensor:
+        """One update; the loss before it, of the shape of one row of `losses`."""
+
+    def blocks(self) -> Iterator[Block]:
+        """The batches from the step on."""
+
+    def why_not_captured(self) -> str | None:
+        """What keeps the update from being held by a CUDA graph; None where nothing does."""
+
+    def forget_gradients(self) -> None:
+        """Of a graph that was not made."""
+
+
+class OneRun:
+    """A run alone."""
+
+    always_by_tensors = False
+
+    def __init__(self, experiment: Experiment, recipe: Recipe, state: TrainingState) -> None:
+        self.recipe, self._state, self._experiment = recipe, state, experiment
+        self.losses = state.losses
+        self.models = [state.model]
+        self._factor = recipe.learning_rate_factor(experiment)
+
+    @property
+    def step(self) -> int:
+        return self._state.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._state.step = step
+
+    def rates_at(self, step: int) -> list[float]:
+        factor = self._factor(step)
+        return [peak * factor for peak in self._state.peak_lrs]
+
+    def read_rates_from(self, rates: Tensor) -> None:
+        take_tensor_rates(self._state.optimizer, rates)
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        for group, rate in zip(self._state.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def update(self, batch: Batch) -> Tensor:
+        return update(batch, self.recipe, self._state)
+
+    def blocks(self) -> Iterator[Block]:
+        data = device_data(self.recipe.source, self.recipe.device)
+        return data.blocks(self._experiment.batch_size, self._experiment.order_seed, self.step)
+
+    def why_not_captured(self) -> str | None:
+        return why_not_captured(self._state.optimizer)
+
+    def forget_gradients(self) -> None:
+        for parameter in self._state.parameters:
+            parameter.grad = None
+        self._state.clipped_norm = None
 
 
 class BlockSteps:
@@ -96,36 +177,35 @@ class BlockSteps:
     `captures=False` runs the same program eagerly, on any device.
     """
 
-    def __init__(
-        self, experiment: Experiment, recipe: Recipe, state: TrainingState, *, captures: bool
-    ) -> None:
+    def __init__(self, job: Job, *, captures: bool) -> None:
         self.warm_up = WarmUp()
-        self._recipe, self._state = recipe, state
-        self._device = recipe.device
-        self._factor = recipe.learning_rate_factor(experiment)
-        data = device_data(recipe.source, recipe.device)
-        self._blocks = data.blocks(experiment.batch_size, experiment.order_seed, state.step)
+        self._job = job
+        self._device = job.recipe.device
+        self._blocks = job.blocks()
         self._next: Block | None = None
         self._block: Block | None = None
         self._place = 0  # of the next step in the block
-        self._static: Batch | None = None  # of the block's batches, (steps, B, ...)
-        groups = len(state.optimizer.param_groups)
-        self._rates = torch.zeros(0, groups, device=self._device)  # (steps, groups)
-        self._rates_now = torch.zeros(1, groups, device=self._device)
+        self._static: Batch | None = None  # of the block's batches, (steps, ...)
+        num_rates = len(job.rates_at(min(job.step, len(job.losses) - 1)))
+        self._rates = torch.zeros(0, num_rates, device=self._device)  # (steps, rates)
+        self._rates_now = torch.zeros(1, num_rates, device=self._device)
         self._host_rates: list[list[float]] = []  # the same as numbers
         self._counters = torch.zeros(2, dtype=torch.int64, device=self._device)  # in block, in run
-        self._event = torch.cuda.Event() if self._device.type == "cuda" else None
+        self._begin, self._end = (
+            torch.cuda.Event(enable_timing=True) if self._device.type == "cuda" else None
+            for _ in range(2)
+        )
         self._quantum = 1
         self._graph: torch.cuda.CUDAGraph | None = None
         self._captures = captures
-        if captures and (reason := why_not_captured(state.optimizer)):
+        if captures and (reason := job.why_not_captured()):
             self._give_up(reason)
-        if self._captures:
-            take_tensor_rates(state.optimizer, self._rates_now[0])
+        if self._captures or job.always_by_tensors:
+            job.read_rates_from(self._rates_now[0])
 
     def advance(self, until: int) -> Iterator[None]:
-        state = self._state
-        while state.step < until:
+        job = self._job
+        while job.step < until:
             if self._block is None or self._place == self._block.num_steps:
                 self._block, self._next = self._next or next(self._blocks, None), None
                 if self._block is None:
@@ -133,10 +213,10 @@ class BlockSteps:
                 self._load(self._block)
             if self._captures and self._graph is None and self._is_warm and self._block.stacked:
                 self._capture()
-            count = min(until - state.step, self._block.num_steps - self._place, self._quantum)
+            count = min(until - job.step, self._block.num_steps - self._place, self._quantum)
             started = time.perf_counter()
             self._launch(count)
-            state.step += count
+            job.step += count
             if self._place == self._block.num_steps:  # made while the device is busy
                 self._next = next(self._blocks, None)
             yield
@@ -149,6 +229,8 @@ class BlockSteps:
     def _launch(self, count: int) -> None:
         """Queue this many steps."""
         assert self._block is not None
+        if self._begin is not None:
+            self._begin.record()
         for _ in range(count):
             if self._graph is not None and self._block.stacked:
                 self._graph.replay()
@@ -157,26 +239,30 @@ class BlockSteps:
             else:
                 self._step()
             self._place += 1
-        if self._event is not None:
-            self._event.record()
+        if self._end is not None:
+            self._end.record()
 
     def _wait(self, count: int, started: float) -> None:
-        """Until what was queued is done; the next time as much as QUANTUM_SECONDS hold."""
-        if self._event is not None:
-            self._event.synchronize()
+        """Until what was queued is done; the next time as much as QUANTUM_SECONDS hold.
+
+        By the device's own clock, since others have had their turns meanwhile.
+        """
+        if self._begin is not None and self._end is not None:
+            self._end.synchronize()
         seconds = time.perf_counter() - started
         if not self._is_warm:
-            self.warm_up.num_steps += count
-            self.warm_up.seconds += seconds
-        else:
-            ahead = round(count * QUANTUM_SECONDS / max(seconds, 1e-6))
-            self._quantum = max(1, min(2 * self._quantum, ahead))
+            self.warm_up.add(count, seconds)
+            return
+        if self._begin is not None and self._end is not None:
+            seconds = self._begin.elapsed_time(self._end) / 1000
+        ahead = round(count * QUANTUM_SECONDS / max(seconds, 1e-6))
+        self._quantum = max(1, min(4 * self._quantum, ahead))
 
     def _load(self, block: Block) -> None:
         """The block's batches and rates into the tensors that the steps read."""
         self._place = 0
         self._load_rates(block.num_steps)
-        self._counters.copy_(torch.tensor([0, self._state.step]))
+        self._counters.copy_(torch.tensor([0, self._job.step]))
         if block.stacked is None:
             return
         wait_for_data(block.stacked, self._device)
@@ -187,40 +273,39 @@ class BlockSteps:
             self._static, self._graph = block.stacked, None
 
     def _load_rates(self, num_steps: int) -> None:
-        state = self._state
-        steps = range(state.step, min(state.step + num_steps, len(state.losses)))
-        factors = torch.tensor([self._factor(step) for step in steps], dtype=torch.double)
-        rates = torch.outer(factors, torch.tensor(state.peak_lrs, dtype=torch.double))
-        self._host_rates = rates.tolist()
+        job = self._job
+        steps = range(job.step, min(job.step + num_steps, len(job.losses)))
+        self._host_rates = [job.rates_at(step) for step in steps]
+        rates = torch.tensor(self._host_rates, dtype=torch.double).to(self._rates.dtype)
         if len(self._rates) < len(rates):
             self._rates, self._graph = torch.zeros_like(self._rates_now).repeat(num_steps, 1), None
-        self._rates[: len(rates)].copy_(rates.to(self._rates.dtype))
+        self._rates[: len(rates)].copy_(rates)
 
     def _step(self) -> None:
         """One update, of what the counters point at: all that a graph holds."""
         assert self._block is not None
+        job = self._job
         slot, position = self._counters[:1], self._counters[1:]
-        if self._captures:
+        if self._captures or job.always_by_tensors:
             torch.index_select(self._rates, 0, slot, out=self._rates_now)
         else:
-            rates = self._host_rates[self._place]
-            for group, rate in zip(self._state.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            job.set_rates(self._host_rates[self._place])
         if self._block.stacked is None:
             batch = self._block.separate[self._place]
         else:
             assert self._static is not None
             batch = changed(self._static, lambda tensor: tensor.index_select(0, slot).squeeze(0))
-        loss = update(batch, self._recipe, self._state)
-        self._state.losses.index_copy_(0, position, loss.reshape(1).to(self._state.losses.dtype))
+        loss = job.update(batch).to(job.losses.dtype)
+        job.losses.index_copy_(0, position, loss.reshape(1, *job.losses.shape[1:]))
         self._counters.add_(1)
 
     def _watched_step(self) -> None:
         """One real step, with an eye on what a graph of it could not hold or would not repeat."""
-        before = HostState.of(self._state.model)
+        models = self._job.models
+        before = HostState.of(models)
         with seen_waits(self._device) as waits:
             self._step()
-        reason = before.change_to(HostState.of(self._state.model))
+        reason = before.change_to(HostState.of(models))
         if waits and self.warm_up.num_steps == WARM_UP_STEPS - 1:  # the first ones may
             reason = reason or f"it waits for the device in each step ({waits[0]})"
         if reason is not None:
@@ -252,14 +337,12 @@ class BlockSteps:
             raise problem
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(generator.clone_state())  # else it believes in the graph
-        for parameter in self._state.parameters:
-            parameter.grad = None
-        self._state.clipped_norm = None
+        self._job.forget_gradients()
         self._give_up(str(problem).strip().split("\n")[0])
 
     def _give_up(self, reason: str) -> None:
         self._captures, self._graph = False, None
-        name = type(self._state.model).__name__
+        name = type(self._job.models[0]).__name__
         tell_once(f"{name} trains step by step, without a CUDA graph of its step: {reason}")
 
 
@@ -319,9 +402,10 @@ class HostState:
     numbers: dict[tuple[str, str], Any]
 
     @classmethod
-    def of(cls, model: nn.Module) -> HostState:
+    def of(cls, models: Sequence[nn.Module]) -> HostState:
         numbers = {
             (name, key): value
+            for model in models
             for name, module in model.named_modules()
             for key, value in vars(module).items()
             if isinstance(value, bool | int | float | str)

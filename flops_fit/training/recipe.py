@@ -48,6 +48,7 @@ class Recipe:
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | Literal["auto"] | None = None  # FLOPs of a run, see `compiling`
     cuda_graphs: bool = True  # on CUDA each run's step is captured once and replayed
+    together: bool = True  # runs of one size in one batched step, where they gain by it
     kernels: KernelPlan | None = None  # None: not chosen yet
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:

@@ -35,6 +35,10 @@ from flops_fit.training.recipe import Metric, OptimizerFactory, Recipe
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer
 
+HALF_GAINS_FLOPS = 1e9
+"""FLOPs of a step up to which a GPU gains nothing by products of 16 bits: their arithmetic takes a
+microsecond, and every cast a kernel of its own."""
+
 
 @dataclass(frozen=True)
 class StudySpec:
@@ -64,6 +68,7 @@ class StudySpec:
     checkpoint_seconds: float = MachineSettings.checkpoint_seconds
     compile_above: float | Literal["auto"] | None = MachineSettings.compile_above  # FLOPs
     cuda_graphs: bool = MachineSettings.cuda_graphs
+    together: bool = MachineSettings.together
     kernels: KernelPlan | None = None  # None: the fastest here, by trial
     hints: Mapping[str, str] = field(default_factory=dict)
     settings: SweepSettings | None = None
@@ -96,7 +101,8 @@ class StudySpec:
         pinned = folder.pinned()
         recipe = self.recipe(self.device, pinned["precision"], pinned["held_out_samples"])
         kernels = KernelPlan.from_json(pinned["kernels"])
-        return torch_trainer(replace(recipe, kernels=kernels), folder)
+        together = pinned.get("together", False)
+        return torch_trainer(replace(recipe, kernels=kernels, together=together), folder)
 
     def recipe(self, device: str, precision: str, held_out: int) -> Recipe:
         """What all runs share, with these choices made."""
@@ -119,6 +125,7 @@ class StudySpec:
             checkpoint_seconds=self.checkpoint_seconds,
             compile_above=self.compile_above,
             cuda_graphs=self.cuda_graphs,
+            together=self.together,
             kernels=self.kernels,
         )
 
@@ -142,6 +149,8 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
         DataShape(spec.source.tokens_per_sample, spec.source.unique_samples),
         spec.flops or default_flops(recipe.family),
     )
+    if precision == "auto" and all(e.flops_per_step < HALF_GAINS_FLOPS for e in plan.experiments):
+        recipe = replace(recipe, precision="fp32")
     held_out = (
         spec.held_out_samples
         or pinned.get("held_out_samples")

@@ -37,11 +37,14 @@ COMPILED_IS_FASTER = 2.0
 TIMED_SECONDS = 2.0
 """After which no further step of a size is timed."""
 
+MOST_STEPS_REMEMBERED = 10**7
+"""Of a run that is timed: the losses of more, 4 bytes each, would take memory for nothing."""
+
 SOON_DONE_FLOPS = {"cpu": 5e10, "mps": 1e12, "cuda": 1e13}
 """A second on one core of a CPU. Of steps that take more a part of the batch is timed first."""
 
-LONGEST_TIMED_FLOPS = {"cpu": 1e12, "mps": 1e13, "cuda": 1e15}
-"""20 seconds on one core. Where one sample takes more, nothing is timed."""
+LONGEST_TIMED_FLOPS = {"cpu": 3e11, "mps": 1e13, "cuda": 1e15}
+"""6 seconds on one core of a CPU. Where one sample takes more, nothing is timed."""
 
 LONGEST_TIMED_STEP = 1.0
 """Seconds that the part of a batch should take of which a long step is told."""
@@ -120,8 +123,9 @@ def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
         return experiment.flops_per_step / (PRODUCTS_SHARE * product_rate(recipe))
     if recipe.device.type == "cuda" and that_fit(experiment, recipe) == experiment.batch_size:
         return seconds_on_gpu(experiment, recipe)
+    steps = min(experiment.num_steps, MOST_STEPS_REMEMBERED)
     with seeded(experiment.seed):
-        state = TrainingState.start(experiment, recipe)
+        state = TrainingState.start(replace(experiment, num_steps=steps), recipe)
         batches = recipe.source.training_batches(experiment.batch_size, experiment.order_seed)
 
         def seconds_of(part: int) -> float:
@@ -148,6 +152,7 @@ def step_seconds(experiment: Experiment, recipe: Recipe) -> float:
 
 def seconds_on_gpu(experiment: Experiment, recipe: Recipe) -> float:
     """Of one update of whole batches, as it trains: many queued at once, after the warm-up."""
+    experiment = replace(experiment, num_steps=min(experiment.num_steps, MOST_STEPS_REMEMBERED))
     with own_stream(recipe.device), seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         steps = steps_of(experiment, recipe, state)
@@ -165,19 +170,18 @@ def seconds_on_gpu(experiment: Experiment, recipe: Recipe) -> float:
     return float(np.median(seconds))
 
 
-def samples_to_time(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
-    """Samples of a batch with which a step is soon done, and fits into memory beside those of as
-    many `states`; 0 for none."""
+def samples_to_time(experiment: Experiment, recipe: Recipe) -> int:
+    """Samples of a batch with which a step is soon done, and fits into memory; 0 for none."""
     device = recipe.device.type if recipe.device.type in SOON_DONE_FLOPS else "cuda"
     soon, longest = SOON_DONE_FLOPS[device], LONGEST_TIMED_FLOPS[device]
     each = experiment.flops_per_step / experiment.batch_size
     samples = max(int(soon / each), 1 if each < longest else 0)
-    return min(samples, that_fit(experiment, recipe, states), experiment.batch_size)
+    return samples and min(samples, that_fit(experiment, recipe), experiment.batch_size)
 
 
 def that_fit(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
-    """Samples that can be in memory at once here and now: all of a batch where it comes in parts
-    that fit, 0 where nothing does."""
+    """Samples that can be in memory at once here and now, beside those of as many `states`: all of
+    a batch where it comes in parts that fit, 0 where nothing does."""
     fit = fit_of(experiment, recipe, available_bytes(recipe.device) // states)
     if not fit.fits:
         return 0

@@ -1,0 +1,253 @@
+"""Runs of one size that train together: one batched step for all, each leaving when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flops_fit.datasets.batches import Batch, changed, joined_at
+from flops_fit.plan.experiment import Experiment
+from flops_fit.plan.run import Run, Status
+from flops_fit.store.protocols import Watcher
+from flops_fit.training.curve import CurvePlan
+from flops_fit.training.devices import reset_peak_memory
+from flops_fit.training.feed import Block, device_data
+from flops_fit.training.program import BlockSteps, WarmUp
+from flops_fit.training.progress import (
+    LOSS_CHECK_STEPS,
+    PROGRESS_SECONDS,
+    Diverged,
+    Every,
+    Progress,
+)
+from flops_fit.training.recipe import Recipe
+from flops_fit.training.stackable import why_alone
+from flops_fit.training.stacked import Stacked
+from flops_fit.training.state import TrainingState, seeded
+
+LARGEST_STEP_FLOPS = {"cpu": 2e7, "cuda": 1e10}
+"""FLOPs of one run's step up to which runs gain by training together: beyond that a step is busy
+with arithmetic and no longer with starting operations."""
+
+Group = tuple[Experiment, ...]
+"""Runs of one size and batch size."""
+
+
+def groups_of(experiments: Sequence[Experiment], recipe: Recipe) -> list[Group]:
+    """Those that gain by training together, two or more each; the others train alone."""
+    by_shape: dict[tuple[str, int], list[Experiment]] = {}
+    largest = LARGEST_STEP_FLOPS.get(recipe.device.type, 0.0)
+    for e in experiments:
+        if e.flops_per_step <= largest and not e.trunk:
+            by_shape.setdefault((str(e.size.value), e.batch_size), []).append(e)
+    return [tuple(group) for group in by_shape.values() if len(group) > 1]
+
+
+def can_be_together(experiments: Sequence[Experiment], recipe: Recipe) -> bool:
+    """Whether there are any such, and model, loss and optimizer can be stacked: seconds."""
+    groups = groups_of(experiments, recipe)
+    return bool(groups) and why_alone(recipe, groups[0]) is None
+
+
+@dataclass
+class Member:
+    """One run of a group."""
+
+    experiment: Experiment
+    progress: Progress
+    curve: CurvePlan
+
+    @property
+    def state(self) -> TrainingState:
+        return self.progress.state
+
+    def stops(self) -> Iterator[int]:
+        """Steps at which it is looked at."""
+        yield from self.curve.steps
+        yield self.experiment.num_steps
+
+
+class ManyRuns:
+    """The members of a group as a `flops_fit.training.program.Job`."""
+
+    always_by_tensors = True
+
+    def __init__(self, members: Sequence[Member], recipe: Recipe) -> None:
+        self.recipe, self.members = recipe, tuple(members)
+        states = [member.state for member in members]
+        self.stacked = Stacked(states, recipe)
+        self.models = [states[0].model]  # the others are given as numbers to this one
+        self.step = states[0].step
+        longest = max(member.experiment.num_steps for member in members)
+        self.losses = torch.zeros(longest, len(members), device=recipe.device)
+        self._factors = [recipe.learning_rate_factor(m.experiment) for m in members]
+        self._rates = torch.zeros(len(members), device=recipe.device)
+
+    def rates_at(self, step: int) -> list[float]:
+        """Of each run, 0 after its end."""
+        return [
+            factor(step) * m.state.learning_rate if step < m.experiment.num_steps else 0.0
+            for factor, m in zip(self._factors, self.members, strict=True)
+        ]
+
+    def read_rates_from(self, rates: Tensor) -> None:
+        self._rates = rates
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        self._rates = torch.tensor(rates, device=self.recipe.device)
+
+    def update(self, batch: Batch) -> Tensor:
+        return self.stacked.step(batch, self._rates)
+
+    def blocks(self) -> Iterator[Block]:
+        """With (steps, K, B, ...), read once where all runs have the same data."""
+        batch_size = self.members[0].experiment.batch_size
+        data = device_data(self.recipe.source, self.recipe.device)
+        seeds = [member.experiment.order_seed for member in self.members]
+        feeds = {seed: data.blocks(batch_size, seed, self.step) for seed in dict.fromkeys(seeds)}
+        while True:
+            blocks = {seed: next(feed, None) for seed, feed in feeds.items()}
+            of_runs = [blocks[seed] for seed in seeds]
+            whole = [b.stacked for b in of_runs if b is not None and b.stacked is not None]
+            if len(whole) < len(of_runs) or len({b.num_steps for b in of_runs if b}) > 1:
+                return
+            num_steps = of_runs[0].num_steps if of_runs[0] else 0
+            yield Block(num_steps, in_rows(whole))
+
+    def why_not_captured(self) -> str | None:
+        return None
+
+    def forget_gradients(self) -> None:
+        """They live in the stack, whose next step overwrites them."""
+
+    def share_losses(self, since: int) -> None:
+        """Give each run its losses of the steps from `since` to the last one, and its place."""
+        losses = self.losses[since : self.step].cpu()  # asks the device once
+        for row, member in enumerate(self.members):
+            end = min(self.step, member.experiment.num_steps)
+            member.state.losses[since:end] = losses[: end - since, row]
+            member.state.step = end
+            rates = zip(member.state.optimizer.param_groups, member.state.peak_lrs, strict=True)
+            factor = self._factors[row](end - 1) if end else 0.0
+            for group, peak in rates:
+                group["lr"] = peak * factor
+
+
+def in_rows(batches: Sequence[Batch]) -> Batch:
+    """Blocks (steps, B, ...) of K runs as one of (steps, K, B, ...); one that all share is read K
+    times and not copied."""
+    first = batches[0]
+    if all(batch is first for batch in batches):
+        shape = (-1, len(batches))
+        return changed(first, lambda t: t[:, None].expand(*shape, *t.shape[1:]))
+    return joined_at(1, batches)
+
+
+def train_together(
+    experiments: Sequence[Experiment],
+    recipe: Recipe,
+    folders: Mapping[str, Path],
+    watcher: Watcher,
+) -> Generator[list[Run], None, None]:
+    """Train runs of one size in one batched step; yields those that have ended, piece by piece.
+
+    Each run has its own result, curve and checkpoint, as though it had trained alone: within what
+    another order of sums changes. Runs that were stopped at different steps go on in groups of
+    their own. Raises `KeyboardInterrupt` after writing all checkpoints when a stop is requested.
+    """
+    reset_peak_memory(recipe.device)
+    members = [_started(e, recipe, folders[e.id], watcher) for e in experiments]
+    try:
+        by_step: dict[int, list[Member]] = {}
+        for member in members:
+            by_step.setdefault(member.state.step, []).append(member)
+        for group in by_step.values():
+            yield from _advanced(group, recipe, watcher)
+    finally:
+        for member in members:
+            member.progress.write_curve()
+
+
+def _started(experiment: Experiment, recipe: Recipe, folder: Path, watcher: Watcher) -> Member:
+    started = time.perf_counter()
+    with seeded(experiment.seed):
+        state = TrainingState.start(experiment, recipe)
+        state.resume(folder / "checkpoint.pt", None)
+    state.losses = state.losses.cpu()  # where they are looked at; the group has its own
+    progress = Progress(experiment, recipe, state, WarmUp(), folder, watcher, None, started)
+    return Member(experiment, progress, CurvePlan.of(experiment, recipe.held_out_samples))
+
+
+def _advanced(
+    members: list[Member], recipe: Recipe, watcher: Watcher
+) -> Generator[list[Run], None, None]:
+    report, save = Every(PROGRESS_SECONDS), Every(recipe.checkpoint_seconds)
+    ended = [m for m in members if m.state.step >= m.experiment.num_steps]
+    yield [m.progress.evaluated() for m in ended]  # stopped between the last step and the result
+    members = [m for m in members if m not in ended]
+    while members:
+        runs = ManyRuns(members, recipe)
+        steps = BlockSteps(runs, captures=recipe.cuda_graphs and recipe.device.type == "cuda")
+        leaving: dict[int, Run] = {}
+        while not leaving:
+            since = runs.step
+            until = _next_stop(runs)
+            for _ in steps.advance(until):
+                yield []
+                if report.is_due():
+                    for m in members:
+                        watcher.progress(m.experiment, runs.step * m.experiment.flops_per_step)
+                if watcher.stop_requested or save.is_due():
+                    runs.share_losses(since)
+                    _save(runs)
+                if watcher.stop_requested:
+                    raise KeyboardInterrupt
+            runs.share_losses(since)
+            if runs.step < until:  # the data have ended
+                yield [m.progress.data_ended() for m in members]
+                return
+            leaving = _looked_at(runs)
+        if len(leaving) < len(members):
+            _save(runs)  # so that a kill leaves the same group as there will be now
+        yield list(leaving.values())
+        kept = [row for row in range(len(members)) if row not in leaving]
+        for row in kept:
+            runs.stacked.hand_back(row)
+        members = [members[row] for row in kept]
+
+
+def _next_stop(runs: ManyRuns) -> int:
+    """The next step at which one of the runs is looked at."""
+    check = runs.step - runs.step % LOSS_CHECK_STEPS + LOSS_CHECK_STEPS
+    stops = (stop for member in runs.members for stop in member.stops() if stop > runs.step)
+    return min(check, min(stops))
+
+
+def _looked_at(runs: ManyRuns) -> dict[int, Run]:
+    """Row -> record of the runs that end here; the others have their curve's next point."""
+    ended: dict[int, Run] = {}
+    norms = runs.stacked.gradient_norms().cpu()
+    for row, member in enumerate(runs.members):
+        state, is_last = member.state, member.state.step == member.experiment.num_steps
+        if state.step in member.curve.held_out_steps or is_last:
+            runs.stacked.hand_back(row)
+        state.clipped_norm = norms[row]
+        try:
+            member.progress.look(member.curve)
+        except Diverged as error:
+            ended[row] = member.progress.ended(Status.DIVERGED, str(error))
+            continue
+        if is_last:
+            ended[row] = member.progress.evaluated()
+    return ended
+
+
+def _save(runs: ManyRuns) -> None:
+    for row, member in enumerate(runs.members):
+        runs.stacked.hand_back(row)
+        member.progress.save_checkpoint()
