@@ -14,6 +14,7 @@ from flops_fit.store.execution import Inline, SideBySide, Unit, train_unit, unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training import together
+from flops_fit.training.feed import BLOCK_STEPS
 from flops_fit.training.spec import torch_trainer
 from flops_fit.training.together import can_be_together, groups_of, train_together
 
@@ -78,6 +79,16 @@ class TestTogether:
             )
             assert run.loss == pytest.approx(alone.loss, rel=1e-5)
 
+    def test_data_of_several_blocks_come_in_order(self, tmp_path):
+        plan, recipe, place, trainer = study(tmp_path)
+        [group, *_] = trainer.groups(plan.experiments)
+        assert max(e.num_steps for e in group) > BLOCK_STEPS + 1
+        folders = {e.id: place.run_folder(e.id) for e in group}
+        runs = [run for runs in train_together(group, recipe, folders, Unwatched()) for run in runs]
+        for run, e in zip(runs, sorted(group, key=lambda e: e.num_steps), strict=True):
+            [alone] = train_unit(Unit((e,)), torch_trainer(recipe, place), place, Unwatched())
+            close(run, alone)
+
     def test_stops_lose_none_of_it(self, tmp_path):
         plan, recipe, place, trainer = study(tmp_path)
         every = SideBySide(trainer, place, 1)(chains(plan.experiments), Unwatched())
@@ -92,7 +103,7 @@ class TestTogether:
             except KeyboardInterrupt:
                 stops += 1
             left = [e for e in left if e.id not in {run.id for run in ended}]
-        assert stops >= 3
+        assert stops >= 2
         for run in ended:
             assert (run.loss, run.train_loss) == (whole[run.id].loss, whole[run.id].train_loss)
 
@@ -111,7 +122,8 @@ class TestTogether:
     def test_code_that_fails_in_a_group_is_found_alone(self, tmp_path):
         plan, recipe, place, trainer = study(tmp_path)
         breaking = replace(trainer, recipe=replace(recipe, loss=Breaks(recipe.loss)))
-        runs = SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
+        with pytest.warns(UserWarning, match="2 runs train alone, not together: ValueError"):
+            runs = SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
         assert {run.id for run in runs} == {e.id for e in plan.experiments}
         assert {run.status for run in runs} == {Status.FAILED}
         assert "the user's loss" in runs[0].error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -242,6 +243,10 @@ class _InTurns:
             return []
         except Exception as error:  # the sweep goes on, whatever a user's code raises
             if len(self._locks) > 1:  # whose fault it is shows when each trains alone
+                said = f"{type(error).__name__}: {error}"
+                warnings.warn(
+                    f"{len(self.rest)} runs train alone, not together: {said}", stacklevel=2
+                )
                 self._set_aside()
                 return []
             return [self._ended(_failed(self.rest[0], self._folder, error))]

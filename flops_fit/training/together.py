@@ -87,6 +87,7 @@ class ManyRuns:
         self.losses = torch.zeros(longest, len(members), device=recipe.device)
         self._factors = [recipe.learning_rate_factor(m.experiment) for m in members]
         self._rates = torch.zeros(len(members), device=recipe.device)
+        self._share_data = len({member.experiment.order_seed for member in members}) == 1
 
     def rates_at(self, step: int) -> list[float]:
         """Of each run, 0 after its end."""
@@ -102,10 +103,13 @@ class ManyRuns:
         self._rates = torch.tensor(rates, device=self.recipe.device)
 
     def update(self, batch: Batch) -> Tensor:
+        if self._share_data:
+            shape = (len(self.members),)
+            batch = changed(batch, lambda tensor: tensor.expand(*shape, *tensor.shape))
         return self.stacked.step(batch, self._rates)
 
     def blocks(self) -> Iterator[Block]:
-        """With (steps, K, B, ...), read once where all runs have the same data."""
+        """(steps, B, ...) where all runs have the same data, else (steps, K, B, ...)."""
         batch_size = self.members[0].experiment.batch_size
         data = device_data(self.recipe.source, self.recipe.device)
         seeds = [member.experiment.order_seed for member in self.members]
@@ -117,7 +121,7 @@ class ManyRuns:
             if len(whole) < len(of_runs) or len({b.num_steps for b in of_runs if b}) > 1:
                 return
             num_steps = of_runs[0].num_steps if of_runs[0] else 0
-            yield Block(num_steps, in_rows(whole))
+            yield Block(num_steps, whole[0] if self._share_data else joined_at(1, whole))
 
     def why_not_captured(self) -> str | None:
         return None
@@ -136,16 +140,6 @@ class ManyRuns:
             factor = self._factors[row](end - 1) if end else 0.0
             for group, peak in rates:
                 group["lr"] = peak * factor
-
-
-def in_rows(batches: Sequence[Batch]) -> Batch:
-    """Blocks (steps, B, ...) of K runs as one of (steps, K, B, ...); one that all share is read K
-    times and not copied."""
-    first = batches[0]
-    if all(batch is first for batch in batches):
-        shape = (-1, len(batches))
-        return changed(first, lambda t: t[:, None].expand(*shape, *t.shape[1:]))
-    return joined_at(1, batches)
 
 
 def train_together(
