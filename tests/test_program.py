@@ -60,8 +60,8 @@ class TestBlocks:
                 assert turns.take() == []
             watcher.stop_requested = True
             with pytest.raises(KeyboardInterrupt):
-                while True:
-                    turns.take()
+                for _ in iter(turns.take, None):
+                    pass
         assert (tmp_path / "cut" / "checkpoint.pt").exists()
         again = train(experiment, recipe, tmp_path / "cut", Unwatched())
         assert outcome(again) == outcome(whole)
@@ -286,7 +286,7 @@ class InTurns(TorchTrainer):
     def groups(self, experiments):
         return []
 
-    def in_turns(self, experiments, folders, watcher):
+    def in_turns(self, experiments, folders, watcher, together):
         [experiment] = experiments
         recipe = self.recipe
         pieces = pieces_of(experiment, recipe, folders[experiment.id], watcher, self.trunks)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from small_study import Net, planned, small_sweep
 from torch import nn
 
@@ -156,9 +157,12 @@ class TestGroups:
     def test_only_small_steps_of_one_size_and_batch_are_grouped(self, tmp_path, monkeypatch):
         plan, recipe, _, trainer = study(tmp_path)
         assert len(groups_of(plan.experiments, recipe)) == 3
-        assert groups_of(plan.experiments[:3], recipe) == []
+        assert [len(group) for group in groups_of(plan.experiments[:3], recipe)] == [1] * 3
+        on_gpu = replace(recipe, device=torch.device("cuda"))
+        assert [len(group) for group in groups_of(plan.experiments, on_gpu)] == [2] * 3
+        assert groups_of(plan.experiments[:3], on_gpu) == []
         others = [replace(e, batch_size=8) for e in plan.experiments[:3]]
-        assert groups_of([*plan.experiments[3:], *others], recipe) == []
+        assert len(groups_of([*plan.experiments[3:], *others], recipe)) == 6
         trunk = [replace(e, trunk="one") for e in plan.experiments]
         assert groups_of(trunk, recipe) == []
         monkeypatch.setitem(together.LARGEST_STEP_FLOPS, "cpu", 1.0)

@@ -242,7 +242,7 @@ class _InTurns:
             self._set_aside()
             return []
         except Exception as error:  # the sweep goes on, whatever a user's code raises
-            if len(self._locks) > 1:  # whose fault it is shows when each trains alone
+            if self._together:  # whose fault it is shows when each trains alone
                 said = f"{type(error).__name__}: {error}"
                 warnings.warn(
                     f"{len(self.rest)} runs train alone, not together: {said}", stacklevel=2
@@ -274,7 +274,7 @@ class _InTurns:
             return [run for run in completed if run]
         assert isinstance(self._trainer, TakesTurns)
         folders = {e.id: self._folder.run_folder(e.id) for e in mine}
-        self._turns = self._trainer.in_turns(mine, folders, self._watcher)
+        self._turns = self._trainer.in_turns(mine, folders, self._watcher, together=self._together)
         if self._turns is None:
             self._set_aside()
         return []

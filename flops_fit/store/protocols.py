@@ -90,9 +90,14 @@ class TakesTurns(Protocol):
         """Those that should train together, as one; the others are in none."""
 
     def in_turns(
-        self, experiments: Sequence[Experiment], folders: Mapping[str, Path], watcher: Watcher
+        self,
+        experiments: Sequence[Experiment],
+        folders: Mapping[str, Path],
+        watcher: Watcher,
+        *,
+        together: bool,
     ) -> Turns | None:
-        """Of one experiment, or of some that train together, with a folder for each id's files.
+        """Of those that train `together`, or of a single one; each id has a folder for its files.
 
         None where the run should have the device for itself.
         """

@@ -61,10 +61,15 @@ class TorchTrainer:
         return groups_of(experiments, self.recipe) if self.recipe.together else []
 
     def in_turns(
-        self, experiments: Sequence[Experiment], folders: Mapping[str, Path], watcher: Watcher
+        self,
+        experiments: Sequence[Experiment],
+        folders: Mapping[str, Path],
+        watcher: Watcher,
+        *,
+        together: bool,
     ) -> TrainingTurns | None:
         recipe, first = self.recipe, experiments[0]
-        if len(experiments) > 1:
+        if together:
             pieces = train_together(experiments, recipe, folders, watcher)
             return TrainingTurns(pieces, recipe, None)  # they draw no random numbers
         if recipe.device.type == "cuda" and first.flops_per_step <= SMALL_STEP_FLOPS:
