@@ -286,7 +286,7 @@ class WithoutNormalDraws(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        drawn = kwargs.get("tensor", args[0] if args else None)  # nn.init names it
+        drawn: Any = kwargs.get("tensor", args[0] if args else None)  # nn.init names it
         if func in (Tensor.normal_, nn.init.normal_) and drawn.is_meta:
             return drawn
         return func(*args, **kwargs)
