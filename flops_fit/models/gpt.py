@@ -34,7 +34,8 @@ class GPT(Decoder):
     One learning rate serves all sizes, see `param_groups`; it is meant literally at `base_width`.
     What a layer adds is scaled by sqrt(base_depth / depth) (Yang et al. 2023, "Tensor Programs
     VI"), so that a rate holds over depth too: from 2 to 16 layers one was within 0.3% of the best
-    loss of each; within 1.6% without a scale, 2.3% with base_depth / depth.
+    loss of each; within 1.6% without a scale, 2.3% with base_depth / depth. Muon's 0.02 is the best
+    of 0.01, 0.02, 0.04 at depths 2 to 8, or within 0.1% of it.
     """
 
     def __init__(
