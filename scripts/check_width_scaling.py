@@ -4,9 +4,10 @@
     python scripts/check_width_scaling.py [gpt] [gpt-depth]
 
 Every size is trained for the same steps at the configured rate, half of it, and 2 and 4 times it,
-on one thread, by the trainer of the sweeps: widths of a 16-fold range, or depths of an 8-fold one,
-with the width in proportion or fixed. One rate must reach a held-out loss within 5% of the best at
-every size. Without names all are scanned, and docs/width-scaling.md is written anew.
+on one thread, by the trainer of the sweeps: widths of a 16-fold range, or depths of a 6-fold one
+with the width in proportion, and of an 8-fold one with it fixed. One rate must reach a held-out
+loss within 5% of the best at every size. Without names all are scanned, and
+docs/width-scaling.md is written anew.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ SCANS = {
     "gpt": Scan(
         "gpt",
         "python_source",
-        (2, 4, 8, 16),
+        (2, 4, 8, 12),
         200,
         256,
         words=("model.width_per_layer=8", "model.head_dim=8", *SHORT_TEXTS),

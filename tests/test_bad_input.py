@@ -117,7 +117,7 @@ def test_budget_that_leaves_no_size(folder, capsys):
 
 def test_unknown_model(folder, capsys):
     said = message(capsys, "plan", "model=mpl")
-    assert "model=mpl: did you mean 'mlp'? there are fixed, lost, mlp" in said
+    assert "model=mpl: did you mean 'mlp'? there are fixed, gpt, lost, mlp" in said
 
 
 def test_misspelt_setting(folder, capsys):

