@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from small_study import Net, planned, small_sweep
 from torch import nn
 
+from flops_fit.learning.losses import cross_entropy
+from flops_fit.learning.optimizers import Muon
+from flops_fit.models.transformer import Transformer
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training import memory
 from flops_fit.training.checks import check_fit
@@ -96,6 +99,25 @@ class TestByHand:
         flops = sum(kernel.flops * count for kernel, count in step.part_kernels.items())
         forward = 2 * 16 * (3 * 64 + 64)
         assert flops == 3 * forward - 2 * 16 * 3 * 64  # the input has no gradient
+
+    @pytest.mark.parametrize("more", [{"fused": True}, {"fused": True, "capturable": True}, {}])
+    def test_any_adamw_keeps_as_much(self, more):
+        def optimizer(groups):
+            return torch.optim.AdamW(groups, lr=0.1, **more)
+
+        model = lambda: TwoLayers(1000)  # noqa: E731
+        step = dry_step(parts(model, rows_of(2), optimizer=optimizer, device="cuda"))
+        params = 4 * 4 * 1000
+        assert step.kept_bytes == 3 * params + 4 * 2 * 4 + 2 * 4
+        temporaries = 0 if more else params  # of all tensors at once
+        assert step.peak_bytes - CUBLAS_WORKSPACE >= 4 * params + temporaries
+
+    def test_muon(self):
+        ids = torch.empty(2, 8, dtype=torch.int64, device="meta")
+        model = partial(Transformer, 16, 64, 8, depth=1)
+        step = dry_step(parts(model, (ids, ids), loss=cross_entropy, optimizer=Muon))
+        matrices, others = 12 * 16 * 16, 2 * 64 * 16
+        assert step.kept_bytes == 4 * (2 * matrices + 3 * others) + 16 * 8 + 2 * 4
 
     def test_a_shared_weight_counts_once(self):
         class Tied(nn.Module):

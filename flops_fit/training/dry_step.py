@@ -102,6 +102,8 @@ def dry_step(parts: Parts) -> DryStep:
         parameters = [p for p in model.parameters() if p.requires_grad]
         batch = changed(parts.batch, _like)
         optimizer = parts.optimizer(param_groups(model))
+        for group in optimizer.param_groups:
+            group["capturable"] = False  # asks for real GPUs, and changes no shape
         ledger.start()
         _update(parameters, optimizer)
         temporaries = 0 if parts.device == "cpu" else _foreach_bytes(parameters, optimizer)
