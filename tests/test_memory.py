@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from small_study import Net, planned, small_sweep
 from torch import nn
 
+from flops_fit.learning.losses import cross_entropy
+from flops_fit.learning.optimizers import Muon
+from flops_fit.models.transformer import Transformer
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training import memory
 from flops_fit.training.checks import check_fit
@@ -96,6 +100,25 @@ class TestByHand:
         forward = 2 * 16 * (3 * 64 + 64)
         assert flops == 3 * forward - 2 * 16 * 3 * 64  # the input has no gradient
 
+    @pytest.mark.parametrize("more", [{"fused": True}, {"fused": True, "capturable": True}, {}])
+    def test_any_adamw_keeps_as_much(self, more):
+        def optimizer(groups):
+            return torch.optim.AdamW(groups, lr=0.1, **more)
+
+        model = lambda: TwoLayers(1000)  # noqa: E731
+        step = dry_step(parts(model, rows_of(2), optimizer=optimizer, device="cuda"))
+        params = 4 * 4 * 1000
+        assert step.kept_bytes == 3 * params + 4 * 2 * 4 + 2 * 4
+        temporaries = 0 if more else params  # of all tensors at once
+        assert step.peak_bytes - CUBLAS_WORKSPACE >= 4 * params + temporaries
+
+    def test_muon(self):
+        ids = torch.empty(2, 8, dtype=torch.int64, device="meta")
+        model = partial(Transformer, 16, 64, 8, depth=1)
+        step = dry_step(parts(model, (ids, ids), loss=cross_entropy, optimizer=Muon))
+        matrices, others = 12 * 16 * 16, 2 * 64 * 16
+        assert step.kept_bytes == 4 * (2 * matrices + 3 * others) + 16 * 8 + 2 * 4
+
     def test_a_shared_weight_counts_once(self):
         class Tied(nn.Module):
             def __init__(self):
@@ -127,6 +150,15 @@ class TestByHand:
         step = dry_step(parts(lambda: TwoLayers(4 * GIB, 3), rows_of(1), optimizer=adamw))
         assert step.kept_bytes > 190 * GIB
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
+
+
+@pytest.mark.slow
+def test_estimates_are_within_15_percent_of_what_is_measured():
+    """Ten steps of mlp, transformer and vit, in fp32 and bf16: the script ends with 1 if not."""
+    script = Path(__file__).parent.parent / "scripts/check_memory.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == 12
 
 
 class Reads(Net):

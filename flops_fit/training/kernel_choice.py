@@ -73,7 +73,7 @@ def kernels_of_study(experiments: Sequence[Experiment], recipe: Recipe, cache: P
         return known
     trials = [
         Trial(partial(fresh_steps, e, recipe, samples), num_steps * e.batch_size / samples)
-        for e, num_steps in sizes
+        for e, num_steps in reversed(sizes)  # what is known of the largest holds for the others
         if (samples := _samples_to_try(e, recipe, len(plans)))
     ]
     if not trials:

@@ -26,8 +26,8 @@ from flops_fit.training.state import seeded
 USABLE_SHARE = 0.9
 """Of the memory that is free: the rest is for fragments, the kernels' own buffers and the data."""
 
-PROCESS_BYTES = {"cpu": 400 * 2**20, "cuda": 500 * 2**20}
-"""Of a process before its first tensor: torch itself in main memory, a context on a GPU."""
+PROCESS_BYTES = {"cpu": 600 * 2**20, "cuda": 500 * 2**20}
+"""Of a process beside its tensors: torch and its libraries' buffers, a context on a GPU."""
 
 MOST_BYTES_PER_FLOP = 16
 """That a step keeps: 200 tensors of the size of a product's output, were that of width 8."""
@@ -165,9 +165,30 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
             experiment, None, there, given, guessed < UNKNOWN_SHARE * there, unknown=step.reason
         )
     needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
-    if needed <= usable or given is not None:
-        return Fit(experiment, needed, there, given, needed <= usable)
-    return _split(experiment, recipe, there, needed)
+    if needed > usable and given is None:
+        return _split(experiment, recipe, there, needed)
+    fit = Fit(experiment, needed, there, given, needed <= usable)
+    _FITS.setdefault(recipe.family, []).append((*_ways(recipe), fit))
+    return fit
+
+
+_FITS: WeakKeyDictionary[ModelFamily, list[tuple[str, str, int | None, Fit]]]
+_FITS = WeakKeyDictionary()
+
+
+def _ways(recipe: Recipe) -> tuple[str, str, int | None]:
+    return recipe.device.type, recipe.precision, recipe.micro_batch_size
+
+
+def surely_fits(experiment: Experiment, recipe: Recipe, there: int) -> bool:
+    """Whether a larger size was found to fit into `there` bytes: to look costs up to seconds."""
+    return any(
+        tuple(ways) == _ways(recipe)
+        and fit.needed is not None
+        and fit.needed <= USABLE_SHARE * there
+        and _is_below(experiment, fit)
+        for *ways, fit in _FITS.get(recipe.family, ())
+    )
 
 
 def fitted(recipe: Recipe, experiment: Experiment, processes: int = 1) -> Recipe:

@@ -16,7 +16,7 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.trunks import Chain, chains, steps_to_train
 from flops_fit.training.compiling import compiles
 from flops_fit.training.devices import own_stream, threads_in_use
-from flops_fit.training.memory import available_bytes, fit_of
+from flops_fit.training.memory import available_bytes, fit_of, surely_fits
 from flops_fit.training.program import WARM_UP_STEPS, Steps, steps_of
 from flops_fit.training.recipe import AUTOCAST, Recipe
 from flops_fit.training.state import TrainingState, seeded
@@ -104,8 +104,8 @@ def step_times(
     timed = np.array([flops[i] for i in chosen])
     uncompiled = replace(recipe, compile_above=None)
     with threads_in_use(threads), recipe.kernels_in_force():
-        seconds = np.array([step_seconds(by_flops[f], uncompiled) for f in timed])
-    log_flops, log_seconds = np.log(timed), np.log(seconds)
+        largest_first = [step_seconds(by_flops[f], uncompiled) for f in timed[::-1]]
+    log_flops, log_seconds = np.log(timed), np.log(largest_first[::-1])
 
     def seconds_of(e: Experiment) -> float:
         plain = float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))
@@ -182,7 +182,10 @@ def samples_to_time(experiment: Experiment, recipe: Recipe) -> int:
 def that_fit(experiment: Experiment, recipe: Recipe, states: int = 1) -> int:
     """Samples that can be in memory at once here and now, beside those of as many `states`: all of
     a batch where it comes in parts that fit, 0 where nothing does."""
-    fit = fit_of(experiment, recipe, available_bytes(recipe.device) // states)
+    there = available_bytes(recipe.device) // states
+    if surely_fits(experiment, recipe, there):
+        return experiment.batch_size
+    fit = fit_of(experiment, recipe, there)
     if not fit.fits:
         return 0
     return experiment.batch_size if not fit.is_split else fit.micro_batch_size or 1
