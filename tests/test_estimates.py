@@ -54,6 +54,11 @@ def test_time_in_words(estimate, words):
     assert estimate.duration == words
 
 
+def test_of_a_command_on_another_machine_nobody_can_say():
+    estimate = Estimate("cuda", 1, None, hardware="h100")
+    assert estimate.notes == ("how long training takes on h100 can't be told beforehand",)
+
+
 def test_bytes_in_words():
     assert [gigabytes(count) for count in (13.24e9, 0.04e9)] == ["13.2 GB", "40 MB"]
 

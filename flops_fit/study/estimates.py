@@ -105,7 +105,7 @@ class Estimate:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sizes that fit nowhere, and those of which it can't be told."""
+        """Sizes that fit nowhere, and what can't be told."""
         large = [m for m in self.memory if not m.fits and m.needed is not None]
         unknown = [m for m in self.memory if m.unknown is not None]
         said = [_too_large(m, self.where, self.workers) for m in large]
@@ -115,6 +115,8 @@ class Estimate:
                 f"what a step of {names} needs of memory can't be told beforehand "
                 f"({unknown[0].unknown}): watch the first run of the largest size"
             )
+        if self.hardware is not None and self.seconds is None:
+            said.append(f"how long training takes {self.where} can't be told beforehand")
         return tuple(said)
 
     def to_json(self) -> dict[str, Any]:

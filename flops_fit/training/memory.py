@@ -198,21 +198,35 @@ def fitted(recipe: Recipe, experiment: Experiment, processes: int = 1) -> Recipe
     return replace(recipe, micro_batch_size=fit.micro_batch_size) if fit.is_split else recipe
 
 
+@dataclass(frozen=True)
+class _Line:
+    """Bytes against samples, straight between few and the whole batch: above the bytes of what lies
+    between, which are the largest of several numbers that are linear in the samples."""
+
+    few: int
+    bytes_of_few: int
+    whole: int
+    bytes_of_whole: int
+
+    def largest_within(self, usable: float) -> tuple[int, int]:
+        """The whole batch or a half, a quarter .. of it, and its bytes; 1 where nothing fits."""
+        slope = (self.bytes_of_whole - self.bytes_of_few) / max(1, self.whole - self.few)
+        samples, needed = self.whole, self.bytes_of_whole
+        while samples > 1 and needed > usable:
+            samples = -(-samples // 2)
+            needed = int(self.bytes_of_few + slope * max(0, samples - self.few))
+        return samples, needed
+
+
 def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fit:
-    """By the straight line between the bytes of few samples and of the whole batch: above the bytes
-    of what lies between, which are the largest of several numbers that are linear in the samples.
-    """
     few = min(FEWEST_SAMPLES, experiment.batch_size)
     of_few = estimated_step_bytes(experiment, recipe, few)
     if of_few is None:
         return Fit(experiment, whole, there, None, False)
     low = of_few + LOSS_BYTES * experiment.num_steps
     high = whole + GRADIENT_BYTES * experiment.num_params_total  # kept from part to part
-    slope = (high - low) / max(1, experiment.batch_size - few)
-    samples, needed = experiment.batch_size, whole
-    while samples > 1 and needed > USABLE_SHARE * there:
-        samples = -(-samples // 2)
-        needed = int(low + slope * max(0, samples - few))
+    line = _Line(few, low, experiment.batch_size, high)
+    samples, needed = line.largest_within(USABLE_SHARE * there)
     fits = needed <= USABLE_SHARE * there
     return Fit(experiment, needed, there, samples, fits, is_split=fits)
 
@@ -242,15 +256,14 @@ def samples_to_try(value: SizeValue, recipe: Recipe, samples: int) -> int:
     if _is_little(counted, tokens, size.num_params_total, usable):
         return samples
     here = replace(recipe, device=torch.device("cpu"), precision="fp32")
-    while samples >= 1:
-        step = _dry_step(value, here, samples, accumulates=False)
-        if isinstance(step, Unknown):
-            guessed = GUESSED_BYTES_PER_PARAM * size.num_params_total
-            return samples if guessed < UNKNOWN_SHARE * there else 0
-        if step.peak_bytes <= usable:
-            return samples
-        samples //= 2
-    return 0
+    few = min(FEWEST_SAMPLES, samples)
+    low, high = (_dry_step(value, here, n, accumulates=False) for n in (few, samples))
+    if isinstance(low, Unknown) or isinstance(high, Unknown):
+        guessed = GUESSED_BYTES_PER_PARAM * size.num_params_total
+        return samples if guessed < UNKNOWN_SHARE * there else 0
+    line = _Line(few, low.peak_bytes, samples, high.peak_bytes)
+    tried, needed = line.largest_within(usable)
+    return tried if needed <= usable else 0
 
 
 def largest_first(experiments: Iterable[Experiment]) -> list[Experiment]:
