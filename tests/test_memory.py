@@ -117,7 +117,8 @@ class TestByHand:
         model = partial(Transformer, 16, 64, 8, depth=1)
         step = dry_step(parts(model, (ids, ids), loss=cross_entropy, optimizer=Muon))
         matrices, others = 12 * 16 * 16, 2 * 64 * 16
-        assert step.kept_bytes == 4 * (2 * matrices + 3 * others) + 16 * 8 + 2 * 4
+        rotary = 2 * 8 * 4  # cosine and sine of 8 positions, for half of a head of 8
+        assert step.kept_bytes == 4 * (2 * matrices + 3 * others + rotary) + 16 * 8 + 2 * 4
 
     def test_a_shared_weight_counts_once(self):
         class Tied(nn.Module):

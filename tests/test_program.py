@@ -9,6 +9,7 @@ from flops_fit.datasets import Toy
 from flops_fit.datasets.adapters import as_source
 from flops_fit.datasets.source import shuffled_batches
 from flops_fit.datasets.tokens import ShardedWindows, Windows
+from flops_fit.learning.losses import mse
 from flops_fit.learning.optimizers import Muon, step_by_tensor_rates
 from flops_fit.plan.run import Status
 from flops_fit.plan.trunks import chains
@@ -16,7 +17,8 @@ from flops_fit.store.execution import Inline, SideBySide
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.feed import BLOCK_STEPS, device_data
-from flops_fit.training.program import BlockSteps, HostState, OneRun, why_not_captured
+from flops_fit.training.host_state import HostState
+from flops_fit.training.program import BlockSteps, OneRun, why_not_captured
 from flops_fit.training.state import Draws, Trunks, seeded
 from flops_fit.training.trainer import TorchTrainer, TrainingTurns, pieces_of, train
 
@@ -168,22 +170,39 @@ class TestFeed:
         assert batches.block(4) is None
 
 
+CALLS = 0
+
+
+def counting_loss(prediction, target):
+    global CALLS
+    CALLS += 1
+    return mse(prediction, target)
+
+
 class TestWhatAGraphCanHold:
     def test_a_random_choice_on_the_host_is_seen(self):
         import random
 
-        before = HostState.of([nn.Linear(2, 2)])
+        before = HostState.of([nn.Linear(2, 2)], mse)
         random.random()
-        reason = before.change_to(HostState.of([nn.Linear(2, 2)]))
+        reason = before.change_to(HostState.of([nn.Linear(2, 2)], mse))
         assert reason == "it draws random numbers of Python on the host in each step"
 
     def test_a_counter_in_the_model_is_seen(self):
         model = nn.Sequential(nn.Linear(2, 2))
         model[0].calls = 0
-        before = HostState.of([model])
-        assert before.change_to(HostState.of([model])) is None
+        before = HostState.of([model], mse)
+        assert before.change_to(HostState.of([model], mse)) is None
         model[0].calls += 1
-        assert "changes 0.calls, a number on the host" in before.change_to(HostState.of([model]))
+        assert (
+            before.change_to(HostState.of([model], mse)) == "each step changes 0.calls on the host"
+        )
+
+    def test_a_global_that_the_loss_counts_with_is_seen(self):
+        before = HostState.of([], counting_loss)
+        counting_loss(torch.zeros(1), torch.zeros(1))
+        after = HostState.of([], counting_loss)
+        assert before.change_to(after) == "each step changes CALLS on the host"
 
     def test_optimizers_that_may_wait_for_the_device_are_named(self):
         weights = [nn.Parameter(torch.ones(2, 2))]

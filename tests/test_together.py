@@ -17,7 +17,7 @@ from flops_fit.store.protocols import Unwatched
 from flops_fit.training import together
 from flops_fit.training.feed import BLOCK_STEPS
 from flops_fit.training.spec import torch_trainer
-from flops_fit.training.together import can_be_together, groups_of, train_together
+from flops_fit.training.together import groups_of, train_together, why_apart
 
 
 def still(width):
@@ -123,8 +123,7 @@ class TestTogether:
     def test_code_that_fails_in_a_group_is_found_alone(self, tmp_path):
         plan, recipe, place, trainer = study(tmp_path)
         breaking = replace(trainer, recipe=replace(recipe, loss=Breaks(recipe.loss)))
-        with pytest.warns(UserWarning, match="2 runs train alone, not together: ValueError"):
-            runs = SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
+        runs = SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
         assert {run.id for run in runs} == {e.id for e in plan.experiments}
         assert {run.status for run in runs} == {Status.FAILED}
         assert "the user's loss" in runs[0].error
@@ -174,7 +173,19 @@ class TestGroups:
     def test_models_that_cannot_be_stacked_train_alone(self, tmp_path):
         for factory in (Net, Normed):
             plan, recipe = planned(tmp_path / factory.__name__, factory=factory)
-            assert not can_be_together(plan.experiments, recipe)
+            assert why_apart(plan.experiments, recipe)
+
+    def test_a_loss_that_counts_on_the_host_is_called_in_every_step(self, tmp_path):
+        class Counting:
+            def __init__(self):
+                self.calls = 0
+
+            def __call__(self, prediction, target):
+                self.calls += 1
+                return nn.functional.mse_loss(prediction, target)
+
+        plan, recipe = planned(tmp_path / "plan", factory=still, loss=Counting())
+        assert why_apart(plan.experiments, recipe) == "each step changes calls on the host"
 
     def test_what_a_study_began_with_is_kept(self, tmp_path):
         plan, _, _, trainer = study(tmp_path)

@@ -170,7 +170,9 @@ def train_unit(unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watch
             ended += underway.take_turn()
     finally:
         underway.drop()
-    return ended + train_unit(Unit(underway.rest), trainer, folder, watcher)
+    apart = train_unit(Unit(underway.rest), trainer, folder, watcher)
+    _tell_of(underway.problem, apart)
+    return ended + apart
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class SideBySide:
         alone: list[Experiment] = []
         ended: list[Run] = []
         running: list[_InTurns] = []
+        problem: Exception | None = None
         try:
             while queue or running:
                 while queue and len(running) < self.at_once:
@@ -204,6 +207,7 @@ class SideBySide:
                     if underway.is_over or underway.needs_room:
                         running.remove(underway)
                         alone += underway.rest
+                        problem = problem or underway.problem
         except KeyboardInterrupt:
             for underway in running:  # each writes its checkpoints
                 with suppress(KeyboardInterrupt):
@@ -214,7 +218,16 @@ class SideBySide:
                 underway.drop()
         ids = {e.id for e in alone}
         left = [tuple(e for e in chain if e.id in ids) for chain in work]  # in the plan's order
-        return ended + Inline(self.trainer, self.folder, self.fail_fast)(left, watcher)
+        apart = Inline(self.trainer, self.folder, self.fail_fast)(left, watcher)
+        _tell_of(problem, apart)
+        return ended + apart
+
+
+def _tell_of(problem: Exception | None, apart: Sequence[Run]) -> None:
+    """A problem that runs had together and don't have alone is ours, and costs the user time."""
+    if problem is not None and all(run.status != Status.FAILED for run in apart):
+        said = f"{type(problem).__name__}: {problem}"
+        warnings.warn(f"{len(apart)} runs were trained alone, not together: {said}", stacklevel=3)
 
 
 class _InTurns:
@@ -223,6 +236,7 @@ class _InTurns:
     def __init__(self, unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watcher) -> None:
         self.rest = unit.experiments  # that are still to be trained
         self.needs_room = False
+        self.problem: Exception | None = None  # that they had together
         self._together = unit.together
         self._trainer, self._folder, self._watcher = trainer, folder, watcher
         self._turns: Turns | None = None
@@ -243,10 +257,7 @@ class _InTurns:
             return []
         except Exception as error:  # the sweep goes on, whatever a user's code raises
             if self._together:  # whose fault it is shows when each trains alone
-                said = f"{type(error).__name__}: {error}"
-                warnings.warn(
-                    f"{len(self.rest)} runs train alone, not together: {said}", stacklevel=2
-                )
+                self.problem = error
                 self._set_aside()
                 return []
             return [self._ended(_failed(self.rest[0], self._folder, error))]

@@ -97,9 +97,8 @@ def executor(
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
     units = functools.partial(units_of, trainer=trainer)
-    yield Workers(
-        make_trainer, units, folder, machine.workers, machine.threads, machine.gpus, fail_fast
-    )
+    count, threads, gpus = machine.workers, machine.threads, machine.gpus
+    yield Workers(make_trainer, folder, count, threads, gpus, fail_fast, units)
 
 
 def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:

@@ -34,6 +34,11 @@ STOP_SECONDS = 20.0
 """A worker may take to write its checkpoint before it is killed."""
 
 
+def each_chain(work: Sequence[Chain]) -> list[Unit]:
+    """Nothing trains together."""
+    return [Unit(chain) for chain in work]
+
+
 @dataclass(frozen=True)
 class Workers:
     """Trains in `num_workers` processes with `threads` CPU threads each, longest unit first.
@@ -44,12 +49,12 @@ class Workers:
     """
 
     make_trainer: Callable[[], Trainer]
-    units: Callable[[Sequence[Chain]], list[Unit]]
     folder: StudyFolder
     num_workers: int
     threads: int
     gpus: tuple[str, ...] = ()
     fail_fast: bool = False
+    units: Callable[[Sequence[Chain]], list[Unit]] = each_chain
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         units = self.units(work)

@@ -125,7 +125,7 @@ def dry_step(parts: Parts) -> DryStep:
 
 def _forward_and_backward(model: nn.Module, batch: Batch, parts: Parts) -> None:
     inputs, target = batch
-    with _autocast(parts.precision):
+    with _autocast(parts):
         loss = parts.loss(output_of(model, inputs), target)
     loss.backward()
 
@@ -179,10 +179,21 @@ def no_numbers(device: str, precision: str) -> Iterator[None]:
 
 
 @contextmanager
-def _autocast(precision: str) -> Iterator[None]:
-    dtype = AUTOCAST.get(precision)
+def _autocast(parts: Parts) -> Iterator[None]:
+    """That of the CPU, which does the work; models that ask find that of the device on as well."""
+    dtype, device = AUTOCAST.get(parts.precision), parts.device
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-        yield
+        if device == "cpu" or dtype is None:
+            yield
+            return
+        before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        torch.set_autocast_enabled(device, True)
+        torch.set_autocast_dtype(device, dtype)
+        try:
+            yield
+        finally:
+            torch.set_autocast_enabled(device, before[0])
+            torch.set_autocast_dtype(device, before[1])
 
 
 class _Ledger(TorchDispatchMode):

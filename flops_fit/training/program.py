@@ -13,10 +13,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,9 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.training.compiling import compiles
 from flops_fit.training.devices import is_out_of_memory
 from flops_fit.training.feed import Block, device_data, wait_for_data
+from flops_fit.training.host_state import HostState
 from flops_fit.training.recipe import Recipe
-from flops_fit.training.state import GeneratorStates, TrainingState
+from flops_fit.training.state import TrainingState
 from flops_fit.training.steps import train_step, update
 
 WARM_UP_STEPS = 3
@@ -52,14 +53,17 @@ class Steps(Protocol):
 
 @dataclass
 class WarmUp:
-    """Steps of this process that were slower than those to come, and the seconds they took."""
+    """The first steps of this process, where they are slower than those to come: when they began
+    and ended, by `time.perf_counter`."""
 
     num_steps: int = 0
-    seconds: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    ended: float = field(default_factory=time.perf_counter)
 
-    def add(self, num_steps: int, seconds: float) -> None:
+    def add(self, num_steps: int) -> None:
+        """Of slow steps that have just ended."""
         self.num_steps += num_steps
-        self.seconds += seconds
+        self.ended = time.perf_counter()
 
 
 def steps_of(experiment: Experiment, recipe: Recipe, state: TrainingState) -> Steps:
@@ -87,10 +91,9 @@ class CalledSteps:
             batch = next(self._batches, None)
             if batch is None:
                 return
-            started = time.perf_counter()
             train_step(batch, self._factor(state.step), recipe, state)
             if self._compiles and not self.warm_up.num_steps:
-                self.warm_up.add(1, time.perf_counter() - started)
+                self.warm_up.add(1)
             yield
 
 
@@ -213,6 +216,7 @@ class BlockSteps:
                 self._load(self._block)
             if self._captures and self._graph is None and self._is_warm and self._block.stacked:
                 self._capture()
+                self.warm_up.add(0)
             count = min(until - job.step, self._block.num_steps - self._place, self._quantum)
             started = time.perf_counter()
             self._launch(count)
@@ -251,7 +255,7 @@ class BlockSteps:
             self._end.synchronize()
         seconds = time.perf_counter() - started
         if not self._is_warm:
-            self.warm_up.add(count, seconds)
+            self.warm_up.add(count)
             return
         if self._begin is not None and self._end is not None:
             seconds = self._begin.elapsed_time(self._end) / 1000
@@ -301,11 +305,11 @@ class BlockSteps:
 
     def _watched_step(self) -> None:
         """One real step, with an eye on what a graph of it could not hold or would not repeat."""
-        models = self._job.models
-        before = HostState.of(models)
+        models, loss = self._job.models, self._job.recipe.loss
+        before = HostState.of(models, loss)
         with seen_waits(self._device) as waits:
             self._step()
-        reason = before.change_to(HostState.of(models))
+        reason = before.change_to(HostState.of(models, loss))
         if waits and self.warm_up.num_steps == WARM_UP_STEPS - 1:  # the first ones may
             reason = reason or f"it waits for the device in each step ({waits[0]})"
         if reason is not None:
@@ -385,42 +389,14 @@ def seen_waits(device: torch.device) -> Iterator[list[str]]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     for warning in said:
+        if "Synchronization debug mode is a prototype" in str(warning.message):
+            continue
         if "synchronizing CUDA operation" in str(warning.message):
             waits.append(f"{Path(warning.filename).name}, line {warning.lineno}")
         else:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-
-
-@dataclass(frozen=True)
-class HostState:
-    """What Python code may change in a step and a graph would not: random numbers drawn on the
-    host, and numbers kept by modules."""
-
-    draws: GeneratorStates
-    numbers: dict[tuple[str, str], Any]
-
-    @classmethod
-    def of(cls, models: Sequence[nn.Module]) -> HostState:
-        numbers = {
-            (name, key): value
-            for model in models
-            for name, module in model.named_modules()
-            for key, value in vars(module).items()
-            if isinstance(value, bool | int | float | str)
-        }
-        return cls(GeneratorStates.now(), numbers)
-
-    def change_to(self, later: HostState) -> str | None:
-        drawn = self.draws.host_difference(later.draws)
-        if drawn is not None:
-            return f"it draws random numbers of {drawn} on the host in each step"
-        changed = [key for key, value in later.numbers.items() if self.numbers.get(key) != value]
-        if changed:
-            where = ".".join(part for part in changed[0] if part)
-            return f"its forward pass changes {where}, a number on the host"
-        return None
 
 
 def fits(batch: Batch, static: Batch) -> bool:

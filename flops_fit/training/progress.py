@@ -69,18 +69,22 @@ class Progress:
     trunks: Trunks | None
     started: float
 
+    def __post_init__(self) -> None:
+        self.first_step = self.state.step  # that is trained here
+
     @property
     def seconds(self) -> float:
         """Spent on the run so far, before the last resume too."""
         return self.state.seconds + time.perf_counter() - self.started
 
-    def steps_per_second(self, seconds: float) -> float:
-        """Of the steps that this run trained itself, in so many seconds; what compiling took is
-        left out, where enough other steps tell."""
-        num_steps, slow = self.experiment.num_steps - self.state.inherited_steps, self.warm_up
-        if num_steps > FEWEST_TELLING * max(1, slow.num_steps) and seconds > slow.seconds:
-            return (num_steps - slow.num_steps) / (seconds - slow.seconds)
-        return num_steps / seconds
+    def steps_per_second(self) -> float:
+        """Of the steps since training began here; building the model and, where enough other steps
+        tell, compiling and capturing are left out."""
+        now, slow = time.perf_counter(), self.warm_up
+        num_steps = self.state.step - self.first_step
+        if num_steps > FEWEST_TELLING * slow.num_steps:
+            return (num_steps - slow.num_steps) / (now - slow.ended)
+        return num_steps / (now - slow.began) if num_steps else self.state.step / self.seconds
 
     def train_steps(self, steps: Steps) -> Iterator[None]:
         """Advance the state to the experiment's last step, or to the end of the data."""
@@ -168,7 +172,7 @@ class Progress:
     def evaluated(self) -> Run:
         """The record of a run that has trained all of its steps, with its held-out loss."""
         experiment, recipe = self.experiment, self.recipe
-        steps_per_second = self.steps_per_second(self.seconds)
+        steps_per_second = self.steps_per_second()
         batch_size = recipe.micro_batch_size or experiment.batch_size
         held_out = evaluate(self.state.model, recipe, batch_size, recipe.held_out_samples)
         run = self.ended(Status.COMPLETED, None)

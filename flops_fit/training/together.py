@@ -17,6 +17,7 @@ from flops_fit.store.protocols import Watcher
 from flops_fit.training.curve import CurvePlan
 from flops_fit.training.devices import reset_peak_memory
 from flops_fit.training.feed import Block, device_data
+from flops_fit.training.host_state import HostState
 from flops_fit.training.program import BlockSteps, WarmUp
 from flops_fit.training.progress import (
     LOSS_CHECK_STEPS,
@@ -53,10 +54,19 @@ def groups_of(experiments: Sequence[Experiment], recipe: Recipe) -> list[Group]:
     return [tuple(group) for group in by_shape.values() if len(group) >= fewest]
 
 
-def can_be_together(experiments: Sequence[Experiment], recipe: Recipe) -> bool:
-    """Whether there are any such, and model, loss and optimizer can be stacked: seconds."""
+def why_apart(experiments: Sequence[Experiment], recipe: Recipe) -> str | None:
+    """Why none of these runs should be trained together, or recorded; None where some should.
+
+    Seconds: model, loss and optimizer are tried.
+    """
     groups = groups_of(experiments, recipe)
-    return bool(groups) and why_alone(recipe, groups[0]) is None
+    if not groups:
+        return "no runs of one size gain by it"
+    with seeded(0):
+        model = recipe.family.build(groups[0][0].size.value)
+        before = HostState.of([model], recipe.loss)
+        reason = why_alone(recipe, groups[0])
+        return reason or before.change_to(HostState.of([model], recipe.loss))
 
 
 @dataclass

@@ -28,16 +28,22 @@ from flops_fit.training.devices import (
 )
 from flops_fit.training.kernel_choice import kernels_of_study
 from flops_fit.training.kernels import KernelPlan, keep_freed_memory
+from flops_fit.training.memory import fitted
 from flops_fit.training.program import steps_of
 from flops_fit.training.progress import Diverged, Progress
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import Draws, TrainingState, Trunks
 from flops_fit.training.timing import fastest_threads
-from flops_fit.training.together import Group, can_be_together, groups_of, train_together
+from flops_fit.training.together import Group, groups_of, train_together, why_apart
 
 SMALL_STEP_FLOPS = 2e11
 """FLOPs of a step below which a GPU has room for other runs beside this one: 0.2 ms at the peak
 of an H100, where such a step takes 1.5 ms."""
+
+
+SURELY_FITS_FLOPS = 1e10
+"""FLOPs of a step up to which nobody looks whether its batch fits into memory: a look takes up to
+seconds, the step megabytes."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class TorchTrainer:
             if "together" in pinned or "kernels" in pinned:  # the latter alone by earlier versions
                 together = pinned.get("together", False)
             elif together:
-                together = can_be_together(plan.experiments, recipe)
+                together = why_apart(plan.experiments, recipe) is None
         return replace(self, recipe=replace(recipe, together=together))
 
     def _kernels(self, plan: Plan, pinned: Mapping[str, Any]) -> KernelPlan:
@@ -107,6 +113,8 @@ class TorchTrainer:
 
     def _trained(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
         recipe = self.recipe
+        if experiment.flops_per_step > SURELY_FITS_FLOPS:
+            recipe = fitted(recipe, experiment)
         portion = min(recipe.micro_batch_size or experiment.batch_size, experiment.batch_size)
         try:
             return train(experiment, recipe, folder, watcher, self.trunks)
