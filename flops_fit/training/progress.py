@@ -69,22 +69,23 @@ class Progress:
     trunks: Trunks | None
     started: float
 
-    def __post_init__(self) -> None:
-        self.first_step = self.state.step  # that is trained here
-
     @property
     def seconds(self) -> float:
         """Spent on the run so far, before the last resume too."""
         return self.state.seconds + time.perf_counter() - self.started
 
     def steps_per_second(self) -> float:
-        """Of the steps since training began here; building the model and, where enough other steps
-        tell, compiling and capturing are left out."""
-        now, slow = time.perf_counter(), self.warm_up
-        num_steps = self.state.step - self.first_step
+        """Of the steps that this run trained itself, before the last resume too.
+
+        Left out is what building the model took here and, where enough other steps tell, compiling
+        and capturing.
+        """
+        state, slow = self.state, self.warm_up
+        num_steps = state.step - state.inherited_steps
+        seconds = state.seconds + time.perf_counter() - slow.began
         if num_steps > FEWEST_TELLING * slow.num_steps:
-            return (num_steps - slow.num_steps) / (now - slow.ended)
-        return num_steps / (now - slow.began) if num_steps else self.state.step / self.seconds
+            num_steps, seconds = num_steps - slow.num_steps, seconds - (slow.ended - slow.began)
+        return num_steps / seconds
 
     def train_steps(self, steps: Steps) -> Iterator[None]:
         """Advance the state to the experiment's last step, or to the end of the data."""
