@@ -395,7 +395,8 @@ def transformer_words(
 
 
 def toy(place: Place) -> None:
-    sweep("toy", place, "model=mlp", "dataset=toy", *(SMALL_TOY if place.small else ()))
+    words = SMALL_TOY if place.small else ()
+    sweep("toy", place, "model=mlp", "dataset=toy", "ladder=true", *words)
 
 
 def source(place: Place) -> None:
@@ -707,14 +708,15 @@ def part_that_fits(place: Place) -> tuple[float, float, str]:
     """
     whole, _ = planned_seconds(place, 1.0)
     spare = (place.seconds_left - 3 * START_SECONDS) / MARGIN
-    exponent = min(-1, math.floor(2 * math.log10(max(spare, 1.0) / whole)))
+    lowest = min(-1, math.ceil(math.log10(SMALLEST_BUDGET / budgets(place)[0])))
+    exponent = max(lowest, min(-1, math.floor(2 * math.log10(max(spare, 1.0) / whole))))
     while True:
         fraction = 10.0**exponent
         seconds, line = planned_seconds(place, fraction)
         if MARGIN * seconds + START_SECONDS < place.seconds_left:
             return fraction, seconds, line
         exponent -= 1
-        if fraction * budgets(place)[0] < SMALLEST_BUDGET:
+        if exponent < lowest:
             raise RuntimeError(f"no part of the sweep fits into this one's time: {line}")
 
 

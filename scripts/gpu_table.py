@@ -88,7 +88,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "toy", "toy", "toy sweep, 35 runs", "s", goal=20, before="over 300 s",
-        meaning="wall seconds of `flops-fit train model=mlp dataset=toy`, start and law included",
+        meaning="wall seconds of `flops-fit train model=mlp dataset=toy ladder=true`, start and "
+        "law included",
     ),
     Row(
         "source", "source", "python_source sweep, 28 runs", "s", goal=60, before="over 600 s",
