@@ -171,6 +171,8 @@ def test_line_of_a_failed_run_says_why():
         "id", "completed", 100, 200, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.0
     )
     assert "loss 0.2500" in run_line(run)
+    assert run_line(replace(run, mfu=0.456)).endswith("  46% of peak")
+    assert "of peak" not in run_line(replace(run, mfu=0.0001))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from flops_fit.learning.schedules import WSD
 from flops_fit.plan.trunks import SharedTrunks
 from flops_fit.training.timing import (
     TIMED_SIZES,
+    TURNS_GAIN,
     estimated_seconds,
     fastest_threads,
     makespan,
+    seconds_in_turns,
     step_times,
 )
 
@@ -114,3 +118,15 @@ def test_a_run_takes_the_threads_that_it_gains_by(tmp_path, factory, threads):
     plan, recipe = planned(tmp_path, factory=factory)
     assert fastest_threads(plan, recipe, most=2) == threads
     assert fastest_threads(plan, recipe, most=1) == 1
+
+
+def test_on_a_gpu_runs_of_a_size_take_the_time_of_their_longest(tmp_path):
+    plan, recipe = planned(tmp_path, factory=partial(Net, dropout=0.0))
+    on_gpu = replace(recipe, device=torch.device("cuda"), held_out_samples=0)
+    labels = {e.size.label for e in plan.experiments}
+    longest = [max(e.num_steps for e in plan.experiments if e.size.label == x) for x in labels]
+    seconds = seconds_in_turns(plan, on_gpu, lambda e: 0.001)
+    assert seconds == pytest.approx(0.001 * max(sum(longest) / TURNS_GAIN, *longest))
+    alone = seconds_in_turns(plan, replace(on_gpu, together=False), lambda e: 0.001)
+    steps = [e.num_steps for e in plan.experiments]
+    assert alone == pytest.approx(0.001 * max(sum(steps) / TURNS_GAIN, *steps))

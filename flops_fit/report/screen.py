@@ -88,6 +88,10 @@ class SweepProgress:
             self._bar.update(self._task, completed=done, description=self._description)
 
 
+TELLING_MFU = 0.01
+"""Share of a device's peak from which it is worth a word: tiny models wait for memory."""
+
+
 def run_line(run: Run) -> str:
     """One run in a line."""
     size = f"{run.size.name} {run.size.label}" if run.size else ""
@@ -96,7 +100,8 @@ def run_line(run: Run) -> str:
         return f"{head}  {run.status}: {run.error}"
     spread = f" ± {run.loss_stderr:.2g}" if run.loss_stderr else ""
     tokens, seconds = short_number(run.num_tokens), run.wall_time_seconds or 0.0
-    return f"{head}  D {tokens:>6}  loss {run.loss:.4f}{spread}  {seconds:.1f} s"
+    used = f"  {run.mfu:.0%} of peak" if run.mfu and run.mfu >= TELLING_MFU else ""
+    return f"{head}  D {tokens:>6}  loss {run.loss:.4f}{spread}  {seconds:.1f} s{used}"
 
 
 def duration(seconds: float) -> str:

@@ -158,7 +158,9 @@ def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> 
     recipe, plan = trainer.recipe, prepared.plan
     memory = memory_here(plan.experiments, recipe, machine)
     seconds = estimated_seconds(plan, recipe, machine.workers, machine.threads)
-    return Estimate(str(recipe.device), machine.workers, seconds, memory)
+    in_turns = recipe.device.type == "cuda" and machine.workers == 1
+    at_once = min(machine.runs_per_gpu, len(plan)) if in_turns else machine.workers
+    return Estimate(str(recipe.device), at_once, seconds, memory)
 
 
 def memory_here(

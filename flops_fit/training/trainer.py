@@ -33,13 +33,8 @@ from flops_fit.training.program import steps_of
 from flops_fit.training.progress import Diverged, Progress
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import Draws, TrainingState, Trunks
-from flops_fit.training.timing import fastest_threads
+from flops_fit.training.timing import SMALL_STEP_FLOPS, fastest_threads
 from flops_fit.training.together import Group, groups_of, train_together, why_apart
-
-SMALL_STEP_FLOPS = 2e11
-"""FLOPs of a step below which a GPU has room for other runs beside this one: 0.2 ms at the peak
-of an H100, where such a step takes 1.5 ms."""
-
 
 SURELY_FITS_FLOPS = 1e10
 """FLOPs of a step up to which nobody looks whether its batch fits into memory: a look takes up to
