@@ -49,10 +49,10 @@ GPU = Efficiency(
     bytes_compiled=0.33,
 )
 """Fitted to steps on an H200 SXM (torch 2.11) as `scripts/gpu_check` and a forerunner of it timed
-them, each captured whole as a CUDA graph: transformers in bf16 of 0.2M, 3.2M, 25M parameters, 124M
-with 32 times 1,024 tokens, 0.994, 2.06, 7.01 and 103.5 ms; compiled 0.666, 1.3, 4.4 and 58.0 ms. All
-are met within 6%; an MLP of width 32, which the fit knew too, takes 0.111 ms in bf16 and 0.103 in
-fp32 and is told 0.144 and 0.082. Other cards are taken to get the same shares."""
+them, each captured whole as a CUDA graph: transformers in bf16 of 0.2M, 3.2M, 25M parameters, and
+of 124M with 32 times 1,024 tokens, 0.994, 2.06, 7.01 and 103.5 ms; compiled 0.666, 1.3, 4.4 and
+58.0 ms. All are met within 6%; an MLP of width 32, which the fit knew too, takes 0.111 ms in bf16
+and 0.103 in fp32 and is told 0.144 and 0.082. Other cards are taken to get the same shares."""
 
 METAL = replace(GPU, launch_seconds=15e-6)
 """Not measured: Metal queues each operation by itself."""

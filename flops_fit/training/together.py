@@ -39,6 +39,11 @@ FEWEST_RUNS = {"cpu": 1, "cuda": 2}
 """That gain: on a CPU a step of one run takes 0.6 of its time when it is called as the list of its
 operations; on CUDA a graph holds it already."""
 
+FEWEST_ROWS = 2
+"""Of a batched step: a run that is alone is stacked with itself. Libraries multiply a single matrix
+in another way than several, of which each comes out the same to the last bit however many there
+are; so a result doesn't depend on which runs were there."""
+
 Group = tuple[Experiment, ...]
 """Runs of one size and batch size."""
 
@@ -95,21 +100,25 @@ class ManyRuns:
     def __init__(self, members: Sequence[Member], recipe: Recipe) -> None:
         self.recipe, self.members = recipe, tuple(members)
         states = [member.state for member in members]
+        if len(states) < FEWEST_ROWS:
+            states = FEWEST_ROWS * states
+        self.num_rows = len(states)
         self.stacked = Stacked(states, recipe)
         self.models = [states[0].model]  # the others are given as numbers to this one
         self.step = states[0].step
         longest = max(member.experiment.num_steps for member in members)
-        self.losses = torch.zeros(longest, len(members), device=recipe.device)
+        self.losses = torch.zeros(longest, self.num_rows, device=recipe.device)
         self._factors = [recipe.learning_rate_factor(m.experiment) for m in members]
-        self._rates = torch.zeros(len(members), device=recipe.device)
+        self._rates = torch.zeros(self.num_rows, device=recipe.device)
         self._share_data = len({member.experiment.order_seed for member in members}) == 1
 
     def rates_at(self, step: int) -> list[float]:
         """Of each run, 0 after its end."""
-        return [
+        rates = [
             factor(step) * m.state.learning_rate if step < m.experiment.num_steps else 0.0
             for factor, m in zip(self._factors, self.members, strict=True)
         ]
+        return rates * (self.num_rows // len(rates))
 
     def read_rates_from(self, rates: Tensor) -> None:
         self._rates = rates
@@ -119,8 +128,8 @@ class ManyRuns:
 
     def update(self, batch: Batch) -> Tensor:
         if self._share_data:
-            shape = (len(self.members),)
-            batch = changed(batch, lambda tensor: tensor.expand(*shape, *tensor.shape))
+            rows = self.num_rows
+            batch = changed(batch, lambda tensor: tensor.expand(rows, *tensor.shape))
         return self.stacked.step(batch, self._rates)
 
     def blocks(self) -> Iterator[Block]:
