@@ -8,6 +8,7 @@ import torch
 from small_study import Net, planned, small_sweep
 from torch import nn
 
+from flops_fit.datasets.adapters import as_source
 from flops_fit.models import MLP
 from flops_fit.plan.run import Status
 from flops_fit.plan.trunks import chains
@@ -139,6 +140,35 @@ class TestTogether:
         assert {run.id for run in runs} == {e.id for e in plan.experiments}
         assert {run.status for run in runs} == {Status.FAILED}
         assert "the user's loss" in runs[0].error
+
+    def test_batches_of_many_shapes_train_alone(self, tmp_path):
+        lengths = torch.randint(2, 9, (400,), generator=torch.Generator().manual_seed(0))
+
+        class Ragged(torch.utils.data.Dataset):
+            def __len__(self):
+                return len(lengths)
+
+            def __getitem__(self, index):
+                return torch.full((int(lengths[index]), 4), 0.1), torch.zeros(1)
+
+        def padded(samples):
+            inputs, targets = zip(*samples, strict=True)
+            return nn.utils.rnn.pad_sequence(list(inputs), batch_first=True), torch.stack(targets)
+
+        loader = torch.utils.data.DataLoader(Ragged(), batch_size=16, collate_fn=padded)
+        plan, _, place, trainer = study(tmp_path, factory=Summed, source=as_source(loader))
+        with pytest.warns(UserWarning, match="trained alone, not together: MustTrainAlone"):
+            runs = SideBySide(trainer, place, 1)(chains(plan.experiments), Unwatched())
+        assert {run.status for run in runs} == {Status.COMPLETED}
+
+
+class Summed(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def forward(self, x):
+        return self.layers(x).sum(1)
 
 
 class Breaks:

@@ -68,15 +68,15 @@ class DeviceData:
         return self._keeping(key, batches)
 
     def _keeping(self, key: tuple[int, int], batches: Iterator[Batch]) -> Iterator[Batch]:
-        kept: list[Batch] | None = []
+        kept: list[Batch] = []
         num_bytes = 0
         for batch in batches:
             moved = on_device(batch, self.device)
             num_bytes += _batch_bytes(moved)
-            if kept is not None:
-                kept = [*kept, moved] if num_bytes <= KEPT_BYTES else None
+            if num_bytes <= KEPT_BYTES:
+                kept.append(moved)
             yield moved
-        if kept is not None:
+        if num_bytes <= KEPT_BYTES:
             torch.cuda.current_stream(self.device).synchronize()  # other streams will read them
             self._held_out[key] = kept
 
@@ -88,8 +88,12 @@ def device_data(source: Source, device: torch.device) -> DeviceData:
     """The source's data for this device, the same for all runs of this process."""
     key = (id(source), device)
     if key not in _known:
-        _known[key] = DeviceData(_moved(source, device), device)
-        weakref.finalize(source, _known.pop, key, None)
+        data = DeviceData(_moved(source, device), device)
+        try:
+            weakref.finalize(source, _known.pop, key, None)
+        except TypeError:  # a class of the user's whose objects can't be referred to weakly
+            return data
+        _known[key] = data
     return _known[key]
 
 

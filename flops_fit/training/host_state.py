@@ -13,8 +13,8 @@ from torch import nn
 
 from flops_fit.training.state import GeneratorStates
 
-Told = int | float | str
-"""A number or a text as it is, a container by its length."""
+Told = int | str
+"""A number or a text, a container by its length."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,18 @@ def _of_function(function: Any) -> Iterator[tuple[str, Told]]:
     code = getattr(function, "__code__", None)
     if code is None:
         return
-    closed = inspect.getclosurevars(getattr(function, "__func__", function))
+    try:
+        closed = inspect.getclosurevars(getattr(function, "__func__", function))
+    except (TypeError, ValueError):  # such as a closure over what isn't there yet
+        return
     yield from _told({**closed.globals, **closed.nonlocals})
 
 
 def _told(values: dict[str, Any]) -> Iterator[tuple[str, Told]]:
     for name, value in values.items():
-        if isinstance(value, bool | int | float | str):
+        if isinstance(value, bool | int | str):
             yield name, value
+        elif isinstance(value, float):
+            yield name, repr(value)  # so that nan is itself
         elif isinstance(value, list | tuple | dict | set | deque):
             yield name, len(value)

@@ -16,7 +16,8 @@ from flops_fit.plan.run import Run, Status
 from flops_fit.store.protocols import Watcher
 from flops_fit.training.curve import CurvePlan
 from flops_fit.training.devices import reset_peak_memory
-from flops_fit.training.feed import Block, device_data
+from flops_fit.training.feed import Block, device_data, wait_for_data
+from flops_fit.training.flat_parameters import MustTrainAlone
 from flops_fit.training.host_state import HostState
 from flops_fit.training.program import BlockSteps, WarmUp
 from flops_fit.training.progress import (
@@ -139,13 +140,21 @@ class ManyRuns:
         seeds = [member.experiment.order_seed for member in self.members]
         feeds = {seed: data.blocks(batch_size, seed, self.step) for seed in dict.fromkeys(seeds)}
         while True:
-            blocks = {seed: next(feed, None) for seed, feed in feeds.items()}
-            of_runs = [blocks[seed] for seed in seeds]
-            whole = [b.stacked for b in of_runs if b is not None and b.stacked is not None]
-            if len(whole) < len(of_runs) or len({b.num_steps for b in of_runs if b}) > 1:
+            of_seed = {seed: next(feed, None) for seed, feed in feeds.items()}
+            of_runs = [block for seed in seeds if (block := of_seed[seed]) is not None]
+            if len(of_runs) < len(seeds):
                 return
-            num_steps = of_runs[0].num_steps if of_runs[0] else 0
-            yield Block(num_steps, whole[0] if self._share_data else joined_at(1, whole))
+            whole = [block.stacked for block in of_runs if block.stacked is not None]
+            if len(whole) < len(seeds) or len({block.num_steps for block in of_runs}) > 1:
+                raise MustTrainAlone("their batches differ in shape, or their data in length")
+            yield Block(of_runs[0].num_steps, self._in_rows(whole))
+
+    def _in_rows(self, blocks: Sequence[Batch]) -> Batch:
+        if self._share_data:
+            return blocks[0]
+        for block in blocks:
+            wait_for_data(block, self.recipe.device)
+        return joined_at(1, blocks)
 
     def why_not_captured(self) -> str | None:
         return None
