@@ -70,6 +70,8 @@ class TorchTrainer:
         together: bool,
     ) -> TrainingTurns | None:
         recipe, first = self.recipe, experiments[0]
+        if recipe.device.type == "cpu":
+            keep_freed_memory()
         if together:
             pieces = train_together(experiments, recipe, folders, watcher)
             return TrainingTurns(pieces, recipe, None)  # they draw no random numbers
