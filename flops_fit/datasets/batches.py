@@ -141,17 +141,18 @@ def stacked(batches: Sequence[Batch]) -> Batch:
 
 def joined_at(place: int, batches: Sequence[Batch]) -> Batch:
     """The batches, all of one shape, with a new dimension for their number at this place."""
-    inputs, targets = zip(*batches, strict=True)
-    stack = partial(torch.stack, dim=place)
-    whole = _joined(inputs, stack)
-    return whole, whole if targets[0] is inputs[0] else _joined(targets, stack)
+    return _joined_by(partial(torch.stack, dim=place), batches)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """All samples of the batches as one."""
+    return _joined_by(torch.cat, batches)
+
+
+def _joined_by(join: Callable[[list[Tensor]], Tensor], batches: Sequence[Batch]) -> Batch:
     inputs, targets = zip(*batches, strict=True)
-    whole = _joined(inputs, torch.cat)
-    return whole, whole if targets[0] is inputs[0] else _joined(targets, torch.cat)
+    whole = _joined(inputs, join)
+    return whole, whole if targets[0] is inputs[0] else _joined(targets, join)
 
 
 def _joined(contents: Sequence[Content], join: Callable[[list[Tensor]], Tensor]) -> Content:

@@ -177,6 +177,14 @@ class SelectedSamples:
     def batch(self, indices: Tensor, key: Key) -> Batch:
         return self.samples.batch(self.indices[indices], key)
 
+    @property
+    def device_bytes(self) -> float:
+        return device_bytes_of(self.samples)
+
+    def on(self, device: torch.device) -> SelectedOnDevice:
+        moved = on_training_device(self.samples, device)
+        return SelectedOnDevice(moved, self.indices.to(device), device)
+
 
 @dataclass(frozen=True)
 class SelectedOnDevice(SelectedSamples):
@@ -187,9 +195,6 @@ class SelectedOnDevice(SelectedSamples):
 
 def on_training_device(samples: Samples, device: torch.device) -> Samples:
     """The same samples on the device; `device_bytes_of` says whether they can be had there."""
-    if isinstance(samples, SelectedSamples):
-        moved = on_training_device(samples.samples, device)
-        return SelectedOnDevice(moved, samples.indices.to(device), device)
     assert isinstance(samples, Movable)
     on: Samples = samples.on(device)
     return on
@@ -197,8 +202,6 @@ def on_training_device(samples: Samples, device: torch.device) -> Samples:
 
 def device_bytes_of(samples: Samples) -> float:
     """What the samples take on a device; infinite where they are made one by one."""
-    if isinstance(samples, SelectedSamples):
-        return device_bytes_of(samples.samples)
     return samples.device_bytes if isinstance(samples, Movable) else math.inf
 
 

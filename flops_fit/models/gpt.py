@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,6 +37,8 @@ class GPT(Decoder):
     of 0.01, 0.02, 0.04 at depths 2 to 8, or within 0.1% of it.
     """
 
+    embedding_lr_scale = EMBEDDING_LR_SCALE
+
     def __init__(
         self,
         depth: int,
@@ -68,6 +69,7 @@ class GPT(Decoder):
             context_length,
             depth,
             head_dim,
+            base_width,
             lambda: Block(
                 width,
                 width // head_dim,
@@ -79,7 +81,6 @@ class GPT(Decoder):
             ),
         )
         self.width = width
-        self.lr_scale = base_width / width
 
     def flops_per_token(self) -> float:
         """To train on a token of a sequence of context_length, forward and backward.
@@ -90,19 +91,6 @@ class GPT(Decoder):
         """
         of_attention = 2 * len(self.blocks) * self.context_length * self.width
         return FLOPS_PER_PARAM_PER_TOKEN * (self.num_params() + of_attention)
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups with the `lr_scale` by which one Adam learning rate serves all sizes.
-
-        Maximal update parametrization (Yang et al. 2022, table 8): hidden matrices and head take
-        base_width / width, the embedding EMBEDDING_LR_SCALE at every width.
-        """
-        embedding = [self.embedding.weight]
-        return [
-            {"params": embedding, "lr_scale": EMBEDDING_LR_SCALE, "matrix": False},
-            {"params": self.matrices(), "lr_scale": self.lr_scale, "matrix": True},
-            {"params": [self.head.weight], "lr_scale": self.lr_scale, "matrix": False},
-        ]
 
 
 def swiglu(x: Tensor) -> Tensor:

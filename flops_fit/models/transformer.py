@@ -42,8 +42,11 @@ class Decoder(nn.Module):
     """What language models share: embedding, blocks, norm and an untied head, without biases.
 
     `block` makes a layer, which starts as the identity; the head starts at zero, so training starts
-    at uniform predictions: ln(vocab_size) nats per token at every size.
+    at uniform predictions: ln(vocab_size) nats per token at every size. `base_width` is the width
+    at which the learning rate is meant literally, see `param_groups`.
     """
+
+    embedding_lr_scale = EMBEDDING_LR_SCALE
 
     def __init__(
         self,
@@ -52,9 +55,11 @@ class Decoder(nn.Module):
         context_length: int,
         depth: int,
         head_dim: int,
+        base_width: int,
         block: Callable[[], Block],
     ) -> None:
         super().__init__()
+        self.lr_scale = base_width / width
         self.context_length = context_length
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(block() for _ in range(depth))
@@ -96,6 +101,19 @@ class Decoder(nn.Module):
         """The hidden weight matrices, head left out."""
         return [p for block in self.blocks for p in block.parameters()]
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
+
+        Maximal update parametrization (Yang et al. 2022, table 8): hidden matrices and head take
+        base_width / width, the embedding `embedding_lr_scale` at every width.
+        """
+        embedding = [self.embedding.weight]
+        return [
+            {"params": embedding, "lr_scale": self.embedding_lr_scale, "matrix": False},
+            {"params": self.matrices(), "lr_scale": self.lr_scale, "matrix": True},
+            {"params": [self.head.weight], "lr_scale": self.lr_scale, "matrix": False},
+        ]
+
     def num_params(self) -> int:
         """N of the law: weights that multiply activations, head included, embeddings not."""
         return sum(p.numel() for p in (*self.matrices(), self.head.weight))
@@ -130,22 +148,9 @@ class Transformer(Decoder):
             context_length,
             depth,
             width // num_heads,
+            base_width,
             lambda: Block(width, num_heads, query_scale, causal_attention),
         )
-        self.lr_scale = base_width / width
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups with the `lr_scale` by which one Adam learning rate serves all widths.
-
-        Maximal update parametrization (Yang et al. 2022, table 8): hidden matrices and head take
-        base_width / width, the embedding EMBEDDING_LR_SCALE at every width.
-        """
-        embedding = [self.embedding.weight]
-        return [
-            {"params": embedding, "lr_scale": EMBEDDING_LR_SCALE, "matrix": False},
-            {"params": self.matrices(), "lr_scale": self.lr_scale, "matrix": True},
-            {"params": [self.head.weight], "lr_scale": self.lr_scale, "matrix": False},
-        ]
 
 
 class FeedForward(NamedTuple):

@@ -25,7 +25,7 @@ from flops_fit.training.kernels import KernelPlan, in_force, plans_for
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, seeded
 from flops_fit.training.steps import train_step
-from flops_fit.training.timing import MOST_STEPS_REMEMBERED, that_fit
+from flops_fit.training.timing import MOST_STEPS_REMEMBERED, spread_sizes, that_fit
 
 TRIED_SIZES = 3
 """Planned sizes of which steps are tried, evenly spread from the smallest to the largest."""
@@ -88,14 +88,12 @@ def kernels_of_study(experiments: Sequence[Experiment], recipe: Recipe, cache: P
 
 def tried_sizes(experiments: Sequence[Experiment]) -> list[tuple[Experiment, int]]:
     """Some of the sizes, with the planned steps of all that are nearest to it in FLOPs a step."""
-    by_flops = {e.flops_per_step: e for e in experiments}
-    flops = sorted(by_flops)
-    places = np.unique(np.linspace(0, len(flops) - 1, TRIED_SIZES).round().astype(int))
-    tried = np.array([flops[i] for i in places])
+    tried = spread_sizes(experiments, TRIED_SIZES)
+    flops = np.array([e.flops_per_step for e in tried])
     steps = [0] * len(tried)
     for e in experiments:
-        steps[np.abs(np.log(tried / e.flops_per_step)).argmin()] += e.num_steps
-    return [(by_flops[f], n) for f, n in zip(tried, steps, strict=True)]
+        steps[np.abs(np.log(flops / e.flops_per_step)).argmin()] += e.num_steps
+    return list(zip(tried, steps, strict=True))
 
 
 def _samples_to_try(experiment: Experiment, recipe: Recipe, states: int) -> int:

@@ -103,7 +103,6 @@ class Job(Protocol):
     recipe: Recipe
     losses: Tensor  # (num_steps, ...) of each step, on the device
     models: list[nn.Module]
-    always_by_tensors: bool  # whether rates are read from a tensor in eager steps too
     step: int
 
     def rates_at(self, step: int) -> list[float]:
@@ -130,8 +129,6 @@ class Job(Protocol):
 
 class OneRun:
     """A run alone."""
-
-    always_by_tensors = False
 
     def __init__(self, experiment: Experiment, recipe: Recipe, state: TrainingState) -> None:
         self.recipe, self._state, self._experiment = recipe, state, experiment
@@ -203,7 +200,7 @@ class BlockSteps:
         self._captures = captures
         if captures and (reason := job.why_not_captured()):
             self._give_up(reason)
-        if self._captures or job.always_by_tensors:
+        if self._captures:
             job.read_rates_from(self._rates_now[0])
 
     def advance(self, until: int) -> Iterator[None]:
@@ -290,7 +287,7 @@ class BlockSteps:
         assert self._block is not None
         job = self._job
         slot, position = self._counters[:1], self._counters[1:]
-        if self._captures or job.always_by_tensors:
+        if self._captures:
             torch.index_select(self._rates, 0, slot, out=self._rates_now)
         else:
             job.set_rates(self._host_rates[self._place])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -69,6 +69,15 @@ class Progress:
     trunks: Trunks | None
     started: float
 
+    @cached_property
+    def curve(self) -> CurvePlan:
+        return CurvePlan.of(self.experiment, self.recipe.held_out_samples)
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """Steps at which it is looked at, beside those of `next_stop`."""
+        return self.curve.steps | {self.experiment.branch_step or 0, self.experiment.num_steps}
+
     @property
     def seconds(self) -> float:
         """Spent on the run so far, before the last resume too."""
@@ -89,18 +98,14 @@ class Progress:
 
     def train_steps(self, steps: Steps) -> Iterator[None]:
         """Advance the state to the experiment's last step, or to the end of the data."""
-        experiment, recipe, state, watcher = self.experiment, self.recipe, self.state, self.watcher
-        report, save = Every(PROGRESS_SECONDS), Every(recipe.checkpoint_seconds)
-        curve = CurvePlan.of(experiment, recipe.held_out_samples)
-        stops = sorted({*curve.steps, experiment.branch_step or 0, experiment.num_steps})
+        experiment, state, watcher = self.experiment, self.state, self.watcher
+        report, save = Every(PROGRESS_SECONDS), Every(self.recipe.checkpoint_seconds)
         while state.step < experiment.num_steps:
-            before = state.step
-            next_check = before - before % LOSS_CHECK_STEPS + LOSS_CHECK_STEPS
-            until = min(next_check, stops[bisect_right(stops, before)])
+            until = next_stop(state.step, self.stops)
             for _ in steps.advance(until):
                 yield  # before the device is asked for what it may still be at
                 if state.step == until:
-                    self.look(curve)
+                    self.look()
                 if report.is_due():
                     trained = state.step - state.inherited_steps
                     watcher.progress(experiment, trained * experiment.flops_per_step)
@@ -112,13 +117,13 @@ class Progress:
                 break
         check_loss(state)
 
-    def look(self, curve: CurvePlan) -> None:
+    def look(self) -> None:
         """At the losses so far; and what else is due at this step."""
         state = self.state
-        if state.step in curve.steps or state.step % LOSS_CHECK_STEPS == 0:
+        if state.step in self.curve.steps or state.step % LOSS_CHECK_STEPS == 0:
             check_loss(state)
-        if state.step in curve.steps:
-            state.curve.append(self._curve_point(curve))
+        if state.step in self.curve.steps:
+            state.curve.append(self._curve_point())
         if state.step == self.experiment.branch_step and self.trunks is not None:
             self.trunks.keep(self.experiment, state)
 
@@ -139,17 +144,17 @@ class Progress:
             run, step = self.experiment.id, self.state.step
             warnings.warn(f"{run} goes on without {what} at step {step}: {error}", stacklevel=3)
 
-    def _curve_point(self, curve: CurvePlan) -> CurvePoint:
+    def _curve_point(self) -> CurvePoint:
         experiment, recipe, state = self.experiment, self.recipe, self.state
         since = state.curve[-1].step if state.curve else 0
         held_out_loss = None
-        if state.step in curve.held_out_steps:
+        if state.step in self.curve.held_out_steps:
             batch_size = recipe.micro_batch_size or experiment.batch_size
             if recipe.device.type == "cuda":  # where small batches take as long as larger ones
                 batch_size *= max(
                     1, min(MOST_BATCHES, round(QUICK_FLOPS / experiment.flops_per_step))
                 )
-            samples = curve.held_out_samples
+            samples = self.curve.held_out_samples
             held_out_loss = evaluate(state.model, recipe, batch_size, samples).loss
         return CurvePoint(
             step=state.step,
@@ -211,6 +216,12 @@ class Progress:
             precision=recipe.precision,
             versions=versions(),
         )
+
+
+def next_stop(step: int, stops: Iterable[int]) -> int:
+    """The next step after this one that is a stop, or at which losses are checked."""
+    check = step - step % LOSS_CHECK_STEPS + LOSS_CHECK_STEPS
+    return min(check, min(stop for stop in stops if stop > step))
 
 
 def check_loss(state: TrainingState) -> None:

@@ -20,7 +20,7 @@ from flops_fit.training.dry_step import DryStep, Kernel
 from flops_fit.training.hardware import Hardware
 from flops_fit.training.memory import dry_step_of
 from flops_fit.training.recipe import Recipe
-from flops_fit.training.timing import plan_seconds
+from flops_fit.training.timing import plan_seconds, spread_sizes
 
 TRACED_SIZES = 5
 """Planned sizes whose steps are looked at, evenly spread; between them times are interpolated."""
@@ -93,10 +93,7 @@ def step_times_on(
 
     None where steps can't be run without numbers.
     """
-    by_flops = {e.flops_per_step: e for e in experiments}
-    flops = sorted(by_flops)
-    chosen = np.unique(np.linspace(0, len(flops) - 1, TRACED_SIZES).round().astype(int))
-    traced = [by_flops[flops[i]] for i in chosen]
+    traced = spread_sizes(experiments, TRACED_SIZES)
     steps = [dry_step_of(e, recipe) for e in traced]
     log_flops = np.log([e.flops_per_step for e in traced])
     log_seconds: dict[bool, np.ndarray] = {}

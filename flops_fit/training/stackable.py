@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +16,7 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.training.flat_parameters import MustTrainAlone
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.stacked import Stacked
-from flops_fit.training.state import TrainingState, seeded
+from flops_fit.training.state import GeneratorStates, TrainingState, seeded
 
 TRIED_RUNS = 2
 
@@ -106,11 +103,11 @@ def _alone(state: TrainingState, batch: Batch, recipe: Recipe) -> tuple[Tensor, 
     model = state.model
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with seeded(0):
-        drawn = _random_states(recipe.device)
+        before_drawing = GeneratorStates.now()
         inputs, target = batch
         with recipe.autocast():
             loss = recipe.loss(output_of(model, inputs), target)
-        if any(map(_differ, drawn, _random_states(recipe.device))):
+        if before_drawing.differs_from(GeneratorStates.now()):
             raise MustTrainAlone("it draws random numbers as it trains, such as dropout's")
     loss.backward()
     for name, buffer in model.named_buffers():
@@ -123,18 +120,6 @@ def _alone(state: TrainingState, batch: Batch, recipe: Recipe) -> tuple[Tensor, 
                 raise MustTrainAlone(f"the loss doesn't depend on its parameter {name}")
             gradients[name] = parameter.grad
     return loss.detach(), gradients
-
-
-def _random_states(device: torch.device) -> list[Any]:
-    legacy: Any = np.random.get_state()  # noqa: NPY002
-    states = [torch.get_rng_state(), random.getstate(), (legacy[1].tolist(), legacy[2])]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
-def _differ(one: Any, other: Any) -> bool:
-    return not torch.equal(one, other) if isinstance(one, Tensor) else bool(one != other)
 
 
 def _check(what: str, together: Tensor, alone: Tensor, allowed: float) -> None:

@@ -213,6 +213,14 @@ class GeneratorStates:
             return "numpy"
         return None if torch.equal(self.torch, other.torch) else "torch's CPU generator"
 
+    def differs_from(self, other: GeneratorStates) -> bool:
+        """Whether something was drawn between the two, on the host or on the device."""
+        if self.host_difference(other) is not None:
+            return True
+        if self.cuda is None or other.cuda is None:
+            return self.cuda is not other.cuda
+        return not torch.equal(self.cuda, other.cuda)
+
     def restore(self) -> None:
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002

@@ -84,12 +84,9 @@ def seconds_in_turns(
     grouped = {e.id for group in groups for e in group}
     others = [c for c in chains(plan.experiments) if c[0].id not in grouped]
 
-    def in_steps(chain: Chain) -> float:
-        evaluation = FORWARD_SHARE * recipe.held_out_samples / chain[0].batch_size
-        return sum(steps for _, steps in steps_to_train(chain)) + evaluation * len(chain)
-
-    lengths = [(group[0], max(in_steps((e,)) for e in group)) for group in groups]
-    lengths += [(chain[0], in_steps(chain)) for chain in others]
+    held_out = recipe.held_out_samples
+    lengths = [(group[0], max(in_steps((e,), held_out) for e in group)) for group in groups]
+    lengths += [(chain[0], in_steps(chain, held_out)) for chain in others]
     small = [n * seconds_of(e) for e, n in lengths if e.flops_per_step <= SMALL_STEP_FLOPS]
     large = [n * seconds_of(e) for e, n in lengths if e.flops_per_step > SMALL_STEP_FLOPS]
     return max([sum(small) / TURNS_GAIN, *small]) + sum(large)
@@ -99,13 +96,22 @@ def plan_seconds(
     plan: Plan, held_out_samples: int, seconds_of: Callable[[Experiment], float], workers: int
 ) -> float:
     """Of all updates and final evaluations, where an update of an experiment takes so long."""
+    work = chains(plan.experiments)
+    return makespan((in_steps(c, held_out_samples) * seconds_of(c[0]) for c in work), workers)
 
-    def chain_seconds(chain: Chain) -> float:
-        evaluation = FORWARD_SHARE * held_out_samples / chain[0].batch_size  # in steps
-        updates = sum(steps for _, steps in steps_to_train(chain))
-        return (updates + evaluation * len(chain)) * seconds_of(chain[0])
 
-    return makespan(map(chain_seconds, chains(plan.experiments)), workers)
+def in_steps(chain: Chain, held_out_samples: int) -> float:
+    """Updates of a chain, and its final evaluations as so many more."""
+    evaluation = FORWARD_SHARE * held_out_samples / chain[0].batch_size
+    return sum(steps for _, steps in steps_to_train(chain)) + evaluation * len(chain)
+
+
+def spread_sizes(experiments: Iterable[Experiment], most: int) -> list[Experiment]:
+    """One of each of up to `most` FLOPs a step, evenly spread from the smallest to the largest."""
+    by_flops = {e.flops_per_step: e for e in experiments}
+    flops = sorted(by_flops)
+    places = np.unique(np.linspace(0, len(flops) - 1, most).round().astype(int))
+    return [by_flops[flops[i]] for i in places]
 
 
 def fastest_threads(plan: Plan, recipe: Recipe, most: int) -> int:
@@ -128,14 +134,12 @@ def step_times(
     experiments: Iterable[Experiment], recipe: Recipe, threads: int
 ) -> Callable[[Experiment], float]:
     """Seconds of one update of an experiment, by a power law between timed ones."""
-    by_flops = {e.flops_per_step: e for e in experiments}
-    flops = sorted(by_flops)
-    chosen = np.unique(np.linspace(0, len(flops) - 1, TIMED_SIZES).round().astype(int))
-    timed = np.array([flops[i] for i in chosen])
+    timed = spread_sizes(experiments, TIMED_SIZES)
     uncompiled = replace(recipe, compile_above=None)
     with threads_in_use(threads), recipe.kernels_in_force():
-        largest_first = [step_seconds(by_flops[f], uncompiled) for f in timed[::-1]]
-    log_flops, log_seconds = np.log(timed), np.log(largest_first[::-1])
+        largest_first = [step_seconds(e, uncompiled) for e in timed[::-1]]
+    log_flops = np.log([e.flops_per_step for e in timed])
+    log_seconds = np.log(largest_first[::-1])
 
     def seconds_of(e: Experiment) -> float:
         plain = float(np.exp(np.interp(np.log(e.flops_per_step), log_flops, log_seconds)))

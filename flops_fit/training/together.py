@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,18 +13,17 @@ from flops_fit.datasets.batches import Batch, changed, joined_at
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status
 from flops_fit.store.protocols import Watcher
-from flops_fit.training.curve import CurvePlan
 from flops_fit.training.devices import reset_peak_memory
 from flops_fit.training.feed import Block, device_data, wait_for_data
 from flops_fit.training.flat_parameters import MustTrainAlone
 from flops_fit.training.host_state import HostState
 from flops_fit.training.program import BlockSteps, WarmUp
 from flops_fit.training.progress import (
-    LOSS_CHECK_STEPS,
     PROGRESS_SECONDS,
     Diverged,
     Every,
     Progress,
+    next_stop,
 )
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.stackable import why_alone
@@ -75,30 +73,10 @@ def why_apart(experiments: Sequence[Experiment], recipe: Recipe) -> str | None:
         return reason or before.change_to(HostState.of([model], recipe.loss))
 
 
-@dataclass
-class Member:
-    """One run of a group."""
-
-    experiment: Experiment
-    progress: Progress
-    curve: CurvePlan
-
-    @property
-    def state(self) -> TrainingState:
-        return self.progress.state
-
-    def stops(self) -> Iterator[int]:
-        """Steps at which it is looked at."""
-        yield from self.curve.steps
-        yield self.experiment.num_steps
-
-
 class ManyRuns:
     """The members of a group as a `flops_fit.training.program.Job`."""
 
-    always_by_tensors = True
-
-    def __init__(self, members: Sequence[Member], recipe: Recipe) -> None:
+    def __init__(self, members: Sequence[Progress], recipe: Recipe) -> None:
         self.recipe, self.members = recipe, tuple(members)
         states = [member.state for member in members]
         if len(states) < FEWEST_ROWS:
@@ -190,40 +168,39 @@ def train_together(
     reset_peak_memory(recipe.device)
     members = [_started(e, recipe, folders[e.id], watcher) for e in experiments]
     try:
-        by_step: dict[int, list[Member]] = {}
+        by_step: dict[int, list[Progress]] = {}
         for member in members:
             by_step.setdefault(member.state.step, []).append(member)
         for group in by_step.values():
             yield from _advanced(group, recipe, watcher)
     finally:
         for member in members:
-            member.progress.write_curve()
+            member.write_curve()
 
 
-def _started(experiment: Experiment, recipe: Recipe, folder: Path, watcher: Watcher) -> Member:
+def _started(experiment: Experiment, recipe: Recipe, folder: Path, watcher: Watcher) -> Progress:
     started = time.perf_counter()
     with seeded(experiment.seed):
         state = TrainingState.start(experiment, recipe)
         state.resume(folder / "checkpoint.pt", None)
     state.losses = state.losses.cpu()  # where they are looked at; the group has its own
-    progress = Progress(experiment, recipe, state, WarmUp(), folder, watcher, None, started)
-    return Member(experiment, progress, CurvePlan.of(experiment, recipe.held_out_samples))
+    return Progress(experiment, recipe, state, WarmUp(), folder, watcher, None, started)
 
 
 def _advanced(
-    members: list[Member], recipe: Recipe, watcher: Watcher
+    members: list[Progress], recipe: Recipe, watcher: Watcher
 ) -> Generator[list[Run], None, None]:
     report, save = Every(PROGRESS_SECONDS), Every(recipe.checkpoint_seconds)
-    ended = [m for m in members if m.state.step >= m.experiment.num_steps]
-    yield [m.progress.evaluated() for m in ended]  # stopped between the last step and the result
-    members = [m for m in members if m not in ended]
+    ended = [m for m in members if m.state.step == m.experiment.num_steps]
+    yield [m.evaluated() for m in ended]  # stopped between the last step and the result
+    members = [m for m in members if m.state.step < m.experiment.num_steps]
     while members:
         runs = ManyRuns(members, recipe)
         steps = BlockSteps(runs, captures=recipe.cuda_graphs and recipe.device.type == "cuda")
         leaving: dict[int, Run] = {}
         while not leaving:
             since = runs.step
-            until = _next_stop(runs)
+            until = next_stop(since, frozenset().union(*(m.stops for m in members)))
             for _ in steps.advance(until):
                 yield []
                 if report.is_due():
@@ -236,23 +213,13 @@ def _advanced(
                     raise KeyboardInterrupt
             runs.share_losses(since)
             if runs.step < until:  # the data have ended
-                yield [m.progress.data_ended() for m in members]
+                yield [m.data_ended() for m in members]
                 return
             leaving = _looked_at(runs)
         if len(leaving) < len(members):
-            _save(runs)  # so that a kill leaves the same group as there will be now
+            _save(runs)  # hands all back, and a kill leaves the group as it will be now
         yield list(leaving.values())
-        kept = [row for row in range(len(members)) if row not in leaving]
-        for row in kept:
-            runs.stacked.hand_back(row)
-        members = [members[row] for row in kept]
-
-
-def _next_stop(runs: ManyRuns) -> int:
-    """The next step at which one of the runs is looked at."""
-    check = runs.step - runs.step % LOSS_CHECK_STEPS + LOSS_CHECK_STEPS
-    stops = (stop for member in runs.members for stop in member.stops() if stop > runs.step)
-    return min(check, min(stops))
+        members = [member for row, member in enumerate(members) if row not in leaving]
 
 
 def _looked_at(runs: ManyRuns) -> dict[int, Run]:
@@ -265,16 +232,16 @@ def _looked_at(runs: ManyRuns) -> dict[int, Run]:
             runs.stacked.hand_back(row)
         state.clipped_norm = norms[row]
         try:
-            member.progress.look(member.curve)
+            member.look()
         except Diverged as error:
-            ended[row] = member.progress.ended(Status.DIVERGED, str(error))
+            ended[row] = member.ended(Status.DIVERGED, str(error))
             continue
         if is_last:
-            ended[row] = member.progress.evaluated()
+            ended[row] = member.evaluated()
     return ended
 
 
 def _save(runs: ManyRuns) -> None:
     for row, member in enumerate(runs.members):
         runs.stacked.hand_back(row)
-        member.progress.save_checkpoint()
+        member.save_checkpoint()
