@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from flops_fit.cli.exit_codes import OK, USAGE
 from flops_fit.cli.failures import report_composition, report_failure
@@ -64,32 +64,55 @@ class Job:
     def __call__(self, config: Any) -> None:
         leave_in(self.folder)
         try:
-            check_choices(self.verb)
-            values = plain_values(config)
+            hydra_config = HydraConfig.get()
+            check_choices(self.verb, hydra_config)
+            values = with_own_batch(plain_values(config), hydra_config)
             settings: Any = from_plain(self.verb.settings, values)
-            code = self.verb.function()(settings, origins())
+            code = self.verb.function()(settings, origins(hydra_config))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
             code = report_failure(error)
         keep_exit_code(code)
 
 
-def origins() -> dict[str, str]:
+def values_of(verb: str, words: Sequence[str]) -> dict[str, Any]:
+    """What the verb's settings are made of, from words as Hydra takes them, `study` among them:
+    for scripts that need a study's parts and run no verb."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(shipped_configs()), version_base="1.3"):
+        config = hydra.compose(verb, [*words], return_hydra_config=True)
+    with open_dict(config):
+        hydra_config = config.pop("hydra")
+    return with_own_batch(plain_values(config), hydra_config)
+
+
+def with_own_batch(values: dict[str, Any], hydra_config: Any) -> dict[str, Any]:
+    """The config without the batch rule of its recipe where a batch_size is asked for."""
+    if values.get("batch_size") is None or not values.get("batch_rule"):
+        return values
+    choices = hydra_config.runtime.choices
+    by_itself = f"{choices.get('recipe')}-{choices.get('batch_rule')}"
+    file = config_folders(hydra_config).file("recipe/batch_rule", by_itself)
+    is_recipes = file is not None and OmegaConf.load(file) == values["batch_rule"]
+    return {**values, "batch_rule": None} if is_recipes else values
+
+
+def origins(hydra_config: Any) -> dict[str, str]:
     """The file that was chosen for each config group."""
-    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    choices, folders = hydra_config.runtime.choices, config_folders(hydra_config)
     return {group: str(folders.file(group, f"{option}") or f"{group}={option}")
             for group, option in choices.items()}  # fmt: skip
 
 
-def config_folders() -> Folders:
+def config_folders(hydra_config: Any) -> Folders:
     """In which Hydra looked for configs, in its order."""
-    sources = HydraConfig.get().runtime.config_sources
+    sources = hydra_config.runtime.config_sources
     return Folders(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
 
 
-def check_choices(verb: Verb) -> None:
+def check_choices(verb: Verb, hydra_config: Any) -> None:
     """Raises `ConfigError` for an option that is not there, which Hydra passes over in optional
     groups. Only the recipe that a pair of model and dataset would have by itself may be missing."""
-    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    choices, folders = hydra_config.runtime.choices, config_folders(hydra_config)
     for group in groups_of(verb.name).values():
         option = choices.get(group.name)
         by_itself = re.sub(r"\$\{(\w+)\}", lambda m: str(choices.get(m[1])), group.default or "")

@@ -42,7 +42,7 @@ class SweepKeywords(TypedDict, total=False):
     seeds: int
     flops: Literal["formula", "counted"] | None
     flops_per_param_per_token: float
-    batch_size: int
+    batch_size: int | None
     seed: int
     data_seed: int | None
     clip_grad_norm: float | None
