@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from flops_fit.building.node import chosen
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.files import read_json
+from flops_fit.files import read_record, reading
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.experiment import Plan
@@ -248,7 +248,8 @@ def load_law(path: str | Path) -> ScalingLaw:
     if path.is_file():
         if path.name == LAW_FILE:  # with the draws beside it
             return ScalingLaw.load(path.parent)
-        return ScalingLaw.from_json(read_json(path))
+        with reading(path, "law"):
+            return ScalingLaw.from_json(read_record(path))
     for folder in (path, path / "latest"):
         if (folder / LAW_FILE).exists():
             return ScalingLaw.load(folder)

@@ -62,16 +62,22 @@ class Job:
         self.__name__ = verb.name
 
     def __call__(self, config: Any) -> None:
+        from flops_fit.report.screen import warnings_said
+
         leave_in(self.folder)
+        with warnings_said():
+            keep_exit_code(self.code(config))
+
+    def code(self, config: Any) -> int:
+        """The exit code of the verb."""
         try:
             hydra_config = HydraConfig.get()
             check_choices(self.verb, hydra_config)
             values = with_own_batch(plain_values(config), hydra_config)
             settings: Any = from_plain(self.verb.settings, values)
-            code = self.verb.function()(settings, origins(hydra_config))
+            return int(self.verb.function()(settings, origins(hydra_config)))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
-            code = report_failure(error)
-        keep_exit_code(code)
+            return report_failure(error)
 
 
 def values_of(verb: str, words: Sequence[str]) -> dict[str, Any]:

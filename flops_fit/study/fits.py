@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import ConfigError, UserError
-from flops_fit.files import point_to
+from flops_fit.errors import ConfigError, StudyWarning, UserError
+from flops_fit.files import point_to, set_aside, within
 from flops_fit.fitting import (
     FitError,
     NoLawFits,
@@ -31,7 +32,7 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.plan.ids import digest
 from flops_fit.plan.run import Run
 from flops_fit.settings.answers import ColumnNames, TableSettings
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import LATEST, StudyFolder
 from flops_fit.store.protocols import Spec
 from flops_fit.study.found import RUNS_FILE, has_law
 from flops_fit.study.runs import Runs
@@ -112,16 +113,25 @@ def fit_trained(
         if is_sweep(runs):
             refusal.save(answer_folder)
         return replace(study, refusal=refusal)
-    (answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
+    out_of_the_way(answer_folder / REFUSAL_FILE)
     return replace(study, law=law)
 
 
 def law_on_disk(answer_folder: Path) -> ScalingLaw | None:
-    """The law that was fitted before; None where there is none that can be read."""
-    try:
-        return ScalingLaw.load(answer_folder)
-    except (FileNotFoundError, UserError):
-        return None
+    """The law that was fitted before; None where it can't be read or was changed since."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StudyWarning)
+        try:
+            return ScalingLaw.load(answer_folder)
+        except (FileNotFoundError, UserError, StudyWarning):
+            return None
+
+
+def out_of_the_way(refusal: Path) -> None:
+    """A law stands now where there was none."""
+    if refusal.is_dir() and not refusal.is_symlink():
+        set_aside(refusal)
+    refusal.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -167,10 +177,10 @@ def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
         provenance={**law.provenance, **given.source},
     )
     law.save(given.answer_folder)
-    (given.answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
+    out_of_the_way(given.answer_folder / REFUSAL_FILE)
     write_runs(given.answer_folder / RUNS_FILE, given.runs)
     tell_of_earlier(given, tell)
-    point_to(given.folder.path / "latest", given.answer_folder)
+    point_to(given.folder.path / LATEST, given.answer_folder)
     return FittedStudy(given.folder, given.plan, Runs(given.runs), law, None)
 
 
@@ -186,27 +196,31 @@ def refused(given: ToFit, how: Fitting, error: FitError, tell: Tell) -> FittedSt
     )
     refusal = replace(refusal, dropped=(*given.dropped, *refusal.dropped))
     study = FittedStudy(given.folder, given.plan, Runs(given.runs), None, refusal)
-    earlier = given.folder.path / "latest"
-    if any(map(has_law, (earlier, given.answer_folder))):
+    if any(map(has_law, (*earlier_answer(given.folder), given.answer_folder))):
         tell(f"note: the earlier law of {given.folder.path.name} stays in force")
         return study
     refusal.save(given.answer_folder)
     write_runs(given.answer_folder / RUNS_FILE, given.runs)
-    point_to(earlier, given.answer_folder)
+    point_to(given.folder.path / LATEST, given.answer_folder)
     return study
+
+
+def earlier_answer(folder: StudyFolder) -> list[Path]:
+    """The folder of the answer in force, where there is one."""
+    try:
+        return [folder.latest_plan_folder()]
+    except UserError:
+        return []
 
 
 def tell_of_earlier(given: ToFit, tell: Tell) -> None:
     """Another answer of the study that is no longer the latest is named."""
-    try:
-        earlier = given.folder.latest_plan_folder()
-    except UserError:
-        return
-    if earlier.resolve() != given.answer_folder.resolve():
-        tell(
-            f"note: this is now the latest answer of {given.folder.path.name}; the earlier one, of "
-            f"other rows or columns, stays in {earlier}"
-        )
+    for earlier in earlier_answer(given.folder):
+        if earlier.resolve() != given.answer_folder.resolve():
+            tell(
+                f"note: this is now the latest answer of {given.folder.path.name}; the earlier "
+                f"one, of other rows or columns, stays in {earlier}"
+            )
 
 
 def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
@@ -245,7 +259,7 @@ def table_to_fit(
     }
     return ToFit(
         folder=folder,
-        answer_folder=folder.path / "plans" / digest(rows),
+        answer_folder=within(folder.path, "plans", digest(rows)),
         runs=read.runs,
         flop_rule=rule,
         checkpoints=lambda: read.checkpoints,

@@ -83,7 +83,7 @@ def _json_table(path: Path, text: str) -> Cells:
             entries = json.loads(text)
         else:
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise FitError(
             f"{path} is not readable JSON ({error})", "write one object per line"
         ) from error
