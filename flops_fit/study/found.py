@@ -11,7 +11,7 @@ from flops_fit.fitting.refusal import REFUSAL_FILE
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.store.folder import StudyFolder, latest_study
-from flops_fit.tables import read_table
+from flops_fit.tables import AS_WRITTEN, read_table
 
 PLAN_FILE, RUNS_FILE = "plan.json", "runs.csv"
 
@@ -96,7 +96,7 @@ def study_runs(folder: StudyFolder) -> list[Run]:
     answer_folder = folder.latest_plan_folder()
     if (answer_folder / PLAN_FILE).exists():
         return folder.runs_of(folder.read_plan())[0]
-    return read_table(answer_folder / RUNS_FILE).runs
+    return read_table(answer_folder / RUNS_FILE, AS_WRITTEN).runs
 
 
 def stands_on(law: ScalingLaw) -> str:
