@@ -39,8 +39,11 @@ from flops_fit.study.runs import Runs
 from flops_fit.tables import (
     BITS,
     NATS,
+    Asked,
+    Named,
     bits_per_byte,
     checkpoints_of,
+    name_of,
     read_table,
     table_flop_rule,
     write_runs,
@@ -235,25 +238,33 @@ def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
 
 
 def table_to_fit(
-    path: Path, settings: TableSettings, output_root: Path, study: str | None, tell: Tell
+    asked: Asked, settings: TableSettings, output_root: Path, study: str | None, tell: Tell
 ) -> ToFit:
-    """A table becomes a study of its own, named after its file."""
+    """A table becomes a study of its own, named after its file or the first of several."""
     units = {
         "nats_per_unit": nats_per_unit(settings.loss_unit, settings.bytes_per_token),
         "flops_per_param_per_token": settings.flops_per_param_per_token,
     }
-    read = read_table(path, named_columns(settings.columns), where=settings.where, **units)
+    read = read_table(
+        asked,
+        named_columns(settings.columns),
+        where=settings.where,
+        pivot=settings.pivot,
+        **units,
+    )
     rule = table_flop_rule(read.runs, units["flops_per_param_per_token"])
     notes = [*read.notes, *note_on_flops(rule)]
     for note in notes:
         tell(f"note: {note}")
-    folder = StudyFolder(output_root / (study or path.stem))
+    folder = StudyFolder(output_root / (study or name_of(asked, read.files)))
     rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
     source = {
-        "path": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "path": ", ".join(map(str, read.files)),
+        "sha256": hashlib.sha256(b"".join(f.read_bytes() for f in read.files)).hexdigest(),
         "columns": dict(read.columns),
+        "units": dict(read.units),
         "where": settings.where,
+        "pivot": settings.pivot,
         **units,
         "notes": notes,
     }
@@ -268,8 +279,8 @@ def table_to_fit(
     )
 
 
-def named_columns(columns: ColumnNames) -> dict[str, str]:
-    """Our name -> the table's, of those that were given."""
+def named_columns(columns: ColumnNames) -> dict[str, Named]:
+    """Our name -> the table's, of those that were given; and units."""
     return {ours: theirs for ours, theirs in vars(columns).items() if theirs}
 
 
