@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flops_fit.cli.exit_codes import OK, USAGE
 from flops_fit.cli.failures import report_composition, report_failure
-from flops_fit.cli.groups import Folders, groups_of
+from flops_fit.cli.groups import Folders, choices_of_hydra, groups_of
 from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code, leave_in
 from flops_fit.cli.schema import register_schemas
 from flops_fit.cli.verbs import Verb
@@ -75,21 +74,15 @@ class Job:
 
 def origins() -> dict[str, str]:
     """The file that was chosen for each config group."""
-    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    choices, folders = choices_of_hydra(), Folders.of_hydra()
     return {group: str(folders.file(group, f"{option}") or f"{group}={option}")
             for group, option in choices.items()}  # fmt: skip
-
-
-def config_folders() -> Folders:
-    """In which Hydra looked for configs, in its order."""
-    sources = HydraConfig.get().runtime.config_sources
-    return Folders(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
 
 
 def check_choices(verb: Verb) -> None:
     """Raises `ConfigError` for an option that is not there, which Hydra passes over in optional
     groups. Only the recipe that a pair of model and dataset would have by itself may be missing."""
-    choices, folders = HydraConfig.get().runtime.choices, config_folders()
+    choices, folders = choices_of_hydra(), Folders.of_hydra()
     for group in groups_of(verb.name).values():
         option = choices.get(group.name)
         by_itself = re.sub(r"\$\{(\w+)\}", lambda m: str(choices.get(m[1])), group.default or "")
