@@ -17,7 +17,7 @@ VALUE_FLAGS = frozenset(
 )
 """Hydra's flags that take the next word as their value."""
 
-TEXTS = re.compile(r"trainer\.(command|loss_file)")
+TEXTS = re.compile(r"trainer\.(command|loss_file|loss_pattern)")
 """Settings whose braces and blanks are plain text, which Hydra would read as its own."""
 
 TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where")
