@@ -199,7 +199,7 @@ def test_what_means_something_is_let_through(line):
     check_words(VERBS[verb], words)
 
 
-def test_configs_of_another_folder(folder):
+def test_configs_of_another_folder(folder, monkeypatch):
     (folder / "conf").rename(folder / "other")
     assert "trainer=mine: there are command" in refusal("train trainer=mine")
     check_words(VERBS["train"], ["--config-dir=other", "trainer=mine"])
