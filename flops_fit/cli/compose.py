@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from flops_fit.cli.exit_codes import OK, USAGE
 from flops_fit.cli.failures import report_composition, report_failure
-from flops_fit.cli.groups import Folders, groups_of
+from flops_fit.cli.groups import Folders, choices_of_hydra, groups_of
 from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code, leave_in
 from flops_fit.cli.schema import register_schemas
 from flops_fit.cli.verbs import Verb
@@ -71,11 +70,10 @@ class Job:
     def code(self, config: Any) -> int:
         """The exit code of the verb."""
         try:
-            hydra_config = HydraConfig.get()
-            check_choices(self.verb, hydra_config)
-            values = with_own_batch(plain_values(config), hydra_config)
+            check_choices(self.verb)
+            values = with_own_batch(plain_values(config), choices_of_hydra(), Folders.of_hydra())
             settings: Any = from_plain(self.verb.settings, values)
-            return int(self.verb.function()(settings, origins(hydra_config)))
+            return int(self.verb.function()(settings, origins()))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
             return report_failure(error)
 
@@ -88,37 +86,33 @@ def values_of(verb: str, words: Sequence[str]) -> dict[str, Any]:
         config = hydra.compose(verb, [*words], return_hydra_config=True)
     with open_dict(config):
         hydra_config = config.pop("hydra")
-    return with_own_batch(plain_values(config), hydra_config)
+    choices, folders = hydra_config.runtime.choices, Folders.of_hydra(hydra_config)
+    return with_own_batch(plain_values(config), choices, folders)
 
 
-def with_own_batch(values: dict[str, Any], hydra_config: Any) -> dict[str, Any]:
+def with_own_batch(
+    values: dict[str, Any], choices: Mapping[str, str], folders: Folders
+) -> dict[str, Any]:
     """The config without the batch rule of its recipe where a batch_size is asked for."""
     if values.get("batch_size") is None or not values.get("batch_rule"):
         return values
-    choices = hydra_config.runtime.choices
     by_itself = f"{choices.get('recipe')}-{choices.get('batch_rule')}"
-    file = config_folders(hydra_config).file("recipe/batch_rule", by_itself)
+    file = folders.file("recipe/batch_rule", by_itself)
     is_recipes = file is not None and OmegaConf.load(file) == values["batch_rule"]
     return {**values, "batch_rule": None} if is_recipes else values
 
 
-def origins(hydra_config: Any) -> dict[str, str]:
+def origins() -> dict[str, str]:
     """The file that was chosen for each config group."""
-    choices, folders = hydra_config.runtime.choices, config_folders(hydra_config)
+    choices, folders = choices_of_hydra(), Folders.of_hydra()
     return {group: str(folders.file(group, f"{option}") or f"{group}={option}")
             for group, option in choices.items()}  # fmt: skip
 
 
-def config_folders(hydra_config: Any) -> Folders:
-    """In which Hydra looked for configs, in its order."""
-    sources = hydra_config.runtime.config_sources
-    return Folders(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
-
-
-def check_choices(verb: Verb, hydra_config: Any) -> None:
+def check_choices(verb: Verb) -> None:
     """Raises `ConfigError` for an option that is not there, which Hydra passes over in optional
     groups. Only the recipe that a pair of model and dataset would have by itself may be missing."""
-    choices, folders = hydra_config.runtime.choices, config_folders(hydra_config)
+    choices, folders = choices_of_hydra(), Folders.of_hydra()
     for group in groups_of(verb.name).values():
         option = choices.get(group.name)
         by_itself = re.sub(r"\$\{(\w+)\}", lambda m: str(choices.get(m[1])), group.default or "")

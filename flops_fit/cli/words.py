@@ -17,7 +17,7 @@ VALUE_FLAGS = frozenset(
 )
 """Hydra's flags that take the next word as their value."""
 
-TEXTS = re.compile(r"trainer\.(command|loss_file)")
+TEXTS = re.compile(r"trainer\.(command|loss_file|loss_pattern)")
 """Settings whose braces and blanks are plain text, which Hydra would read as its own."""
 
 TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where|pivot")
@@ -36,7 +36,7 @@ NOTHING = ("", "null")
 def for_hydra(verb: Verb, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
-    overrides = [with_quotes(renamed(verb, word), TEXTS) for word in overrides]
+    overrides = [with_quotes(with_home(renamed(verb, word)), TEXTS) for word in overrides]
     optional = [group.name for group in groups_of(verb.name).values() if group.is_optional]
     overrides = [without_choice(optional, word) for word in overrides]
     if is_multirun(flags):
@@ -125,6 +125,13 @@ def split_at_commas(value: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
+
+
+def with_home(word: str) -> str:
+    """`dataset.path=~/ids.bin` with the folder that ~ stands for, which shells put at the start of
+    a word only."""
+    name, _, value = word.partition("=")
+    return f"{name}={Path(value).expanduser()}" if value.startswith("~/") else word
 
 
 def with_quotes(word: str, texts: re.Pattern[str]) -> str:

@@ -66,21 +66,22 @@ def _curve(run: Run, path: Path) -> list[Run]:
 
     The training loss of a point is the mean over the steps since the last one: that of thousands of
     samples, where the held-out loss along the way is measured on a few, and an envelope picks the
-    luckiest.
+    luckiest. A command's log may know the held-out one alone, which then counts.
     """
     points = _points(path)
     try:
+        name = "train_loss" if any(p["train_loss"] is not None for p in points) else "held_out_loss"
         return [
             replace(
                 run,
                 num_tokens=point["num_tokens"],
                 flops=point["flops"],
                 num_steps=point["step"],
-                loss=point["train_loss"],
+                loss=point[name],
                 loss_stderr=None,
             )
             for point in points
-            if point["train_loss"] is not None
+            if point[name] is not None
         ]
     except (KeyError, TypeError) as error:
         raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
