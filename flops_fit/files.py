@@ -251,6 +251,27 @@ def set_aside(path: Path) -> Path:
     return free
 
 
+def clear_way(path: Path) -> None:
+    """Set aside what nothing can be made of, and say so."""
+    warnings.warn(
+        f"{path} can't be used and was set aside as {set_aside(path).name}",
+        StudyWarning,
+        stacklevel=3,
+    )
+
+
+def file_to_write(root: Path, *names: str) -> Path:
+    """The path of a file under `root`; a folder, pipe or link to nothing in its place is set aside.
+
+    Raises `StudyError` where a link leads out of `root`.
+    """
+    path = within(root, *names)
+    if os.path.lexists(path) and not path.is_file():
+        clear_way(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def point_to(pointer: Path, folder: Path) -> None:
     """Make `pointer` a link to `folder`, or where links don't exist a file with its path."""
     target = os.path.relpath(folder, pointer.parent)

@@ -2,8 +2,8 @@
 
     python scripts/corrupt_store.py [--store 1050] [--checkpoints 400] [--seed 0]
 
-A small study is trained once. Each round takes a copy, spoils one file (flipped bits, cuts, other
-values, folders and links in its place, code that waits to be run) and calls a verb, in this process.
+A small study is made once. Each round takes a copy, spoils one file (flipped bits, cuts, other
+values, folders and links in its place, code that waits to be run) and calls a verb, in-process.
 What must not be: a traceback, code that ran, a file outside of the study that was written, and an
 answer other than the whole study's without a word. Rounds are the same for the same seed.
 """
@@ -24,7 +24,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +37,29 @@ from flops_fit.cli import main as flops_fit
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import StudyWarning
 from flops_fit.files import CHECKSUM, checksum_of
+from flops_fit.laws import LossSurface
 from flops_fit.learning.schedules import WSD, Cosine
+from flops_fit.plan.run import Status, ended_run
 from flops_fit.plan.sweep import Sweep
 from flops_fit.plan.trunks import SharedTrunks
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
+from flops_fit.training.curve import CurvePoint, write_curve
 from flops_fit.training.family import SizeSpec
 from flops_fit.training.spec import StudySpec, plan_study
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import train
 
 SWEEP = [
-    "model=mlp", "dataset=toy", "budgets=[1e6,2e6,4e6]", "num_sizes=4", "span=4", "center=100",
-    "batch_size=8", "min_steps=5", "workers=1", "draws=60", "study=s",
+    "model=mlp", "dataset=toy", "budgets=[3e6,1e7,3e7]", "num_sizes=5", "span=6", "center=100",
+    "batch_size=16", "min_steps=5", "workers=1", "draws=60", "study=s",
 ]  # fmt: skip
 
+SURFACE = LossSurface(E=0.5, A=4.0, B=90.0, alpha=0.4, beta=0.45)
+"""Of the losses: small models that are really trained for a moment show no law."""
+
 VERBS = {
+    "plan": ["plan", *SWEEP],
     "status": ["status", "study=s", "json=true"],
     "predict": ["predict", "study=s", "budget=1e8", "json=true"],
     "fit": ["fit", "study=s", "draws=60", "json=true"],
@@ -283,7 +290,7 @@ def store(rounds: int, seed: int) -> list[str]:
         (reference / "outputs").mkdir(parents=True)
         (reference / "outside").write_text("precious")
         with contextlib.chdir(reference):
-            call("train")
+            study_of_known_losses()
             shutil.copytree("outputs/s", "outputs/whole", symlinks=True)
             call("predict")
         whole: dict[str, Outcome] = {}
@@ -310,6 +317,24 @@ def store(rounds: int, seed: int) -> list[str]:
                 print(found[-1], flush=True)
     print(f"{rounds} rounds ({', '.join(f'{n} {k}' for k, n in spoilt.items())})")
     return found
+
+
+def study_of_known_losses() -> None:
+    """Plan, results, law and a prediction, as the verbs leave them."""
+    assert call("plan").code == 0
+    folder = StudyFolder(Path("outputs/s"))
+    plan = folder.read_plan()
+    for e in plan.experiments:
+        run = ended_run(e, Status.COMPLETED, None, num_steps=e.num_steps)
+        loss = float(SURFACE(e.num_params, e.num_tokens))
+        folder.write_run(replace(run, loss=loss, metrics={"mae": loss / 2}, wall_time_seconds=1.0))
+        point = CurvePoint(e.num_steps, e.num_tokens, e.flops, loss, None, 1e-3, 1.0)
+        write_curve(folder.run_folder(e.id) / "metrics.jsonl", [point])
+    folder.pin({"precision": "fp32", "held_out_samples": 64, "threads": 1, "together": False,
+                "kernels": {"matmul": "default", "attention": "blocks"}})  # fmt: skip
+    for verb in ("fit", "predict"):
+        outcome = call(verb)
+        assert outcome.code == 0, outcome.said
 
 
 @contextlib.contextmanager
