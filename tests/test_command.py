@@ -189,6 +189,76 @@ def test_a_result_without_a_loss_is_a_failed_run(folder, text, said):
     assert run.error.endswith("see " + str(folder / "a run/log.txt"))
 
 
+def saying(text: str) -> str:
+    """A command that prints the text."""
+    return python("import sys; print(sys.argv[1])", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "loss"),
+    [
+        ("step:50 val_loss:4.1\nstep:100 val_loss:3.28", r"val_loss:(\S+)", 3.28),
+        ("loss 3.5, acc 0.2\nloss 2.5, acc 0.4\nbye", r"loss (\S+)", 2.5),
+        ("[eval] (loss=2.5)", r"loss=(?P<loss>[^ ]+)", 2.5),
+        ("  1 | 9\n  2 | 2.5e0\n", r"^\s*\d+ \| (\S+)$", 2.5),
+        ("train 1\rtrain 2\rfinal loss: 2.5\n", r"final loss: ([\d.]+)", 2.5),
+    ],
+)
+def test_a_loss_in_the_log_is_the_last_match(folder, text, pattern, loss):
+    assert trained(folder, saying(text), loss_pattern=pattern).loss == loss
+
+
+@pytest.mark.parametrize("pattern", [r"val_loss:(\S+)", r"val_loss:([\d.]+)"])
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "NaN"])
+def test_a_log_that_ends_in_nan_is_divergence_whatever_the_pattern(folder, pattern, word):
+    said = f"step:50 val_loss:4.1\nstep:100 val_loss:{word}"
+    run = trained(folder, saying(said), loss_pattern=pattern)
+    assert (run.status, run.loss) == ("diverged", None)
+
+
+def test_another_attempts_lines_do_not_count(folder):
+    assert trained(folder, saying("val_loss:4.1"), loss_pattern=r"val_loss:(\S+)").loss == 4.1
+    run = trained(folder, saying("no more"), loss_pattern=r"val_loss:(\S+)")
+    assert run.status == "failed"
+    assert r"log.txt matches 'val_loss:(\\S+)': it ends with: ..no more; see" in run.error
+
+
+def test_a_pattern_may_be_of_a_file(folder):
+    code = "import sys; open(sys.argv[1] + '/log', 'w').write('loss 2.5')"
+    command = python(code, "{run_dir}")
+    settings = {"loss_pattern": r"loss (\S+)", "loss_file": "{run_dir}/log"}
+    assert trained(folder, command, **settings).loss == 2.5
+    run = trained(folder, saying("loss 3"), **settings)
+    assert "ended well but wrote no" in run.error
+
+
+def test_all_matches_with_a_step_are_the_curve(folder):
+    said = "step:0 loss:9 acc:0\nstep:13 loss:3 acc:.1\nstep:26 loss:2.5 acc:.3\nseen 832"
+    pattern = r"step:(?P<step>\d+) loss:(?P<loss>\S+) acc:(?P<acc>\S+)|seen (?P<seen>\d+)"
+    settings = {"metrics": {"accuracy": "acc"}, "num_tokens_key": "seen"}
+    run = trained(folder, saying(said), loss_pattern=pattern, **settings)
+    assert (run.loss, run.metrics, run.num_tokens) == (2.5, {"accuracy": 0.3}, 832)
+    lines = (folder / "a run/metrics.jsonl").read_text().splitlines()
+    points = [json.loads(line) for line in lines]
+    assert [point["held_out_loss"] for point in points] == [3.0, 2.5]
+    assert [point["num_tokens"] for point in points] == [13 * 64, 26 * 64]
+    assert [point["train_loss"] for point in points] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "said"),
+    [
+        ("loss 3,28", r"loss (\S+)", "says loss is '3,28': not a number"),
+        ("", r"loss (\S+)", "it is empty"),
+        ("step 3", r"step (?P<step>\d+)|(?P<loss>L\d)", "has no loss: the keys in its last entry"),
+    ],
+)
+def test_a_log_without_a_loss_is_a_failed_run(folder, text, pattern, said):
+    run = trained(folder, saying(text), loss_pattern=pattern)
+    assert run.status == "failed"
+    assert said in run.error
+
+
 @pytest.mark.parametrize("loss", ["NaN", "Infinity", "-Infinity"])
 def test_a_loss_that_is_not_finite_is_divergence(folder, loss):
     run = trained(folder, writing(f'{{"loss": {loss}}}'))
@@ -283,6 +353,11 @@ def test_a_whole_shape_is_told_by_its_names(folder):
         ({"command": "true {size}"}, "never says how long to train"),
         ({"loss_file": "{run_dir}/{nmae}.json"}, r"asks for \{nmae\}"),
         ({"loss_file": "loss.json"}, "loss_file is 'loss.json' for all runs"),
+        ({"loss_pattern": "loss ("}, "is 'loss \\(', no regular expression"),
+        ({"loss_pattern": "loss .*"}, "put the loss in a group"),
+        ({"loss_pattern": "(a|b) (.*)"}, "of several name it: '\\(\\?P<loss>"),
+        ({"loss_pattern": "(?P<val>.*)"}, "of several name it: '\\(\\?P<loss>"),
+        ({"loss_pattern": "(.)", "metrics": {"f": "acc"}}, "has no group acc"),
         ({"timeout_seconds": 0}, "timeout_seconds is 0: it must be above 0"),
     ],
 )

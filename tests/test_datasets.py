@@ -271,8 +271,9 @@ def test_shards_say_what_is_wrong_with_them(tmp_path):
         Tokens([first, f"{folder}/*.bin"], 1000, 10)
     with pytest.raises(ConfigError, match=r"no token files .*/\*\.npy: nothing matches"):
         Tokens(f"{folder}/*.npy", 1000, 10)
-    with pytest.raises(ConfigError, match=r"is a folder.*shards/\*\.bin"):
-        Tokens(folder, 1000, 10)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty: there is none that ends in \.bin or \.npy"):
+        Tokens(tmp_path / "empty", 1000, 10)
     with pytest.raises(ConfigError, match="is an empty list"):
         Tokens([], 1000, 10)
     with pytest.raises(ConfigError, match=r"no token file .*missing"):
@@ -281,6 +282,105 @@ def test_shards_say_what_is_wrong_with_them(tmp_path):
         Tokens(f"{folder}/*.bin", 77, 10)
     with pytest.raises(ConfigError, match=r"3 files.* with 40 tokens at most, a sample needs 101"):
         Tokens(f"{folder}/*.bin", 1000, 100, held_out_path=first)
+
+
+IDS = np.random.default_rng(0).integers(0, 50_257, 6000)
+
+
+def llm_c(path, ids, magic=20240520, told=None):
+    """A file as llm.c writes it."""
+    header = np.zeros(256, dtype=np.int32)
+    header[:3] = magic, 1, len(ids) if told is None else told
+    dtype = {20240520: np.uint16, 20240801: np.uint32}[magic]
+    path.write_bytes(header.tobytes() + ids.astype(dtype).tobytes())
+
+
+@pytest.mark.parametrize("shape", ["llm.c", "llama", "<u2", "<u4", "<i4", "<i8", "flat"])
+def test_the_same_ids_are_read_in_all_their_shapes(tmp_path, shape):
+    path = tmp_path / "ids"
+    match shape:
+        case "llm.c":
+            llm_c(path, IDS)
+        case "llama":
+            llm_c(path, IDS, magic=20240801)
+        case "flat":
+            IDS.astype(np.uint16).tofile(path)
+        case _:
+            with path.open("wb") as file:
+                np.save(file, IDS.astype(shape))
+    source = Tokens(path, 50_257, 10, held_out=0.1)
+    assert (source.unique_samples, source.held_out_samples) == (539, 59)
+    batches = take(source.training_batches(7, seed=0), 77)  # an epoch of 539 samples
+    expected = IDS[:5390].reshape(539, 10).tolist()
+    assert sorted(row for x, _ in batches for row in x.tolist()) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "dtype", "said"),
+    [
+        ("a.bin", IDS.astype(np.uint32), "uint16", "as uint32 its ids are all .*dtype=uint32"),
+        ("a.bin", IDS.astype(np.int64), "uint16", "set dataset.dtype=int64"),
+        ("a.bin", IDS.astype(np.int64), "uint32", "set dataset.dtype=int64"),
+        ("a.bin", IDS.astype(np.uint16), "uint32", "set dataset.dtype=uint16"),
+        ("a.bin", IDS.astype(np.uint16), "int32", "set dataset.dtype=uint16"),
+        ("a.bin", IDS.astype(np.uint32) + 9, "uint32", "set it to at least 502"),
+        ("a.bin", IDS.astype(np.int32) - 999, "int32", "holds the id -.*take what stands"),
+        ("a.npy", IDS.astype(np.int32) - 999, "uint16", "holds the id -"),
+        ("a.npy", IDS.astype(np.uint16) + 9, "uint16", "set it to at least 502"),
+        ("a.npy", IDS.astype(np.float32), "uint16", r"is an array \(6000,\) of float32"),
+        ("a.npy", IDS.astype(">u2"), "uint16", "of >u2"),
+        ("a.npy", IDS.reshape(60, 100), "uint16", r"\(60, 100\) of int64: token ids are one row"),
+    ],
+)
+def test_ids_of_another_type_or_vocabulary_are_refused(tmp_path, name, written, dtype, said):
+    path = tmp_path / name
+    written.tofile(path) if name == "a.bin" else np.save(path, written)
+    with pytest.raises(ConfigError, match=said):
+        Tokens(path, 50_257, 10, dtype=dtype)
+
+
+def test_files_that_are_none_of_token_ids_are_refused(tmp_path):
+    path = tmp_path / "ids.bin"
+    llm_c(path, IDS, told=6001)
+    with pytest.raises(
+        ConfigError, match=r"header of llm\.c, which tells of 6001 tokens, and 6000"
+    ):
+        Tokens(path, 50_257, 10)
+    np.savez(tmp_path / "a", IDS)
+    with pytest.raises(ConfigError, match="is an archive"):
+        Tokens(tmp_path / "a.npz", 50_257, 10)
+    np.save(tmp_path / "cut.npy", IDS)
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="can't be read as a numpy array"):
+        Tokens(tmp_path / "cut.npy", 50_257, 10)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("fineweb_train_000001.bin", "fineweb_train_000002.bin", "fineweb_val_000000.bin"),
+        ("train/0.bin", "train/1.bin", "val/0.bin"),
+        ("train.bin", "train2.bin", "validation.bin"),
+        ("a.bin", "b.bin", "test.bin"),
+        ("train-0.bin", "train-1.bin", "val.bin", "test.bin"),
+    ],
+)
+@pytest.mark.parametrize("glob", ["", "/**/*.bin"])
+def test_names_tell_what_is_held_out_of_a_folder(tmp_path, names, glob):
+    folder = tmp_path / "validated-test-data"  # words that all have in common tell nothing
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        ids = np.arange(1000 * number, 1000 * number + 500, dtype=np.uint16)
+        llm_c(folder / name, ids) if number % 2 else ids.tofile(folder / name)
+    source = Tokens(f"{folder}{glob}", 9000, 10)
+    assert (source.unique_samples, source.held_out_samples) == (98, 49)
+    epoch = take(source.training_batches(7, seed=0), 14)
+    assert {start // 1000 for start in starts(epoch)} == {0, 1}
+    assert {start // 1000 for start in starts(source.held_out_batches(49, 49))} == {2}
+    listed = Tokens([folder / name for name in names], 9000, 10, held_out=0.2)
+    assert (
+        len({start // 1000 for start in starts(take(listed.training_batches(7, seed=0), 25))}) > 2
+    )
 
 
 def test_more_held_out_samples_than_there_are_is_an_error(token_file):

@@ -199,12 +199,16 @@ def test_what_means_something_is_let_through(line):
     check_words(VERBS[verb], words)
 
 
-def test_configs_of_another_folder(folder):
+def test_configs_of_another_folder(folder, monkeypatch):
     (folder / "conf").rename(folder / "other")
     assert "trainer=mine: there are command" in refusal("train trainer=mine")
     check_words(VERBS["train"], ["--config-dir=other", "trainer=mine"])
     check_words(VERBS["train"], ["trainer=mine", "-cd", "other"])
     assert for_hydra(VERBS["train"], ["--config-dir=other"]) == ["--config-dir=other"]
+    monkeypatch.setenv("HOME", "/home/them")
+    assert (
+        for_hydra(VERBS["train"], ["dataset.path=~/x.bin"])[-1] == "dataset.path=/home/them/x.bin"
+    )
 
 
 def test_a_file_that_loses_against_a_shipped_one_is_named(folder, capsys):
@@ -252,7 +256,18 @@ def test_a_file_that_loses_against_a_shipped_one_is_named(folder, capsys):
             "clip_grad_norm is 0: it must be at least 1e-12 (clips",
         ),
         (["threads=-1"], "threads is -1: it must be at least 1"),
-        (["dataset=digits"], "model.in_features is read from dataset.dim, which is not there"),
+        (
+            ["dataset=text"],
+            "model.in_features is read from dataset.dim, which is not there: with dataset=text "
+            "choose model=gpt or model=transformer, or with model=mlp choose dataset=toy, or set "
+            "model.in_features=VALUE",
+        ),
+        (["model=vit"], "with dataset=toy choose model=mlp, or with model=vit choose dataset="),
+        (["optimizer.lr=${model.rate}"], "optimizer.lr is read from model.rate, which is not th"),
+        (
+            ["model=transformer", "dataset=tokens", "dataset.path=x.bin"],
+            "dataset.vocab_size must be given, model.vocab_size is read from it: dataset.vocab_s",
+        ),
         (["trainer=command"], "trainer.command must be given: trainer.command=VALUE"),
         (["seeds=-1"], "seeds is -1: it must be at least 1"),
         (["model=mlp,mine"], "model is given several values, mlp,mine: -m makes a sweep for each"),
@@ -261,7 +276,7 @@ def test_a_file_that_loses_against_a_shipped_one_is_named(folder, capsys):
         (["budgets={1:2}"], "budgets holds {1: 2}: give numbers of FLOPs"),
         (["optimizer.lr=fast"], "AdamW(lr='fast'"),
         (["optimizer.lr=${oc.env:RATE,fast}"], "AdamW(lr='fast'"),
-        (["optimizer.lr=${oc.env:RATE}"], "Environment variable 'RATE' not found"),
+        (["optimizer.lr=${oc.env:RATE}"], "read from the environment variable RATE, which is not"),
         (["optimizer.lr='0.003'"], "AdamW(lr='0.003'"),
         (["precision=fp8"], "precision is 'fp8': use auto, fp32, bf16 or fp16"),
         (["device=gpu"], "device 'gpu' can't be used here"),

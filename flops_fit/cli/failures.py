@@ -14,6 +14,7 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     InterpolationKeyError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
     ValidationError,
@@ -21,6 +22,7 @@ from omegaconf.errors import (
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from flops_fit.cli.exit_codes import ERROR, OK
+from flops_fit.cli.groups import Folders, choices_of_hydra
 from flops_fit.cli.mistakes import column_called
 from flops_fit.cli.verbs import VERBS
 from flops_fit.errors import UserError
@@ -80,7 +82,10 @@ def explained(error: BaseException) -> str:
         case OverrideParseException():
             return unreadable(error.override)
         case InterpolationKeyError(full_key=str() as key):
-            return not_to_be_read(key, message)
+            return not_to_be_read(key, message, error.parent_node)
+        case InterpolationToMissingValueError(full_key=str() as key):
+            source = message.splitlines()[0].rpartition(": ")[2]
+            return f"{source} must be given, {key} is read from it: {source}=VALUE"
         case MissingMandatoryValue(full_key=str() as key):
             return f"{key} must be given: {key}=VALUE"
     match cause if isinstance(error, HydraException) else error:
@@ -120,15 +125,23 @@ def of_unit(setting: Setting) -> str:
     return f" of {setting.unit}" if setting.unit else ""
 
 
-def not_to_be_read(key: str, message: str) -> str:
-    """A value that is taken from a key which is not there."""
+def not_to_be_read(key: str, message: str, node: Any) -> str:
+    """A value of the composed config's `node` that is taken from a key which is not there."""
     found = re.search(r"Interpolation key '([^']*)'", message)
     source = found[1] if found else "another key"
-    head = source.partition(".")[0]
-    return (
-        f"{key} is read from {source}, which is not there: choose a {head} that goes with it, or "
-        f"set {key}=VALUE"
-    )
+    head, _, name = source.partition(".")
+    group = key.partition(".")[0]
+    choices, ways = choices_of_hydra(), [f"set {key}=VALUE"]
+    if group in choices and head in choices and group != head:
+        folders = Folders.of_hydra()
+        having = [f"{head}={option}" for option in folders.with_key(head, name)]
+        keys = node._get_root().get(head) or ()
+        fitting = [f"{group}={option}" for option in folders.fed_by(group, head, keys)
+                   if option != choices[group]]  # fmt: skip
+        for others, one in ((having, group), (fitting, head)):
+            if others:
+                ways.insert(0, f"with {one}={choices[one]} choose {' or '.join(others)}")
+    return f"{key} is read from {source}, which is not there: {', or '.join(ways)}"
 
 
 def wrong_type(key: str, value: object) -> str:
@@ -187,6 +200,14 @@ def setting_called(name: str) -> Setting | None:
 
 
 SENTENCES = (
+    (
+        r"resolving interpolation: \"Environment variable '(?P<name>[^']*)' not found\"\n"
+        r"\s*full_key: (?P<key>\S*)",
+        lambda found: (
+            f"{found['key']} is read from the environment variable {found['name']}, which is not "
+            f"set: export {found['name']}=VALUE, or set {found['key']}=VALUE"
+        ),
+    ),
     (
         r"In '(?P<place>[^']*)': Could not find '(?P<group>[^']*)/(?P<option>[^'/]*)'.*",
         missing_option,

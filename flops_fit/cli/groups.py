@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,13 @@ def _groups(entry: Mapping[str, str | None]) -> Iterator[Group]:
             yield Group(name.removeprefix("optional "), default, name.startswith("optional "))
 
 
+def choices_of_hydra() -> Mapping[str, str]:
+    """Group -> option of the config that Hydra has composed; none before."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+
+
 @dataclass(frozen=True)
 class Folders:
     """Folders of configs in the order in which Hydra reads them: the shipped ones go first."""
@@ -60,6 +67,14 @@ class Folders:
     def of_user(cls, folder: str | Path) -> Folders:
         """The shipped ones and this one of the user's."""
         return cls((shipped_configs(), Path(folder)))
+
+    @classmethod
+    def of_hydra(cls, hydra_config: Any = None) -> Folders:
+        """Where Hydra looked, in its order, for this config, or the one that it runs."""
+        from hydra.core.hydra_config import HydraConfig
+
+        sources = (hydra_config or HydraConfig.get()).runtime.config_sources
+        return cls(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
 
     def has_group(self, group: str) -> bool:
         return any((folder / group).is_dir() for folder in self.paths)
@@ -109,6 +124,25 @@ class Folders:
                 for file in folder.glob(f"{group}/*.yaml")
             )
         ]
+
+    def with_key(self, group: str, key: str) -> list[str]:
+        """The group's options whose own file has the key, `a.b` being b in a."""
+        head = key.partition(".")[0]
+        return [
+            o for o in self.options(group) if re.search(rf"^{head}:", self._text(group, o), re.M)
+        ]
+
+    def fed_by(self, group: str, source: str, keys: Collection[str]) -> list[str]:
+        """The group's options that read something of the group `source`, and only these keys."""
+        reads = re.compile(rf"\$\{{\s*{source}\.(\w+)")
+        read = {
+            option: set(reads.findall(self._text(group, option))) for option in self.options(group)
+        }
+        return [option for option, names in read.items() if names and names <= set(keys)]
+
+    def _text(self, group: str, option: str) -> str:
+        file = self.file(group, option)
+        return file.read_text(encoding="utf-8", errors="replace") if file else ""
 
     def unread(self, verb: str, groups: Sequence[str]) -> list[str]:
         """Of each of the user's files that a shipped one of the same name goes before: a word on

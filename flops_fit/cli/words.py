@@ -17,10 +17,10 @@ VALUE_FLAGS = frozenset(
 )
 """Hydra's flags that take the next word as their value."""
 
-TEXTS = re.compile(r"trainer\.(command|loss_file)")
+TEXTS = re.compile(r"trainer\.(command|loss_file|loss_pattern)")
 """Settings whose braces and blanks are plain text, which Hydra would read as its own."""
 
-TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where")
+TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where|pivot")
 """Settings that are plain text outside a multirun, where commas part their variants."""
 
 NUMBERS = re.compile(r"\[?\s*[-+.\d][^a-zA-Z]*([eE][-+\d].*)?\]?")
@@ -36,7 +36,7 @@ NOTHING = ("", "null")
 def for_hydra(verb: Verb, words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them: flags first, lists in brackets, the user's configs found."""
     flags, overrides = split_flags(words)
-    overrides = [with_quotes(renamed(verb, word), TEXTS) for word in overrides]
+    overrides = [with_quotes(with_home(renamed(verb, word)), TEXTS) for word in overrides]
     optional = [group.name for group in groups_of(verb.name).values() if group.is_optional]
     overrides = [without_choice(optional, word) for word in overrides]
     if is_multirun(flags):
@@ -127,9 +127,17 @@ def split_at_commas(value: str) -> list[str]:
     return parts
 
 
+def with_home(word: str) -> str:
+    """`dataset.path=~/ids.bin` with the folder that ~ stands for, which shells put at the start of
+    a word only."""
+    name, _, value = word.partition("=")
+    return f"{name}={Path(value).expanduser()}" if value.startswith("~/") else word
+
+
 def with_quotes(word: str, texts: re.Pattern[str]) -> str:
     """`trainer.command=train {size}` as `trainer.command='train {size}'`, if `texts` names it."""
     name, _, value = word.partition("=")
-    is_text = texts.fullmatch(name) and value and value[:1] not in ("'", '"')
+    is_quoted = value[:1] in ("'", '"') and value.find(value[0], 1) == len(value) - 1
+    is_text = texts.fullmatch(name) and value and not is_quoted
     quoted = value.replace("'", "\\'")
     return f"{name}='{quoted}'" if is_text and value != "null" else word

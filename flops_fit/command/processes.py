@@ -62,7 +62,8 @@ def run_command(
     `timeout_seconds`, `KeyboardInterrupt` when `stop_requested`; the group gets SIGTERM first.
     """
     with log.open("a", encoding="utf-8") as output:
-        output.write(f"{HEADER} {_now()}: {shlex.join(words)}\n")
+        one_line = shlex.join(words).replace("\n", "\\n")
+        output.write(f"{HEADER} {_now()}: {one_line}\n")
         output.flush()
         process = subprocess.Popen(
             words,
@@ -88,6 +89,13 @@ def last_line(log: Path) -> str:
         lines = file.read().decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip()]
     return "" if not said or said[-1].startswith(HEADER) else said[-1]
+
+
+def said_last(log: Path) -> str:
+    """All that the command said whose header is the last in the log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _, _, said = text[max(0, text.rfind(HEADER)) :].partition("\n")
+    return said
 
 
 def _exit_code(

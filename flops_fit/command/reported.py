@@ -1,12 +1,16 @@
-"""What a command says of its training in the file that it writes."""
+"""What a command says of its training in the file that it writes, or in lines of its log."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+TAIL_CHARS = 300
+"""Of a log, shown where nothing in it matches."""
 
 
 class NotReported(ValueError):
@@ -15,7 +19,7 @@ class NotReported(ValueError):
 
 @dataclass(frozen=True)
 class Report:
-    """A JSON object, or JSON lines, of which the last one with a key counts."""
+    """JSON objects, or matches of a pattern in a log, of which the last one with a key counts."""
 
     path: Path
     entries: tuple[Mapping[str, Any], ...]  # in the order of the file
@@ -32,6 +36,26 @@ class Report:
         except ValueError as error:
             raise NotReported(f"{path} is neither JSON nor JSON lines ({error})") from error
         return cls(path, tuple(entry for entry in entries if isinstance(entry, Mapping)))
+
+    @classmethod
+    def matched(cls, path: Path, text: str, pattern: re.Pattern[str], loss_key: str) -> Report:
+        """Each match in the text of `path` as an entry: its named groups, or `loss_key` for its
+        only one. A loss that is no number any more where the pattern expects one ends the list.
+
+        Raises `NotReported` where nothing matches, and for a group that is no number.
+        """
+        matches = list(pattern.finditer(text))
+        if not matches:
+            said = " / ".join(line.strip() for line in text.splitlines() if line.strip()).strip()
+            ends = f"ends with: ..{said[-TAIL_CHARS:]}" if said else "is empty"
+            raise NotReported(f"nothing in {path} matches {pattern.pattern!r}: it {ends}")
+        entries = [
+            {name: _number(path, name, value) for name, value in _groups(found, loss_key).items()}
+            for found in matches
+        ]
+        if spoilt := _no_number_after(matches[-1], text, loss_key):
+            entries.append({loss_key: float(spoilt)})
+        return cls(path, tuple(entries))
 
     def number(self, key: str) -> float:
         """The number under the key; NaN and infinity are numbers. `a.b` may be a key inside `a`.
@@ -66,3 +90,31 @@ def _look_up(entry: Mapping[str, Any], key: str) -> Any:
     if not dot or not isinstance(entry.get(outer), Mapping):
         raise KeyError(key)
     return _look_up(entry[outer], inner)
+
+
+def _groups(found: re.Match[str], loss_key: str) -> dict[str, str]:
+    named = found.groupdict() or {loss_key: found[1]}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _number(path: Path, name: str, text: str) -> float:
+    """A comma or bracket may follow the number."""
+    try:
+        return float(text.strip().rstrip(".,;:)]}"))
+    except ValueError:
+        raise NotReported(
+            f"{path} says {name} is {text!r}: not a number, let loss_pattern end before the rest"
+        ) from None
+
+
+def _no_number_after(last: re.Match[str], text: str, loss_key: str) -> str | None:
+    """What stands in place of the loss behind the same words further down: nan or an infinity.
+
+    A pattern of digits alone would pass over these, and a diverged run for one that went well.
+    """
+    place = last.start(loss_key if last.groupdict() else 1)
+    words = re.search(r"[^\d\n]*$", text[last.start() : place])
+    if not words or not words[0].strip():
+        return None
+    found = re.search(rf"{re.escape(words[0])}\s*([-+]?(?:nan|inf))", text[last.end() :], re.I)
+    return found[1] if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import shlex
 import shutil
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit import __version__
-from flops_fit.command.processes import TookTooLong, last_line, lease, run_command
+from flops_fit.command.processes import TookTooLong, last_line, lease, run_command, said_last
 from flops_fit.command.reported import NotReported, Report
 from flops_fit.command.templates import (
     filled,
@@ -28,6 +29,7 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.settings.declaration import Kind, chooses, decides, machine, names_of
 from flops_fit.store.protocols import Watcher
+from flops_fit.training.curve import CurvePoint, write_curve
 
 TELL_LENGTH = ("num_tokens", "num_steps", "budget", "flops", "run_id")
 """Placeholders of which a command needs one to know how long to train."""
@@ -35,8 +37,13 @@ TELL_LENGTH = ("num_tokens", "num_steps", "budget", "flops", "run_id")
 TELL_SIZE = ("num_params", "run_id")
 """Placeholders that tell it the size, beside the size's own."""
 
-LOG, LEASE = "log.txt", ".command"
-"""In a run's folder: what the command says, and the lock that it holds."""
+LOG, LEASE, CURVE = "log.txt", ".command", "metrics.jsonl"
+"""In a run's folder: what the command says, the lock that it holds, its losses along the way."""
+
+LOSS_FILE = "{run_dir}/result.json"
+
+STEP = "step"
+"""The group of `loss_pattern` that places a loss on the curve."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,15 @@ class CommandTrainer:
     The command is split like a shell's words before its placeholders are filled in, so that values
     with blanks stay whole. `loss_file` is a JSON object, or JSON lines of which the last with
     `loss_key` counts; `metrics` maps names to further keys in it, and `num_tokens_key` says where
-    the tokens really trained stand, if they may differ from the plan's.
+    the tokens really trained stand, if they may differ from the plan's. With `loss_pattern`, a
+    regular expression, the loss is its last match in what the command prints, or in `loss_file`
+    where another than the usual one is given; keys are then names of its groups, and with a group
+    `step`, in updates, all matches are the run's curve.
     """
 
     command: str = decides(MISSING, "what is run, with placeholders such as {size}")
-    loss_file: str = decides("{run_dir}/result.json", "where the command writes its loss")
+    loss_file: str = decides(LOSS_FILE, "where the command writes its loss")
+    loss_pattern: str | None = decides(None, "regular expression of the loss in its log")
     loss_key: str = decides("loss", "of the loss in it")
     metrics: Mapping[str, str] | None = decides(None, "further numbers in it: name: key")
     num_tokens_key: str | None = decides(None, "tokens really trained, where they may differ")
@@ -69,6 +80,8 @@ class CommandTrainer:
             raise ConfigError(
                 f"trainer.timeout_seconds is {self.timeout_seconds:g}: it must be above 0, or null"
             )
+        if self.loss_pattern is not None:
+            self._check_groups(compiled(self.loss_pattern))
         if not {"run_dir", "run_id"} & set(names_in(self.loss_file)):
             raise ConfigError(
                 f"trainer.loss_file is {self.loss_file!r} for all runs: put {{run_dir}} or "
@@ -99,7 +112,10 @@ class CommandTrainer:
             code, loss_file = self._run(experiment, folder, watcher)
             if code != 0:
                 return ended_run(experiment, Status.FAILED, _reason(code, log))
-            run = self._measured(experiment, Report.read(loss_file))
+            report = self._report(log, loss_file)
+            run = self._measured(experiment, report)
+            if curve := self._curve(experiment, report):
+                write_curve(folder / CURVE, curve)
         except (TookTooLong, NotReported) as error:
             return ended_run(experiment, Status.FAILED, f"{error}; see {log}")
         seconds = time.perf_counter() - started
@@ -131,6 +147,58 @@ class CommandTrainer:
         if not words:
             raise ConfigError("trainer.command is empty: say what is to be run")
         return [filled(word, values) for word in words]
+
+    def _report(self, log: Path, loss_file: Path) -> Report:
+        """What the command has said. Raises `NotReported`."""
+        if self.loss_pattern is None:
+            return Report.read(loss_file)
+        if self.loss_file == LOSS_FILE:
+            path, text = log, said_last(log)
+        elif loss_file.is_file():
+            path, text = loss_file, loss_file.read_text(encoding="utf-8", errors="replace")
+        else:
+            raise NotReported(f"the command ended well but wrote no {loss_file}")
+        return Report.matched(path, text, compiled(self.loss_pattern), self.loss_key)
+
+    def _curve(self, experiment: Experiment, report: Report) -> list[CurvePoint]:
+        """The losses that were placed by a step, in order; those before the first update left out.
+
+        Steps may be counted otherwise than ours: more of them than planned are shares of the last.
+        """
+        e = experiment
+        losses = {
+            entry[STEP]: entry[self.loss_key]
+            for entry in report.entries
+            if self.loss_pattern and {STEP, self.loss_key} <= entry.keys() and entry[STEP] > 0
+        }
+        last = max([e.num_steps, *losses])
+        return [
+            CurvePoint(
+                step=round(step / last * e.num_steps),
+                num_tokens=round(step / last * e.num_tokens),
+                flops=step / last * e.flops,
+                train_loss=math.nan,
+                held_out_loss=loss,
+                lr=math.nan,
+                grad_norm=math.nan,
+            )
+            for step, loss in sorted(losses.items())
+        ]
+
+    def _check_groups(self, pattern: re.Pattern[str]) -> None:
+        """Raises `ConfigError` unless the keys are groups of the pattern."""
+        names = list(pattern.groupindex)
+        if not pattern.groups or (self.loss_key not in names and (names or pattern.groups > 1)):
+            raise ConfigError(
+                f"trainer.loss_pattern is {pattern.pattern!r}: put the loss in a group, as in "
+                f"'val_loss:(\\S+)', or of several name it: '(?P<{self.loss_key}>\\S+)'"
+            )
+        for key in filter(None, (*(self.metrics or {}).values(), self.num_tokens_key)):
+            if key not in names:
+                raise ConfigError(
+                    f"trainer.loss_pattern has no group {key}, which is to be read by it: write "
+                    f"(?P<{key}>\\S+) and (?P<{self.loss_key}>\\S+)"
+                )
 
     def _measured(self, experiment: Experiment, report: Report) -> Run:
         """What the command says came of the experiment. Raises `NotReported`."""
@@ -186,6 +254,17 @@ class CommandTrainer:
                 f"trainer.command is {self.command!r}, which never says {what}: put {example} "
                 "into it"
             )
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Raises `ConfigError` for what is no regular expression."""
+    try:
+        return re.compile(pattern, re.MULTILINE)
+    except re.error as error:
+        raise ConfigError(
+            f"trainer.loss_pattern is {pattern!r}, no regular expression ({error}): write "
+            "'val_loss:(\\S+)', say; a bracket that is meant itself takes a backslash"
+        ) from error
 
 
 def _reason(code: int, log: Path) -> str:

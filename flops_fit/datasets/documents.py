@@ -45,7 +45,8 @@ def corpus_of(files: str | Sequence[str], held_out: float) -> Corpus:
     names nor the order of folders matter, and copies of a file count once.
     Raises `ConfigError` where a part would be empty.
     """
-    patterns = [files] if isinstance(files, str) else list(files)
+    named = [files] if isinstance(files, str) else list(files)
+    patterns = [str(Path(pattern).expanduser()) for pattern in named]
     documents = distinct(set().union(*map(find_files, patterns)))
     if not documents:
         raise ConfigError(f"no text in files {patterns}: nothing matches, or all are empty")

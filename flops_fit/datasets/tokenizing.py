@@ -148,12 +148,13 @@ def tokenized(
 
 
 def saved_tokenizer(path: str) -> SavedTokenizer:
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ConfigError(
             f"dataset.tokenizer is {path}, which is no file: give the tokenizer.json of a "
             f"tokenizer, {BPE} to train one, or null to read bytes"
         )
-    return SavedTokenizer(Path(path))
+    return SavedTokenizer(file)
 
 
 def make_files(folder: Path, corpus: Corpus, source: TokenizerSource, vocab_size: int) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import glob
 import hashlib
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,9 +21,9 @@ from flops_fit.datasets.source import (
     check_held_out_fraction,
     content_hash,
     fixed_batches,
-    hashed_blocks,
     shuffled_batches,
 )
+from flops_fit.datasets.token_files import Paths, Stream, read_stream, token_paths
 from flops_fit.errors import ConfigError
 
 TELLING_TOKENS = 64
@@ -131,10 +128,6 @@ def inputs_and_targets(rows: np.ndarray) -> Batch:
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
-Stream = np.ndarray | tuple[np.ndarray, ...]
-"""Token ids (num_tokens,), or several such arrays, of which no sample has parts of two."""
-
-
 def windows_of(stream: Stream, context_length: int) -> Windows | ShardedWindows:
     if isinstance(stream, np.ndarray):
         return Windows(stream, context_length)
@@ -232,16 +225,13 @@ class WindowSource:
         return moved
 
 
-Paths = str | Path | Sequence[str | Path]
-"""A file or a glob, or a list of them."""
-
-
 class Tokens(WindowSource):
-    """Files of `dtype` token ids (uint16 or uint32), the format of most tokenizing scripts.
+    """Files of token ids in the formats of most tokenizing scripts, see `token_files`.
 
-    `path` names one file, or several as a glob or a list, which are read as one stream: a glob's
-    in the order of their names, a list's as it has them; samples don't cross files. The last
-    `held_out` of the stream is kept for evaluation, or all of `held_out_path` if given.
+    `path` names one file, or several as a folder, a glob or a list, which are read as one stream:
+    a glob's in the order of their names, a list's as it has them; samples don't cross files. Kept
+    for evaluation is `held_out_path` if given, or the files in a folder or glob whose names say
+    so, or the last `held_out` of the stream. `dtype` is that of files that don't say it.
     `bytes_per_token`, where it is known, gives losses in bits per byte beside nats per token.
     """
 
@@ -260,12 +250,17 @@ class Tokens(WindowSource):
                 f"dataset.bytes_per_token is {bytes_per_token:g}: give the bytes of the held-out "
                 "text over its tokens, such as 4.2"
             )
-        stream = read_stream(path, dtype, vocab_size)
-        if held_out_path is None:
-            training, evaluation = cut(stream, check_held_out_fraction(held_out))
-        else:
-            training, evaluation = stream, read_stream(held_out_path, dtype, vocab_size)
+        files = token_paths(path)
+        apart = files.held_out
+        if held_out_path is not None:
+            named = token_paths(held_out_path)
+            apart = named.held_out or named.all
+        stream = read_stream(files.training, dtype, vocab_size)
+        if apart:
+            training, evaluation = stream, read_stream(apart, dtype, vocab_size)
             check_streams(training, evaluation, context_length)
+        else:
+            training, evaluation = cut(stream, check_held_out_fraction(held_out))
         streams = TokenStreams(training, evaluation, bytes_per_token)
         super().__init__(streams, vocab_size, context_length)
 
@@ -300,63 +295,3 @@ def check_streams(training: Stream, held_out: Stream, context_length: int) -> No
 def longest(stream: Stream) -> int:
     """Tokens in a row."""
     return len(stream) if isinstance(stream, np.ndarray) else max(map(len, stream))
-
-
-def read_stream(paths: Paths, dtype: str, vocab_size: int) -> Stream:
-    """The ids of all files, each a read-only view of it, checked against `vocab_size`."""
-    files = token_files(paths)
-    if len(files) == 1:
-        return read_tokens(files[0], dtype, vocab_size)
-    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
-    shares = [size / max(1, sum(sizes)) for size in sizes]
-    return tuple(read_tokens(f, dtype, vocab_size, s) for f, s in zip(files, shares, strict=True))
-
-
-def token_files(paths: Paths) -> list[Path]:
-    """The files that are named, in order. Raises `ConfigError` for a glob that finds none and for
-    a file that is named twice, which would be trained on twice."""
-    named = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = list(itertools.chain.from_iterable(map(matching, named)))
-    if not files:
-        raise ConfigError("dataset.path is an empty list: give the path of a file of token ids")
-    twice = next((path for path in files if files.count(path) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"dataset.path names {twice} twice: name each file once")
-    return files
-
-
-def matching(path: str | Path) -> list[Path]:
-    """The file itself, there or not, or those that the glob finds, by name."""
-    pattern = str(path)
-    if not glob.has_magic(pattern) or Path(pattern).exists():
-        return [Path(pattern)]
-    found = sorted(file for file in map(Path, glob.iglob(pattern, recursive=True)))
-    if not found:
-        raise ConfigError(f"no token files {pattern}: nothing matches")
-    return found
-
-
-def read_tokens(path: Path, dtype: str, vocab_size: int, share: float = 1.0) -> np.ndarray:
-    """The ids of a file as a read-only view of it, checked against `vocab_size`.
-
-    `share` is the file's of all bytes that are checked, see `hashed_blocks`.
-    """
-    if dtype not in ("uint16", "uint32"):
-        raise ConfigError(f"dataset.dtype is {dtype}: token files hold uint16 or uint32")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name its files, as in dataset.path='{path}/*.bin'")
-    if not path.is_file():
-        raise ConfigError(f"no token file {path}: give the path of a flat binary of {dtype} ids")
-    size, itemsize = path.stat().st_size, np.dtype(dtype).itemsize
-    if size == 0 or size % itemsize:
-        raise ConfigError(
-            f"{path} has {size} bytes, not a positive multiple of {itemsize}: is it {dtype}?"
-        )
-    tokens = np.memmap(path, dtype=dtype, mode="r")
-    largest = max(int(block.max()) for block in hashed_blocks(tokens, share))
-    if largest >= vocab_size:
-        raise ConfigError(
-            f"{path} holds token id {largest}, dataset.vocab_size is {vocab_size}: "
-            f"set it to at least {largest + 1}, or check that the file is {dtype}"
-        )
-    return tokens

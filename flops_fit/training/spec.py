@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import HasNotes, Source
 from flops_fit.errors import ConfigError
+from flops_fit.files import within
 from flops_fit.laws.prediction import Prediction
 from flops_fit.learning.schedules import Schedule
 from flops_fit.plan.experiment import Plan
@@ -200,7 +201,7 @@ def note_on_portions(recipe: Recipe) -> str:
 
 def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
     """What trains the study's runs here."""
-    return TorchTrainer(recipe, Trunks(folder.path / "trunks"))
+    return TorchTrainer(recipe, Trunks(within(folder.path, "trunks")))
 
 
 def sweep_for(sweep: Sweep, source: Source) -> Sweep:

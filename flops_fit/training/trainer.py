@@ -203,9 +203,7 @@ def pieces_of(
     """Yields after each piece, and at the end the run's record."""
     started = time.perf_counter()
     reset_peak_memory(recipe.device)
-    state = TrainingState.start(experiment, recipe)
-    trunk = trunks.furthest(experiment) if trunks else None
-    state.resume(folder / "checkpoint.pt", trunk)
+    state = TrainingState.resumed(experiment, recipe, folder / "checkpoint.pt", trunks)
     steps = steps_of(experiment, recipe, state)
     progress = Progress(experiment, recipe, state, steps.warm_up, folder, watcher, trunks, started)
     try:
