@@ -44,8 +44,8 @@ def optimal_experiment(plan: Plan, prediction: Prediction, rules: Rules) -> Expe
         learning_rate=rules.learning_rate,
         batch_tokens=rules.batch_tokens,
     )
-    tokens_per_sample = like.batch_tokens // like.batch_size
-    unique = None if like.unique_tokens is None else like.unique_tokens // tokens_per_sample
+    tokens_per_sample = like.batch_tokens / like.batch_size
+    unique = None if like.unique_tokens is None else round(like.unique_tokens / tokens_per_sample)
     data = DataShape(tokens_per_sample, unique)
     return plan_sweep(sweep, family, data, PlannedFlops(plan.flop_rule)).experiments[0]
 

@@ -47,7 +47,7 @@ class Family(Protocol):
 class DataShape:
     """What the planner must know of a dataset. `unique_samples` is None where data never ends."""
 
-    tokens_per_sample: int
+    tokens_per_sample: float
     unique_samples: int | None
 
 
@@ -191,7 +191,7 @@ def _experiment(
     per_token = flops(model)
     shape = model.num_params, budget / per_token  # N and D
     batch_size = _batch_size(sweep, data, *shape)
-    batch_tokens = batch_size * data.tokens_per_sample
+    batch_tokens = round(batch_size * data.tokens_per_sample)
     unique = data.unique_samples
     return Experiment(
         budget=float(budget),
@@ -204,7 +204,7 @@ def _experiment(
         flops_per_token=per_token,
         flops_per_token_counted=model.counted_flops_per_token,
         flops_per_token_formula=FLOPS_PER_PARAM_PER_TOKEN * model.num_params,
-        unique_tokens=None if unique is None else unique * data.tokens_per_sample,
+        unique_tokens=None if unique is None else round(unique * data.tokens_per_sample),
         seed=sweep.seed,
         data_seed=sweep.data_seed,
         learning_rate=sweep.learning_rate(*shape) if sweep.learning_rate else None,

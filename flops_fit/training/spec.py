@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from flops_fit.datasets.adapters import FixedBatchSource
-from flops_fit.datasets.source import Source
+from flops_fit.datasets.source import HasNotes, Source
 from flops_fit.errors import ConfigError
 from flops_fit.files import within
 from flops_fit.laws.prediction import Prediction
@@ -167,6 +167,8 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
             "hold out more, or name another study"
         )
     recipe = replace(recipe, held_out_samples=held_out)
+    if isinstance(spec.source, HasNotes):
+        plan = replace(plan, notes=(*plan.notes, *spec.source.notes))
     plan = replace(plan, study=folder.path.name, settings=spec.settings)
     decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
     if portion_decides(plan, recipe):
