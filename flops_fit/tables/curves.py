@@ -50,8 +50,8 @@ def curves_of(
     """Rows of one id and size are one curve, whatever their order.
 
     `measured` are the columns that can't tell which run a row is of. Raises `FitError` where rows
-    are of several curves: where one step has two losses, where tokens fall as steps grow, or, unless
-    it is said what makes an id, where a further column parts them into curves that overlap.
+    are of several curves: where one step has two losses, where tokens fall as steps grow, where a
+    further column parts them into curves that overlap, unless it is said what makes an id.
     """
     groups: dict[tuple[str, float], list[CurveRow]] = defaultdict(list)
     for row in rows:
