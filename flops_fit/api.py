@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from flops_fit.building.node import chosen
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.files import read_json
+from flops_fit.files import read_record, reading
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.experiment import Plan
@@ -28,6 +28,7 @@ from flops_fit.store.folder import StudyFolder
 from flops_fit.study.fits import Fitting, fit_again, table_to_fit
 from flops_fit.study.study import Study
 from flops_fit.study.sweeps import train_study
+from flops_fit.tables import Asked, name_of, table_files
 
 if TYPE_CHECKING:
     from flops_fit.training.family import LossFunction, ModelFactory, SizeSpec
@@ -214,9 +215,10 @@ def warned(text: str) -> None:
 
 
 def fit_table(
-    path: str | Path, output_dir: str | Path | None = None, **settings: Unpack[FitKeywords]
+    path: Asked, output_dir: str | Path | None = None, **settings: Unpack[FitKeywords]
 ) -> Study:
-    """The law of anyone's table of runs, CSV or JSON lines, two of N, D and C and the loss in it.
+    """The law of anyone's table of runs, two of N, D and C and the loss in it: a file, a folder or
+    several files, of CSV, JSON, Markdown, Parquet or Excel.
 
     `columns` maps our names to the table's, such as {"loss": "val_loss"}; the other settings are
     those of `flops-fit fit` (docs/settings.md). law.json and runs.csv are kept under `output_dir`
@@ -225,8 +227,8 @@ def fit_table(
     """
     check_names(settings, TableFitSettings)
     table = from_keywords(TableFitSettings, settings, {})
-    path = Path(path)
-    folder = Path(output_dir or Path(PlaceSettings.output_root) / path.stem)
+    name = name_of(path, table_files(path))
+    folder = Path(output_dir or Path(PlaceSettings.output_root) / name)
     select = settings.get("select") or DEFAULT_SELECT
     how = Fitting(
         answer=method(settings.get("fit")),
@@ -248,7 +250,8 @@ def load_law(path: str | Path) -> ScalingLaw:
     if path.is_file():
         if path.name == LAW_FILE:  # with the draws beside it
             return ScalingLaw.load(path.parent)
-        return ScalingLaw.from_json(read_json(path))
+        with reading(path, "law"):
+            return ScalingLaw.from_json(read_record(path))
     for folder in (path, path / "latest"):
         if (folder / LAW_FILE).exists():
             return ScalingLaw.load(folder)

@@ -15,3 +15,7 @@ class StudyError(UserError):
 
 class ConfigError(UserError):
     """A model, dataset, loss or optimizer can't be built or doesn't fit the others."""
+
+
+class StudyWarning(UserWarning):
+    """A file of a study is not used, or not as it was written; the work goes on without it."""

@@ -23,12 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from flops_fit.building.from_config import build_spec
-from flops_fit.cli.schema import register_schemas
-from flops_fit.files import shipped_configs
+from flops_fit.cli.compose import values_of
 from flops_fit.plan.experiment import Experiment
 from flops_fit.settings import SweepSettings, from_plain
 from flops_fit.store.protocols import Unwatched
@@ -135,7 +132,10 @@ def scanned(scan: Scan, factors: Sequence[float]) -> Table:
     spec, lr = shipped(scan)
     rates = tuple(lr * factor for factor in factors)
     recipe = spec.recipe("cpu", "fp32", scan.held_out_samples)
+    rule = spec.sweep.batch_tokens
     batch_size = spec.sweep.batch_size
+    if rule is not None:  # that of its shortest runs
+        batch_size = round(rule(1.0, 1.0) / recipe.source.tokens_per_sample)
 
     def mean_loss(size: int, rate: float) -> float:
         planned = experiment(scan, size, rate, recipe, batch_size)
@@ -148,13 +148,9 @@ def scanned(scan: Scan, factors: Sequence[float]) -> Table:
 
 def shipped(scan: Scan) -> tuple[StudySpec, float]:
     """The pair as its recipe has it, and the recipe's learning rate."""
-    register_schemas()
     words = [f"model={scan.model}", f"dataset={scan.dataset}", "study=scaling"]
     words += [*scan.words, *([ANY_BUDGET] if scan.words else [])]
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        composed = compose("train", words)
-    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    settings = from_plain(SweepSettings, config)
+    settings = from_plain(SweepSettings, values_of("train", words))
     return build_spec(settings, {}), settings.optimizer["lr"]
 
 

@@ -348,20 +348,13 @@ def time_steps(row: str, place: Place, words: Sequence[str]) -> None:
 
 def planned(words: Sequence[str]) -> tuple[Any, Any]:
     """The first experiment and the recipe of the study that these words of `train` describe."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     from flops_fit.building.from_config import build_spec
-    from flops_fit.cli.schema import register_schemas
-    from flops_fit.files import shipped_configs
+    from flops_fit.cli.compose import values_of
     from flops_fit.settings import SweepSettings, from_plain
     from flops_fit.store.folder import StudyFolder
     from flops_fit.training.spec import StudySpec, plan_study
 
-    register_schemas()
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        config = compose("train", overrides=[*words, "study=timed"])
-    settings = from_plain(SweepSettings, OmegaConf.to_container(config, resolve=True))
+    settings = from_plain(SweepSettings, values_of("train", [*words, "study=timed"]))
     spec = build_spec(settings, {})
     assert isinstance(spec, StudySpec)  # no command of a user's
     plan, recipe = plan_study(spec, StudyFolder(Path("timed")))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from test_images import cifar10_folder, mnist_folder
@@ -17,7 +16,7 @@ from test_images import cifar10_folder, mnist_folder
 from flops_fit.api import DEFAULT_FIT, DEFAULT_SELECT
 from flops_fit.building.from_config import build_spec
 from flops_fit.building.node import FLOPS, SIZE
-from flops_fit.cli.schema import register_schemas
+from flops_fit.cli.compose import values_of
 from flops_fit.cli.verbs import VERBS
 from flops_fit.files import shipped_configs
 from flops_fit.plan.rules import PowerRule
@@ -32,10 +31,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "defaults"}
 
 
 def composed(verb: str, *overrides: str) -> dict:
-    register_schemas()
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        config = compose(verb, [*overrides, "study=test"])
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return values_of(verb, [*overrides, "study=test"])
 
 
 def options(*groups: str) -> list[tuple[str, str]]:

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from stored_net import StoredNet, mean_squared, rows
 
 from flops_fit import WSD, find_optimal
 from flops_fit.building.from_config import build_spec
-from flops_fit.cli.schema import register_schemas
+from flops_fit.cli.compose import values_of
 from flops_fit.cli.verbs import VERBS
 from flops_fit.cli.words import for_hydra
-from flops_fit.files import shipped_configs
 from flops_fit.settings import SweepSettings, from_plain
 from flops_fit.store.folder import StudyFolder
 
@@ -28,11 +25,8 @@ CALLS = json.loads((ASSETS / "python_ids.json").read_text())
 
 def planned(words):
     """Experiments that `flops-fit plan` makes of these words."""
-    register_schemas()
-    words = for_hydra(VERBS["plan"], [*words, "study=earlier"])
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("plan", words), resolve=True)
-    spec = build_spec(from_plain(SweepSettings, config), {})
+    values = values_of("plan", for_hydra(VERBS["plan"], [*words, "study=earlier"]))
+    spec = build_spec(from_plain(SweepSettings, values), {})
     return spec.prepare(StudyFolder(Path("study"))).plan.experiments
 
 

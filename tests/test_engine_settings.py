@@ -77,6 +77,39 @@ def test_rules_set_rate_and_batch_of_each_run(folder):
     assert len({run["batch_size"] for run in runs}) > 1
 
 
+def batch_sizes(capsys, *words: str) -> dict[float, int]:
+    """D of each run that `plan` makes of these words -> samples in its batch."""
+    sweep = ["budgets=[1e8,1e12]", "num_sizes=3", "min_steps=1"]
+    assert main(["plan", *sweep, *words, "json=true"]) == OK
+    experiments = json.loads(capsys.readouterr().out)["experiments"]
+    return {e["num_steps"] * e["batch_size"]: e["batch_size"] for e in experiments}
+
+
+def test_the_recipe_s_batch_grows_with_the_tokens(capsys):
+    batches = batch_sizes(capsys)
+    assert batches == {d: max(64, round(0.064 * d**0.5)) for d in batches}
+    assert len(set(batches.values())) > 2
+
+
+@pytest.mark.parametrize(
+    ("words", "batch"),
+    [
+        (["batch_size=16"], 16),
+        (["experiment=mine"], 16),
+        (["batch_size=16", "batch_rule=power", "batch_rule.coefficient=32"], 32),
+        (["experiment=inline"], 8),
+    ],
+)
+def test_a_batch_that_is_asked_for_goes_before_the_recipe_s_rule(folder, capsys, words, batch):
+    experiments = folder / "conf" / "experiment"
+    experiments.mkdir(parents=True)
+    (experiments / "mine.yaml").write_text("# @package _global_\nbatch_size: 16\n")
+    rule = "{coefficient: 8, num_tokens_exponent: 0, lowest: 1}"
+    inline = f"# @package _global_\nbatch_size: 16\nbatch_rule: {rule}\n"
+    (experiments / "inline.yaml").write_text(inline)
+    assert set(batch_sizes(capsys, *words).values()) == {batch}
+
+
 def test_the_micro_batch_changes_no_id(folder):
     words = ["budgets=[1e7]", "clip_grad_norm=1"]
     runs = trained(folder, *words, "micro_batch_size=8")

@@ -12,6 +12,7 @@ import pytest
 
 from flops_fit import Study, UserError, fit_table
 from flops_fit.cli import main
+from flops_fit.errors import StudyError
 from flops_fit.fitting import (
     EveryRun,
     NoLawFits,
@@ -239,7 +240,7 @@ def test_a_refusal_survives_its_file(tmp_path):
     assert again.to_json() == refusal.to_json()
     assert (again.num_runs, again.dropped) == (6, refusal.dropped)
     (tmp_path / "refusal.json").write_text('{"schema_version": 1}')
-    with pytest.raises(FitError, match=r"refusal\.json is incomplete"):
+    with pytest.raises(StudyError, match=r"refusal\.json is incomplete"):
         Refusal.load(tmp_path)
 
 

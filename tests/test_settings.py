@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from stored_net import StoredNet, mean_squared, rows
 from torch.nn import functional as F
 
 from flops_fit import find_optimal
 from flops_fit.building.from_config import build_spec
-from flops_fit.cli.schema import register_schemas, schema
+from flops_fit.cli.compose import values_of
+from flops_fit.cli.schema import schema
 from flops_fit.cli.verbs import VERBS
 from flops_fit.cli.words import for_hydra
 from flops_fit.errors import ConfigError
@@ -178,10 +178,7 @@ CHOOSE_NOTHING_HERE = {"max_epochs", "retry"}
 
 
 def settings_of(*words: str) -> SweepSettings:
-    register_schemas()
-    with initialize_config_dir(str(shipped_configs()), version_base="1.3"):
-        config = compose("train", for_hydra(VERBS["train"], words))
-    return from_plain(SweepSettings, OmegaConf.to_container(config, resolve=True))
+    return from_plain(SweepSettings, values_of("train", for_hydra(VERBS["train"], words)))
 
 
 def planned(folder: Path, *words: str) -> tuple[Any, Plan]:

@@ -300,10 +300,10 @@ class TestCheckpoints:
         for row, state in enumerate(together.states):
             together.hand_back(row)
             state.save(tmp_path / f"{row}.pt", seconds=0.0)
-        again = fresh(experiments, recipe)
-        for row, state in enumerate(again):
-            with seeded(0):
-                state.resume(tmp_path / f"{row}.pt", trunk=None)
+        again = [
+            TrainingState.resumed(e, recipe, tmp_path / f"{row}.pt")
+            for row, e in enumerate(experiments)
+        ]
         resumed = Stacked(again, recipe)
         for _ in range(2):
             for row, (state, read) in enumerate(zip(together.states, again, strict=True)):

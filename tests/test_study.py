@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from flops_fit import find_optimal
 from flops_fit.datasets import Text, Toy
 from flops_fit.datasets.adapters import as_source
-from flops_fit.errors import ConfigError, PlanError, StudyError
+from flops_fit.errors import ConfigError, PlanError, StudyError, StudyWarning
 from flops_fit.fitting import Refusal
 from flops_fit.learning.schedules import WSD, Cosine
 from flops_fit.plan.flops import CountedFlops
@@ -134,8 +135,8 @@ class TestTraining:
         [
             lambda text: text[: len(text) // 2],
             lambda text: "",
-            lambda text: json.dumps({**json.loads(text), "loss": None}),
-            lambda text: json.dumps({**json.loads(text), "schema_version": 0}),
+            lambda text: json.dumps({**json.loads(text), "loss": None, "checksum": None}),
+            lambda text: json.dumps({**json.loads(text), "schema_version": 0, "checksum": None}),
         ],
     )
     def test_a_result_that_cannot_be_true_is_trained_again(self, folder, continued, spoil):
@@ -194,15 +195,17 @@ class TestTraining:
         assert list(map(outcome, runs)) == list(map(outcome, whole))
         assert steps == total_steps(whole) - 50 - 60 - 200
 
-    def test_a_spoilt_checkpoint_costs_its_run_alone_and_only_once(self, folder, continued):
+    def test_a_spoilt_checkpoint_is_set_aside_and_its_run_begins_anew(self, folder, continued):
         plan, _ = planned(folder.path)
         checkpoint = folder.run_folder(plan.experiments[0].id) / "checkpoint.pt"
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(b"half a file")
-        runs, _ = continued()
-        assert [run.status for run in runs] == ["failed", *["completed"] * 5]
-        runs, _ = continued()
+        with pytest.warns(StudyWarning, match=r"checkpoint.pt can't be used .* set aside as"):
+            runs, _ = continued()
         assert [run.status for run in runs] == ["completed"] * 6
+        assert (checkpoint.parent / "checkpoint.pt.unusable-1").read_bytes() == b"half a file"
+        shutil.rmtree(folder.path)
+        assert list(map(outcome, continued()[0])) == list(map(outcome, runs))
 
 
 class TestSweepsThatGrow:

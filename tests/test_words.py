@@ -206,7 +206,9 @@ def test_configs_of_another_folder(folder, monkeypatch):
     check_words(VERBS["train"], ["trainer=mine", "-cd", "other"])
     assert for_hydra(VERBS["train"], ["--config-dir=other"]) == ["--config-dir=other"]
     monkeypatch.setenv("HOME", "/home/them")
-    assert for_hydra(VERBS["train"], ["dataset.path=~/x.bin"])[-1] == "dataset.path=/home/them/x.bin"
+    assert (
+        for_hydra(VERBS["train"], ["dataset.path=~/x.bin"])[-1] == "dataset.path=/home/them/x.bin"
+    )
 
 
 def test_a_file_that_loses_against_a_shipped_one_is_named(folder, capsys):

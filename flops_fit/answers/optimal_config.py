@@ -10,13 +10,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from flops_fit.building.node import Part
+from flops_fit.building.node import foreign_targets
+from flops_fit.files import within, write_bytes
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan, short_number
-from flops_fit.plan.rules import Rules
-from flops_fit.settings import Kind, PlaceSettings, SweepSettings, names_of, plain
-
-PLAN = "plan.json"
+from flops_fit.plan.rules import Rules, stored_rule
+from flops_fit.settings import (
+    Kind,
+    PartSettings,
+    PlaceSettings,
+    SweepSettings,
+    declared,
+    names_of,
+    plain,
+)
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
 """Choices that the config replaces by the very nodes that the study was trained with, so that it
@@ -53,9 +60,8 @@ class OptimalConfig:
 
     def write(self, folder: Path, output_root: str) -> Path:
         """Write it under `folder`, which `command` names; returns its path."""
-        path = folder / "experiment" / f"{self.name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text(self.command(folder, output_root)), encoding="utf-8")
+        path = within(folder, "experiment", *f"{self.name}.yaml".split("/"))
+        write_bytes(path, self.text(self.command(folder, output_root)).encode())
         return path
 
     def command(self, folder: Path, output_root: str) -> str:
@@ -76,7 +82,22 @@ class OptimalConfig:
             f"# {self}.",
             f"#   {command}",
         ]
-        return "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create(self.node()))
+        node = OmegaConf.create(escaped(self.node()))
+        return "\n".join(head) + "\n" + OmegaConf.to_yaml(node)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That training runs code which plan.json names and flops-fit has not brought along."""
+        settings = self.plan.settings
+        parts = () if settings is None else declared(PartSettings)
+        nodes = {part.name: getattr(settings, part.name) for part in parts}
+        foreign = sorted(set(foreign_targets(nodes)))
+        if settings is not None and settings.trainer:
+            foreign.append(f"the command {settings.trainer.get('command')!r}")
+        if not foreign:
+            return ()
+        named = ", ".join(foreign)
+        return (f"training it runs {named}, as plan.json says: look first if it is not yours",)
 
     @property
     def learning_rate(self) -> float | None:
@@ -134,12 +155,26 @@ class OptimalConfig:
         }
 
 
+def escaped(value: Any) -> Any:
+    """The value with all text as it is: a ${..} in plan.json is no interpolation."""
+    match value:
+        case str():
+            return value.replace("${", "\\${")
+        case Mapping():
+            return {key: escaped(item) for key, item in value.items()}
+        case list() | tuple():
+            return [escaped(item) for item in value]
+    return value
+
+
 def rules_of(settings: SweepSettings | None) -> Rules:
-    """The rules for batch and learning rate that a study was trained with."""
+    """The rules for batch and learning rate that a study was trained with.
+
+    Raises `StudyError` for rules that are no classes of ours: plan.json runs no code.
+    """
     if settings is None:
         return Rules()
-    rate, batch = settings.learning_rate_rule, settings.batch_rule
     return Rules(
-        learning_rate=Part("learning_rate_rule", rate, PLAN).build() if rate else None,
-        batch_tokens=Part("batch_rule", batch, PLAN).build() if batch else None,
+        learning_rate=stored_rule(settings.learning_rate_rule, "learning_rate_rule"),
+        batch_tokens=stored_rule(settings.batch_rule, "batch_rule"),
     )

@@ -12,6 +12,7 @@ from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws.prediction import CONFIDENCE_LEVELS, Prediction
 from flops_fit.plan.run import Run
+from flops_fit.records import read_as
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class FrozenPrediction:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FrozenPrediction:
-        return cls(**{**data, "prediction": Prediction.from_json(data["prediction"])})
+        return read_as(cls, data)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What the file of a verification says came of it: `Verification.error`, `is_inside`."""
+
+    error: float
+    inside: Mapping[str, bool | None]
+
+
+@dataclass(frozen=True)
 class Record:
     """All verifications of a study so far: how far off, how many inside their 95% intervals.
 
@@ -92,11 +101,11 @@ class Record:
     with_interval: int
 
     @classmethod
-    def of(cls, files: Sequence[Mapping[str, Any]]) -> Record:
-        """Of verifications as their files have them, one or more."""
-        inside = [known for file in files if (known := file["inside"]["95"]) is not None]
-        error = float(np.median([abs(file["error"]) for file in files]))
-        return cls(len(files), error, sum(inside), len(inside))
+    def of(cls, outcomes: Sequence[Outcome]) -> Record:
+        """Of verifications, one or more."""
+        inside = [known for o in outcomes if (known := o.inside.get("95")) is not None]
+        error = float(np.median([abs(o.error) for o in outcomes]))
+        return cls(len(outcomes), error, sum(inside), len(inside))
 
     def to_json(self) -> dict[str, Any]:
         return plain(vars(self))

@@ -13,12 +13,15 @@ from flops_fit.plan.flops import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.plan.rules import Rules
 from flops_fit.plan.sweep import Sweep
 from flops_fit.plan.trunks import SharedTrunks
-from flops_fit.settings import Kind, PlanSettings, StepSettings, SweepSettings, names_of
+from flops_fit.settings import BATCH_SIZE, Kind, PlanSettings, StepSettings, SweepSettings, names_of
 from flops_fit.store.protocols import Spec
 from flops_fit.training.family import LossFunction, ModelFactory, SizeSpec
 from flops_fit.training.kernels import KernelPlan
 from flops_fit.training.recipe import Metric, OptimizerFactory
 from flops_fit.training.spec import StudySpec, sweep_for
+
+CHECKED_SAMPLES = 4
+"""Of the check before training where a rule says the batch of each run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def study_spec(
     source = as_source(
         brought.dataset,
         held_out=settings.held_out,
-        batch_size=settings.batch_size,
+        batch_size=batch_size(settings),
         seed=settings.seed,
         tokens_per_sample=settings.tokens_per_sample,
     )
@@ -102,12 +105,19 @@ def identity(
     }
 
 
+def batch_size(settings: SweepSettings) -> int:
+    """Samples of a step; where a rule says how many, those of the check before training."""
+    if settings.batch_size is not None:
+        return settings.batch_size
+    return CHECKED_SAMPLES if settings.batch_rule else BATCH_SIZE
+
+
 def sweep(settings: SweepSettings, rules: Rules, trunks: SharedTrunks | None) -> Sweep:
     """The knobs of the plan. Raises `PlanError` for values that make no sense."""
     sizes = settings.sizes
     return Sweep(
         budgets=settings.budgets,
-        batch_size=settings.batch_size,
+        batch_size=batch_size(settings),
         sizes=None if sizes is None else tuple(sizes),
         num_sizes=settings.num_sizes,
         ladder=settings.ladder,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from flops_fit.signatures import check_argument_names, current_name, did_you_mea
 SIZE, FLOPS = "size", "flops"
 """Keys of a model's YAML that are for us, not for its constructor."""
 
+
+TARGET = re.compile(r"_target_: ([\w.]+)")
 
 Origins = Mapping[str, str]
 """Config group -> the file that was chosen for it, for error messages."""
@@ -92,6 +95,28 @@ class Part:
                 f"{self.origin}: {self.group} {self.target} can't be built: "
                 f"{type(cause).__name__}: {cause}"
             ) from error
+
+
+def foreign_targets(node: Any) -> Iterator[str]:
+    """The `_target_`s at any depth that are no classes or functions of the shipped configs."""
+    match node:
+        case Mapping():
+            target = node.get("_target_")
+            if target is not None and current_name(str(target)) not in shipped_targets():
+                yield str(target)
+            for item in node.values():
+                yield from foreign_targets(item)
+        case list() | tuple():
+            for item in node:
+                yield from foreign_targets(item)
+
+
+@functools.cache
+def shipped_targets() -> frozenset[str]:
+    """What a file may name and have built: all targets of the shipped configs but commands."""
+    folders = (folder for folder in shipped_configs().iterdir() if folder.name != "trainer")
+    texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
+    return frozenset(name for text in texts for name in TARGET.findall(text))
 
 
 def _is_hydra_key(name: str) -> bool:

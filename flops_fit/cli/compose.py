@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from flops_fit.cli.exit_codes import OK, USAGE
 from flops_fit.cli.failures import report_composition, report_failure
@@ -61,15 +61,45 @@ class Job:
         self.__name__ = verb.name
 
     def __call__(self, config: Any) -> None:
+        from flops_fit.report.screen import warnings_said
+
         leave_in(self.folder)
+        with warnings_said():
+            keep_exit_code(self.code(config))
+
+    def code(self, config: Any) -> int:
+        """The exit code of the verb."""
         try:
             check_choices(self.verb)
-            values = plain_values(config)
+            values = with_own_batch(plain_values(config), choices_of_hydra(), Folders.of_hydra())
             settings: Any = from_plain(self.verb.settings, values)
-            code = self.verb.function()(settings, origins())
+            return int(self.verb.function()(settings, origins()))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
-            code = report_failure(error)
-        keep_exit_code(code)
+            return report_failure(error)
+
+
+def values_of(verb: str, words: Sequence[str]) -> dict[str, Any]:
+    """What the verb's settings are made of, from words as Hydra takes them, `study` among them:
+    for scripts that need a study's parts and run no verb."""
+    register_schemas()
+    with hydra.initialize_config_dir(str(shipped_configs()), version_base="1.3"):
+        config = hydra.compose(verb, [*words], return_hydra_config=True)
+    with open_dict(config):
+        hydra_config = config.pop("hydra")
+    choices, folders = hydra_config.runtime.choices, Folders.of_hydra(hydra_config)
+    return with_own_batch(plain_values(config), choices, folders)
+
+
+def with_own_batch(
+    values: dict[str, Any], choices: Mapping[str, str], folders: Folders
+) -> dict[str, Any]:
+    """The config without the batch rule of its recipe where a batch_size is asked for."""
+    if values.get("batch_size") is None or not values.get("batch_rule"):
+        return values
+    by_itself = f"{choices.get('recipe')}-{choices.get('batch_rule')}"
+    file = folders.file("recipe/batch_rule", by_itself)
+    is_recipes = file is not None and OmegaConf.load(file) == values["batch_rule"]
+    return {**values, "batch_rule": None} if is_recipes else values
 
 
 def origins() -> dict[str, str]:

@@ -54,7 +54,7 @@ def to_fit(settings: FitSettings) -> ToFit:
     """The table that is named, else the study's own runs."""
     if settings.runs:
         root = Path(settings.output_root)
-        return table_to_fit(Path(settings.runs), settings, root, settings.study, say)
+        return table_to_fit(settings.runs, settings, root, settings.study, say)
     if settings.where:
         raise ConfigError("where chooses rows of a table: name it with runs=FILE")
     folder = found_study(settings.study, settings.output_root)

@@ -69,11 +69,11 @@ class Folders:
         return cls((shipped_configs(), Path(folder)))
 
     @classmethod
-    def of_hydra(cls) -> Folders:
-        """Where Hydra looked, in its order, for the config that it has composed."""
+    def of_hydra(cls, hydra_config: Any = None) -> Folders:
+        """Where Hydra looked, in its order, for this config, or the one that it runs."""
         from hydra.core.hydra_config import HydraConfig
 
-        sources = HydraConfig.get().runtime.config_sources
+        sources = (hydra_config or HydraConfig.get()).runtime.config_sources
         return cls(tuple(Path(s.path) for s in sources if s.schema == "file" and s.path))
 
     def has_group(self, group: str) -> bool:

@@ -48,7 +48,7 @@ def _field(setting: Setting) -> tuple[str, Any, Any]:
 
 def _nested(cls: Any) -> Any:
     hints = get_type_hints(cls)
-    entries = [(f.name, hints[f.name], field(default=f.default)) for f in fields(cls)]
+    entries = [(f.name, _hint(hints[f.name]), field(default=f.default)) for f in fields(cls)]
     return make_dataclass(cls.__name__, entries)
 
 

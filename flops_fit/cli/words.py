@@ -20,7 +20,7 @@ VALUE_FLAGS = frozenset(
 TEXTS = re.compile(r"trainer\.(command|loss_file|loss_pattern)")
 """Settings whose braces and blanks are plain text, which Hydra would read as its own."""
 
-TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where")
+TABLE_TEXTS = re.compile(r"columns\.\w+|runs|where|pivot")
 """Settings that are plain text outside a multirun, where commas part their variants."""
 
 NUMBERS = re.compile(r"\[?\s*[-+.\d][^a-zA-Z]*([eE][-+\d].*)?\]?")
@@ -137,6 +137,7 @@ def with_home(word: str) -> str:
 def with_quotes(word: str, texts: re.Pattern[str]) -> str:
     """`trainer.command=train {size}` as `trainer.command='train {size}'`, if `texts` names it."""
     name, _, value = word.partition("=")
-    is_text = texts.fullmatch(name) and value and value[:1] not in ("'", '"')
+    is_quoted = value[:1] in ("'", '"') and value.find(value[0], 1) == len(value) - 1
+    is_text = texts.fullmatch(name) and value and not is_quoted
     quoted = value.replace("'", "\\'")
     return f"{name}='{quoted}'" if is_text and value != "null" else word

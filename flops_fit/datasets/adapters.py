@@ -49,7 +49,7 @@ from flops_fit.datasets.source import (
     shuffled_batches,
 )
 from flops_fit.errors import ConfigError
-from flops_fit.settings import DataSettings, StepSettings
+from flops_fit.settings import BATCH_SIZE, DataSettings, StepSettings
 from flops_fit.signatures import qualified_name
 
 RESERVED_BATCHES = 32
@@ -71,7 +71,7 @@ class FixedBatchSource(Source, Protocol):
 def as_source(
     dataset: Any,
     held_out: Any = DataSettings.held_out,
-    batch_size: int = StepSettings.batch_size,
+    batch_size: int = BATCH_SIZE,
     seed: int = StepSettings.seed,
     tokens_per_sample: int | None = None,
 ) -> Source:

@@ -55,8 +55,10 @@ def fit_runs(
         raise FitError(f"draws is {draws}", "give 0 for no intervals, or some thousand")
     rule, select = flop_rule or FlopRule.constant(), select or EveryRun()
     try:
-        points, dropped = _chosen(measured_by(runs, metric), rule, select)
-        methods = Methods.answering(answer or default_answer(), _curves(checkpoints, rule, metric))
+        usable, unusable = usable_points(measured_by(runs, metric), rule)
+        points, unselected = select(usable)
+        curves = _curves(_without(unselected, checkpoints), rule, metric)
+        methods = Methods.answering(answer or default_answer(), curves)
         fits = fit_all(points, methods, methods.asked.method, draws, seed)
     except FitError as error:
         if metric == LOSS or isinstance(error, NoLawFits):
@@ -76,7 +78,7 @@ def fit_runs(
         predictions=_predictions(points, fits),
         diagnostics=examine(points, methods, fits, method, optima, draws),
         rows_used=points.ids,
-        dropped=dropped,
+        dropped=(*unusable, *unselected),
         provenance=_provenance(points, methods, select, draws, seed, metric),
     )
 
@@ -106,13 +108,10 @@ def is_fit_of(
     return law.provenance == _provenance(points, methods, EveryRun(), draws, seed, LOSS)
 
 
-def _chosen(
-    runs: Sequence[Run], rule: FlopRule, select: Selection
-) -> tuple[Points, tuple[Dropped, ...]]:
-    """The runs that are fitted, and the others by name."""
-    points, unusable = usable_points(runs, rule)
-    chosen, unselected = select(points)
-    return chosen, (*unusable, *unselected)
+def _without(unselected: Sequence[Dropped], checkpoints: Sequence[Run]) -> list[Run]:
+    """The curves of the runs that are fitted: not of worse learning rates, say."""
+    left_out = {run.id for run in unselected}
+    return [point for point in checkpoints if point.id not in left_out]
 
 
 def _curves(checkpoints: Sequence[Run], rule: FlopRule, metric: str) -> Points:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flops_fit.files import plain, read_json, write_json
+from flops_fit.files import DAMAGE, plain, read_record, reading, within, write_record
 from flops_fit.fitting.contract import FitSettings, Optimum
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.methods import kinds
@@ -18,6 +18,7 @@ from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.laws import FlopRule
 from flops_fit.plan.run import Run, Status
 from flops_fit.plan.versions import FileVersions
+from flops_fit.records import of_type, read_list
 
 REFUSAL_FILE = "refusal.json"
 
@@ -129,23 +130,25 @@ class Refusal:
         data = REFUSAL_VERSIONS.upgraded(data)
         try:
             return cls(
-                reason=data["refusal"],
-                metric=data["metric"],
+                reason=of_type(str, data["refusal"], "refusal"),
+                metric=of_type(str, data["metric"], "metric"),
                 budgets=_read_optima(data),
-                rows_used=tuple(data["rows_used"]),
-                dropped=tuple(Dropped(**entry) for entry in data["rows_dropped"]),
-                statuses=data["statuses"],
+                rows_used=of_type(tuple[str, ...], data["rows_used"], "rows_used"),
+                dropped=read_list(Dropped, data["rows_dropped"], "rows_dropped"),
+                statuses=of_type(Mapping[str, int], data["statuses"], "statuses"),
             )
-        except (KeyError, TypeError) as error:
+        except DAMAGE as error:
             raise FitError(f"{REFUSAL_FILE} is incomplete ({error!r})", "fit again") from error
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / REFUSAL_FILE, self.to_json())
+        write_record(folder / REFUSAL_FILE, self.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> Refusal:
-        return cls.from_json(read_json(folder / REFUSAL_FILE))
+        path = within(folder, REFUSAL_FILE)
+        with reading(path, "refusal"):
+            return cls.from_json(read_record(path))
 
 
 def refusal_of(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.files import plain, read_json, write_json
+from flops_fit.errors import StudyError, UserError
+from flops_fit.files import (
+    DAMAGE,
+    LARGEST_FILE,
+    plain,
+    read_bytes,
+    read_record,
+    reading,
+    within,
+    write_bytes,
+    write_record,
+)
 from flops_fit.fitting.answer import Answer, local_formula
 from flops_fit.fitting.contract import FittedLaw, MethodKind, Optimum
 from flops_fit.fitting.earlier import one_level_of_two_methods
@@ -32,11 +47,18 @@ from flops_fit.laws.prediction import (
     flat_band,
     intervals_from_json,
 )
-from flops_fit.plan.versions import FileVersions
+from flops_fit.plan.versions import FileVersions, VersionError
+from flops_fit.records import of_type, read_as, read_list
 
 LAW_FILE, DRAWS_FILE = "law.json", "draws.npz"
 
 LAW_VERSIONS = FileVersions(LAW_FILE, 2, {1: one_level_of_two_methods})
+
+DRAWS_SHA256 = "draws_sha256"
+"""Key of the digest of the draws.npz that belongs to a law."""
+
+SAME_ANSWER = 1e-4
+"""Relative difference up to which a law still says what it said on the machine that fitted it."""
 
 BUDGETS = "budgets"
 """Key of the budgets' own optima in the section of the method that finds them."""
@@ -178,11 +200,15 @@ class ScalingLaw:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScalingLaw:
-        """Without draws. Raises `FitError` for missing keys, `StudyError` for another schema."""
+        """Without draws. Raises `FitError` for what is no law, `StudyError` for another schema."""
         try:
-            return _from_json(LAW_VERSIONS.upgraded(data))
-        except (KeyError, TypeError) as error:
-            raise FitError(f"{LAW_FILE} is incomplete ({error!r})", "fit again") from error
+            law = _from_json(LAW_VERSIONS.upgraded(data))
+            _check(law)
+        except VersionError:
+            raise
+        except DAMAGE as error:
+            raise FitError(f"{LAW_FILE} holds no law ({_said(error)})", "fit again") from error
+        return law
 
     def save(self, folder: Path) -> Path:
         """Write law.json and, for intervals at any budget, draws.npz; returns the former."""
@@ -192,29 +218,78 @@ class ScalingLaw:
             for method, draws in self.fits.draws.items()
             for name, column in draws.columns().items()
         }
-        np.savez_compressed(folder / DRAWS_FILE, **columns)  # type: ignore[arg-type]
-        write_json(folder / LAW_FILE, self.to_json())
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **columns)  # type: ignore[arg-type]
+        write_bytes(folder / DRAWS_FILE, packed.getvalue())
+        digest = hashlib.sha256(packed.getvalue()).hexdigest()
+        write_record(folder / LAW_FILE, {**self.to_json(), DRAWS_SHA256: digest})
         return folder / LAW_FILE
 
     @classmethod
     def load(cls, folder: Path) -> ScalingLaw:
-        """The law of a folder, with its draws where draws.npz is there."""
-        law = cls.from_json(read_json(folder / LAW_FILE))
-        if not (folder / DRAWS_FILE).exists():
+        """The law of a folder, with its draws where draws.npz is there.
+
+        Raises `FileNotFoundError` without a law, `StudyError` or `FitError` where it can't be read.
+        """
+        path = within(folder, LAW_FILE)
+        data = read_record(path)
+        with reading(path, "law"):
+            law = cls.from_json(data)
+        path = within(folder, DRAWS_FILE)
+        if not os.path.lexists(path):
             return law
-        with np.load(folder / DRAWS_FILE) as columns:
-            return _with_draws(law, dict(columns))
+        with reading(path, "file of draws"):
+            return _with_draws(law, _columns(read_bytes(path), data.get(DRAWS_SHA256)))
+
+
+def _columns(content: bytes, digest: str | None) -> dict[str, Array]:
+    """The arrays of a draws.npz. Raises `StudyError` where it is not the one of the digest, or
+    holds what no draws are made of; earlier versions wrote no digest."""
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise StudyError(f"it is not the one that {LAW_FILE} was written with")
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        if sum(member.file_size for member in members.infolist()) > LARGEST_FILE:
+            raise StudyError("it unpacks to more than any draws are")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        columns = dict(stored)
+    for name, column in columns.items():
+        if column.dtype.kind not in "fiu" or not np.isfinite(column).all():
+            raise StudyError(f"{name} is not made of finite numbers")
+    return columns
+
+
+def _check(law: ScalingLaw) -> None:
+    """Raises `StudyError` where a law doesn't say what law.json says that it says."""
+    with np.errstate(all="ignore"):  # of numbers that no fit wrote
+        said = [
+            (p, law.fits.predict(p.method, p.budget, law.largest_budget))
+            for p in law.predictions
+            if p.method in law.fits.laws
+        ]
+        _ = law.answers
+    for stated, found in said:
+        for name in ("num_params", "num_tokens", "loss"):
+            numbers = getattr(found, name), getattr(stated, name)
+            if not np.isclose(*numbers, rtol=SAME_ANSWER, atol=0.0):
+                raise StudyError(
+                    f"its law says {name} {numbers[0]:.6g} at {stated.budget:.3g} FLOPs, its "
+                    f"prediction {numbers[1]:.6g}"
+                )
+
+
+def _said(error: BaseException) -> str:
+    return f"{error}" if isinstance(error, UserError) else f"{error!r}"
 
 
 def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
-    rule = FlopRule(**{name: tuple(values) for name, values in data["flop_rule"].items()})
+    rule = read_as(FlopRule, data["flop_rule"], "flop_rule")
     laws: dict[str, FittedLaw] = {}
     refusals = {}
     budgets: Sequence[Optimum] = ()
     for kind, section in _sections(data):
-        method = section.get("method", kind.name)
+        method = of_type(str, section.get("method", kind.name), "method")
         if section["refusal"]:
-            refusals[method] = section["refusal"]
+            refusals[method] = of_type(str, section["refusal"], "refusal")
         else:
             laws[method] = kind.read_law(section, rule)
         if kind.read_optima is not None:
@@ -223,17 +298,17 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
         raise FitError(f"{LAW_FILE} has no law by {data['answer']!r}, which answers", "fit again")
     return ScalingLaw(
         answer=data["answer"],
-        metric=data["metric"],
+        metric=of_type(str, data["metric"], "metric"),
         fits=Fits(laws, {}, refusals),
         flop_rule=rule,
-        largest_budget=data["largest_budget"],
+        largest_budget=of_type(float, data["largest_budget"], "largest_budget"),
         budgets=tuple(budgets),
         intervals=intervals_from_json(data["intervals"]),
-        predictions=tuple(Prediction.from_json(entry) for entry in data["predictions"]),
+        predictions=read_list(Prediction, data["predictions"], "predictions"),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
-        rows_used=tuple(data["rows_used"]),
-        dropped=tuple(Dropped(**entry) for entry in data["rows_dropped"]),
-        provenance=data["provenance"],
+        rows_used=of_type(tuple[str, ...], data["rows_used"], "rows_used"),
+        dropped=read_list(Dropped, data["rows_dropped"], "rows_dropped"),
+        provenance=of_type(Mapping, data["provenance"], "provenance"),
     )
 
 
@@ -254,4 +329,9 @@ def _with_draws(law: ScalingLaw, columns: Mapping[str, Array]) -> ScalingLaw:
         method: kind_of(method).read_draws(mine, law.of(method))
         for method, mine in by_method.items()
     }
+    with np.errstate(all="ignore"):
+        for method, drawn in draws.items():
+            for answer in (drawn.N_opt(law.largest_budget), drawn.loss_opt(law.largest_budget)):
+                if np.shape(answer) != (drawn.num_draws,) or not np.isfinite(answer).any():
+                    raise StudyError(f"the draws by {method} tell nothing of the largest budget")
     return replace(law, fits=replace(law.fits, draws=draws))

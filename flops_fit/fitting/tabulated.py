@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule, Law, exponent_between, finite_exp
+from flops_fit.records import of_type
 
 BELOW, BEYOND = 10.0, 1e4
 """The table reaches from the smallest budget / 10 to 10,000 times the largest."""
@@ -72,9 +73,12 @@ class TabulatedLaw:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> TabulatedLaw:
-        low, high = data["budgets"]
-        log_flops, log_n, log_loss = (np.array(data[name]) for name in TABLES)
-        return cls(log_flops, log_n, log_loss, (low, high), rule)
+        budgets = of_type(tuple[float, float], data["budgets"], "budgets")
+        tables = (of_type(Array, data[name], name) for name in TABLES)
+        log_flops, log_n, log_loss = tables
+        if not len(log_flops) == len(log_n) == len(log_loss):
+            raise ValueError("its tables have different lengths")
+        return cls(log_flops, log_n, log_loss, budgets, rule)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws import Array, Law, LawDraws, Optima
+from flops_fit.records import of_type, read_as
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -73,7 +74,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prediction:
-        return cls(**{**data, "intervals": intervals_from_json(data["intervals"])})
+        return read_as(cls, data)
 
 
 class LossOfAny(Protocol):
@@ -149,10 +150,8 @@ def central_intervals(draws: ArrayLike) -> dict[str, Interval]:
 
 def intervals_from_json(data: Mapping[str, Any]) -> dict[str, Intervals]:
     """The named intervals of a JSON file."""
-    return {
-        name: {level: (low, high) for level, (low, high) in levels.items()}
-        for name, levels in data.items()
-    }
+    intervals: dict[str, Intervals] = of_type(Mapping[str, Intervals], data, "intervals")
+    return intervals
 
 
 def predict_at_budget(

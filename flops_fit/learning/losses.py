@@ -6,7 +6,8 @@ nonsense without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, target, count = ctx.saved_tensors
         ignored = (target == IGNORED)[:, None]  # (N, 1)
-        scale = ~ignored * (gradient / count)  # (N, 1)
+        scale = ~ignored * (gradient / count.clamp(min=1))  # (N, 1)
         indices = target[:, None].masked_fill(ignored, 0)  # (N, 1)
         result = torch.empty_like(logits)
         for out, part, index, of_rows in _chunks(ctx.rows, result, logits, indices, scale):
@@ -112,3 +113,92 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """So many rows of each, one part after the other."""
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+TOKEN_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
+"""Of named inputs the tokens, and where they are no padding."""
+
+
+def own(output: Any, target: Any) -> Tensor:
+    """The loss that the model has made itself.
+
+    Of an object with `.loss`, of a dict with "loss", of a tuple the only part that is one number,
+    or the output itself if it is one. The model is given its labels where its `forward` names them,
+    see `WithLabels`. Raises `ValueError` where there is no such loss.
+    """
+    found = _loss_in(output)
+    if found is None:
+        raise ValueError(
+            f"no loss in the model's output ({_told(output)}): give an object with .loss, a dict "
+            'with "loss", or a tuple with one part that is a single number; its forward must have '
+            "made it from the labels"
+        )
+    return found
+
+
+def _loss_in(output: Any) -> Tensor | None:
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    if isinstance(output, tuple | list):
+        numbers = [part for part in output if _is_number(part)]
+        return numbers[0] if len(numbers) == 1 else None
+    return output if _is_number(output) else getattr(output, "loss", None)
+
+
+def _is_number(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.ndim == 0 and part.is_floating_point()
+
+
+def _told(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return ", ".join(f"{name}: {_told(part)}" for name, part in output.items())
+    if isinstance(output, tuple | list):
+        return f"({', '.join(map(_told, output))})"
+    return type(output).__name__
+
+
+@dataclass(frozen=True)
+class WithLabels:
+    """A loss of a model whose forward is given the labels beside its input, under this name.
+
+    `input_name` is what an input without a name is called there. `moved_back`: the model compares
+    each output with the label after it, and the data's targets are the tokens after each input
+    already; so it is given them one place later, and the last one is not asked for.
+    """
+
+    loss: Callable[[Any, Any], Tensor]
+    input_name: str
+    label_name: str
+    moved_back: bool = False
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        return self.loss(output, target)
+
+    def inputs(self, inputs: Any, target: Any) -> dict[str, Any]:
+        """What forward is given."""
+        named = dict(inputs) if isinstance(inputs, Mapping) else {self.input_name: inputs}
+        return {**named, self.label_name: self.labels(target)}
+
+    def labels(self, target: Any) -> Any:
+        if isinstance(target, Mapping):
+            target = _labels_of(target, self.label_name)
+        if not self.moved_back:
+            return target
+        return torch.cat([torch.full_like(target[..., :1], IGNORED), target[..., :-1]], dim=-1)
+
+
+def _labels_of(target: Mapping[str, Any], name: str) -> Any:
+    """Of named tensors those of this name, else the tokens without padding."""
+    if name in target or TOKEN_IDS not in target:
+        return target.get(name, target)
+    tokens = target[TOKEN_IDS]
+    if ATTENTION_MASK not in target:
+        return tokens
+    return tokens.masked_fill(target[ATTENTION_MASK] == 0, IGNORED)
+
+
+def inputs_for(loss: Any, inputs: Any, target: Any) -> Any:
+    """What the model is given: the input, and the labels where the loss wants it so."""
+    return loss.inputs(inputs, target) if isinstance(loss, WithLabels) else inputs

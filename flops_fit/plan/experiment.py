@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from flops_fit.errors import StudyError
+from flops_fit.files import check_name
 from flops_fit.laws import FlopRule
 from flops_fit.plan.names import AlsoCalled
 from flops_fit.plan.versions import PLAN_VERSIONS
+from flops_fit.records import of_type, read_as, read_list
 from flops_fit.settings import SweepSettings, plain, stored
 from flops_fit.settings.sweep import SizeValue as SizeValue
 
@@ -150,24 +153,49 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises `StudyError` for what is no plan, and for names that lead out of the study."""
         data = PLAN_VERSIONS.upgraded(data)
-        rule = {key: tuple(values) for key, values in data["flop_rule"].items()}
-        return cls(
-            experiments=tuple(
-                Experiment(**{**known(Experiment, e), "size": Size(**e["size"])})
-                for e in data["experiments"]
-            ),
-            flop_rule=FlopRule(**rule),
-            notes=tuple(data["notes"]),
-            study=data["study"],
-            settings=stored(SweepSettings, data["settings"]),
+        plan = cls(
+            experiments=read_list(Experiment, data.get("experiments"), "experiments"),
+            flop_rule=read_as(FlopRule, data.get("flop_rule"), "flop_rule"),
+            notes=of_type(tuple[str, ...], data.get("notes"), "notes"),
+            study=of_type(str, data.get("study"), "study"),
+            settings=stored(SweepSettings, of_type(Mapping, data.get("settings"), "settings")),
         )
+        check_study_name(plan.study)
+        for experiment in plan.experiments:
+            _check_stored(experiment)
+        if len({e.id for e in plan.experiments}) < len(plan):
+            raise StudyError("two of its experiments have the same id")
+        if not plan.experiments:
+            raise StudyError("it has no experiments")
+        return plan
 
 
-def known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that are fields of the class: a later version may have written more."""
-    names = {f.name for f in fields(cls)}
-    return {name: value for name, value in values.items() if name in names}
+POSITIVE = (
+    "budget", "num_params", "num_steps", "batch_size", "batch_tokens", "flops_per_token",
+    "flops_per_token_formula",
+)  # fmt: skip
+"""What every experiment has more of than nothing."""
+
+
+def _check_stored(e: Experiment) -> None:
+    """Raises `StudyError` for an experiment that no plan of ours has."""
+    check_name(e.id, "id of a run")
+    if e.trunk:
+        check_name(e.trunk, "id of a trunk")
+    for name in POSITIVE:
+        if not getattr(e, name) > 0:
+            raise StudyError(f"{name} of {e.id} is {getattr(e, name)}: expected more than 0")
+    if min(e.seed, e.order_seed) < 0:
+        raise StudyError(f"a seed of {e.id} is below 0")
+
+
+def check_study_name(name: str) -> None:
+    """Raises `StudyError` for a name that leads out of its folder, or is no one line of text."""
+    parts = name.split("/")
+    if name and (not name.isprintable() or {"", ".", ".."} & set(parts) or "\\" in name):
+        raise StudyError(f"study is {name[:80]!r}: no study has such a name")
 
 
 def short_number(value: float) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from flops_fit.errors import ConfigError
+from flops_fit.errors import ConfigError, StudyError
+from flops_fit.records import read_as
+from flops_fit.signatures import current_name, qualified_name
 
 Rule = Callable[[float, float], float]
 """(num_params, num_tokens) of a run -> its peak learning rate, or its tokens per step."""
@@ -52,3 +55,24 @@ class PowerRule:
         of_length = math.pow(num_tokens, self.num_tokens_exponent)
         value = max(self.coefficient * of_size * of_length, self.lowest)
         return value if self.highest is None else min(value, self.highest)
+
+
+OURS = {qualified_name(rule): rule for rule in (PowerRule,)}
+"""The rules that a plan.json can name: what stands in a file is data and calls nothing else."""
+
+
+def stored_rule(node: Mapping[str, Any] | None, name: str) -> Rule | None:
+    """The rule that a plan was made with, from its settings; None where it had none.
+
+    Raises `StudyError` for a rule of the user's own, and for one that is none.
+    """
+    if not node:
+        return None
+    target = node.get("_target_")
+    rule = OURS.get(current_name(target)) if isinstance(target, str) else None
+    if rule is None:
+        raise StudyError(
+            f"{name} of its plan is {str(target)[:80]!r}, code that is not run from a file: the "
+            "batch and rate of another run can't be told from here"
+        )
+    return read_as(rule, node, name)

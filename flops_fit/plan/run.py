@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import copysign, isclose
 from typing import Any
 
-from flops_fit.plan.experiment import Experiment, Size, known
+from flops_fit.errors import StudyError
+from flops_fit.plan.experiment import Experiment, Size
 from flops_fit.plan.names import AlsoCalled, value_called
 from flops_fit.plan.versions import RESULT_VERSIONS
+from flops_fit.records import read_as, shortened
 
 
 class Status(StrEnum):
@@ -19,6 +22,20 @@ class Status(StrEnum):
     FAILED = "failed"
     DIVERGED = "diverged"
 
+
+SAME_AS_PLANNED = (
+    "num_params", "num_params_total", "budget", "size", "batch_size", "batch_tokens", "seed",
+    "data_seed",
+)  # fmt: skip
+"""What a run has as its experiment has it. Earlier versions did not write all of it."""
+
+NOT_NEGATIVE = (
+    "num_tokens", "flops", "num_steps", "flops_spent", "loss_stderr", "wall_time_seconds",
+    "tokens_per_second", "peak_memory_bytes", "held_out_samples",
+)  # fmt: skip
+
+SAME_FLOPS = 1e-9
+"""Relative difference of two ways to round the same product."""
 
 COMPLETED_ELSEWHERE = frozenset({"done", "finished"})
 """Other words for a completed run: of earlier versions of flops-fit, and of W&B."""
@@ -113,10 +130,35 @@ class Run:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Run:
-        values = known(cls, RESULT_VERSIONS.upgraded(data))
-        if values.get("size") is not None:
-            values["size"] = Size(**values["size"])
-        return cls(**values)
+        """Raises `StudyError` for what is no record of a run of ours."""
+        run = read_as(cls, RESULT_VERSIONS.upgraded(data))
+        if run.status not in set(Status):
+            raise StudyError(f"status is {run.status[:40]!r}: expected {' or '.join(Status)}")
+        for name in ("num_params", "budget"):
+            if not getattr(run, name) > 0:
+                raise StudyError(f"{name} is {getattr(run, name)}: expected more than 0")
+        for name in NOT_NEGATIVE:
+            if copysign(1.0, getattr(run, name) or 0) < 0:
+                raise StudyError(f"{name} is {getattr(run, name)}: expected 0 or more")
+        if run.loss == 0 and copysign(1.0, run.loss) < 0:
+            raise StudyError("loss is -0.0, which no training writes")
+        return run
+
+    def departs_from(self, e: Experiment) -> str | None:
+        """What in it is of another run than the experiment; None where all agrees."""
+        planned = {name: getattr(e, name) for name in SAME_AS_PLANNED}
+        planned = {"id": e.id, **planned, "planned_tokens": e.num_tokens, "trunk": e.trunk or None}
+        for name, expected in planned.items():
+            found = getattr(self, name)
+            if found != expected and (found is not None or name == "trunk"):
+                return f"{name} is {shortened(found)}, planned is {shortened(expected)}"
+        if not isclose(self.flops, self.num_tokens * e.flops_per_token, rel_tol=SAME_FLOPS):
+            return f"flops is {self.flops:.6g}, which {self.num_tokens:,.0f} tokens don't cost"
+        if self.num_steps is not None:
+            missed = abs(self.num_steps * e.batch_tokens - self.num_tokens)
+            if missed > e.batch_tokens:  # a command may end within a step
+                return f"num_steps is {self.num_steps:,}, not what its tokens take"
+        return None
 
 
 def ended_run(

@@ -14,6 +14,10 @@ ID_VERSION = 1
 Upgrade = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
+class VersionError(StudyError):
+    """A file of a version that is not known, such as one of a later flops-fit."""
+
+
 @dataclass(frozen=True)
 class FileVersions:
     """A file by its name, the version in which it is written today, and the way there.
@@ -29,12 +33,12 @@ class FileVersions:
     def upgraded(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         """The contents of such a file of any earlier version as today's would be.
 
-        Raises `StudyError` for a version that is not known, such as one of a later flops-fit.
+        Raises `VersionError` for a version that is not known.
         """
         found = data.get("schema_version")
-        if not isinstance(found, int) or not 1 <= found <= self.current:
-            raise StudyError(
-                f"{self.file} has schema version {found}, this flops-fit reads up to "
+        if type(found) is not int or not 1 <= found <= self.current:
+            raise VersionError(
+                f"{self.file} has schema version {str(found)[:40]}, this flops-fit reads up to "
                 f"{self.current}: use the flops-fit that wrote it, or name another study"
             )
         for version in range(found, self.current):

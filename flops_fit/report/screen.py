@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, short_number
 from flops_fit.plan.run import Run, Status
 
@@ -31,6 +36,25 @@ def results() -> Console:
 def say(text: str) -> None:
     """A line for people; square brackets are just brackets."""
     messages().print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Inside, a `StudyWarning` is a line like others, each said once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", StudyWarning)
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, *place: Any) -> None:
+            if not issubclass(category, StudyWarning):
+                others(message, category, *place)
+            elif f"{message}" not in said:
+                said.add(f"{message}")
+                say(f"warning: {message}")
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 @dataclass

@@ -18,6 +18,7 @@ from flops_fit.settings.answers import (
 from flops_fit.settings.declaration import Kind, Setting, declared, names_of
 from flops_fit.settings.plain import from_keywords, from_plain, plain, stored
 from flops_fit.settings.sweep import (
+    BATCH_SIZE,
     DataSettings,
     FaceSettings,
     MachineSettings,
@@ -31,6 +32,7 @@ from flops_fit.settings.sweep import (
 )
 
 __all__ = [
+    "BATCH_SIZE",
     "AnswerSettings",
     "ColumnNames",
     "CompareSettings",

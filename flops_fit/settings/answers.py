@@ -22,12 +22,13 @@ class AnswerSettings:
 class ColumnNames:
     """What a table calls our columns; null: looked for under our name and common ones."""
 
+    # Or expressions of its columns, such as "steps * 524288" and "log(perplexity)".
     num_params: str | None = None
     num_tokens: str | None = None
     flops: str | None = None
     loss: str | None = None
     budget: str | None = None
-    id: str | None = None
+    id: str | list[str] | None = None  # several, where only they tell runs apart
     status: str | None = None
     seed: str | None = None
     loss_stderr: str | None = None
@@ -35,6 +36,13 @@ class ColumnNames:
     unique_tokens: str | None = None
     num_steps: str | None = None
     trunk: str | None = None
+    # k, M, B, T for counts; flops, gflops, pf-days and the like for compute; or a number
+    num_params_unit: str | float | None = None
+    num_tokens_unit: str | float | None = None
+    flops_unit: str | float | None = None
+    budget_unit: str | float | None = None
+    num_params_total_unit: str | float | None = None
+    unique_tokens_unit: str | float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +58,22 @@ class FittingSettings(LawSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TableSettings:
-    """A table of runs, CSV or JSON lines, in place of the study's own"""
+    """A table of runs in place of the study's own"""
 
-    runs: str | None = answer(None, "its file", python="")
-    columns: ColumnNames = answer(
-        ColumnNames, "its names of our columns", python="Mapping[str, str] | None"
+    runs: str | list[str] | None = answer(
+        None,
+        "its file; or several, a folder, a pattern: CSV, JSON, Markdown, Parquet, Excel",
+        python="",
     )
-    where: str = answer("", "rows to read, by its columns: config = base and step > 0")
+    columns: ColumnNames = answer(
+        ColumnNames,
+        "its names of our columns, expressions of them, and units",
+        python="Mapping[str, Any] | None",
+    )
+    where: str = answer(
+        "", "rows to read, by its columns: config = base and not (step < 9 or lr in [1, 3])"
+    )
+    pivot: str = answer("", "what goes down and across in a table of losses: num_params,flops")
     loss_unit: Literal["nats", "bits", "bits_per_byte"] = answer("nats", "of its loss, per token")
     bytes_per_token: float | None = answer(None, "for bits_per_byte", "bytes")
     flops_per_param_per_token: float = answer(

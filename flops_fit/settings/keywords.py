@@ -42,7 +42,7 @@ class SweepKeywords(TypedDict, total=False):
     seeds: int
     flops: Literal["formula", "counted"] | None
     flops_per_param_per_token: float
-    batch_size: int
+    batch_size: int | None
     seed: int
     data_seed: int | None
     clip_grad_norm: float | None
@@ -75,8 +75,9 @@ class FitKeywords(TypedDict, total=False):
     select: str | Selection | None
     metric: str
     seed: int
-    columns: Mapping[str, str] | None
+    columns: Mapping[str, Any] | None
     where: str
+    pivot: str
     loss_unit: Literal["nats", "bits", "bits_per_byte"]
     bytes_per_token: float | None
     flops_per_param_per_token: float

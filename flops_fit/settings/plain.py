@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from flops_fit.errors import ConfigError
+from flops_fit.records import of_type
 from flops_fit.settings.declaration import Setting, declared, names_of
 from flops_fit.signatures import did_you_mean
 
@@ -49,10 +50,14 @@ def check_names(keywords: Iterable[str], *classes: Any) -> None:
 def stored(cls: type[S], values: Any) -> S | None:
     """Settings from a file, perhaps of an earlier version; None where it holds none.
 
-    What they did not have yet has its default, what is no setting any more is left out.
+    What they did not have yet has its default, what is no setting any more is left out. Raises
+    `StudyError` for a value of another type.
     """
     if not values:
         return None
+    for setting in declared(cls):
+        if values.get(setting.name) is not None:
+            of_type(setting.type, values[setting.name], f"settings.{setting.name}")
     missing = [s.name for s in declared(cls) if s.is_required and s.name not in values]
     return _typed(cls, {**dict.fromkeys(missing), **values})
 

@@ -23,6 +23,9 @@ FLOPS_PER_PARAM_PER_TOKEN = 6.0
 backward (4), once for the gradient of the input and once for the gradient of the weight
 (Kaplan et al. 2020, section 2.1)."""
 
+BATCH_SIZE = 64
+"""Samples of a step where neither batch_size nor a rule says how many."""
+
 TINY_NORM = 1e-12
 """Of a gradient: clipping it to less, or to nothing, leaves nothing to learn from."""
 
@@ -42,7 +45,9 @@ class PartSettings:
         python="Rule | None",
     )  # fmt: skip
     batch_rule: Node | None = decides(
-        None, "tokens per step of a run from its N and D; null: batch_size", python="Rule | None"
+        None,
+        "tokens per step of a run from its N and D; null: the recipe's, or batch_size",
+        python="Rule | None",
     )
     metrics: Node = decides(
         {}, "name: what is measured beside the loss", in_id=True,
@@ -81,7 +86,9 @@ class PlanSettings:
 class StepSettings:
     """Training: what a step is"""
 
-    batch_size: int = decides(64, "of an optimizer step", "samples")
+    batch_size: int | None = decides(
+        None, "of an optimizer step; null: as batch_rule says, else 64", "samples", least=1
+    )
     seed: int = decides(0, "of the weights, and of the order of the data", least=0)
     data_seed: int | None = decides(None, "of the order of the data; null: seed", least=0)
     clip_grad_norm: float | None = decides(

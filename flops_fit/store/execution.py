@@ -79,7 +79,7 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
-            completed = folder.completed_run(experiment.id)  # by another process, meanwhile
+            completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
         return None
@@ -278,9 +278,7 @@ class _InTurns:
                 continue
             self._locks[experiment.id] = lock
         mine = [e for e in self.rest if e.id in self._locks]
-        completed = [
-            self._folder.completed_run(e.id) for e in mine
-        ]  # by another process, meanwhile
+        completed = [self._folder.completed_run(e) for e in mine]  # by another process, meanwhile
         if any(completed) or not mine:
             return [run for run in completed if run]
         assert isinstance(self._trainer, TakesTurns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +12,34 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flops_fit.errors import StudyError
-from flops_fit.files import point_to, read_json, write_json
+from flops_fit.errors import StudyError, StudyWarning
+from flops_fit.files import (
+    check_name,
+    is_inside,
+    point_to,
+    read_record,
+    read_text,
+    reading,
+    set_aside,
+    within,
+    write_record,
+)
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.ids import digest
 from flops_fit.plan.run import Run
+from flops_fit.records import of_type
+from flops_fit.settings import Kind, SweepSettings, declared
+from flops_fit.settings.plain import check_value
+
+PLAN_FILE, PINS_FILE, LATEST = "plan.json", "pinned.json", "latest"
+
+RUN_FILES = frozenset(
+    {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", ".lock", "log.txt", ".command"}
+)
+"""What is written to a run's folder, by us or for a command."""
+
+MOST_THREADS = 4096
+"""CPU threads: more are no machine's."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +49,12 @@ class StudyFolder:
     path: Path
 
     def run_folder(self, run_id: str) -> Path:
-        return self.path / "runs" / run_id
+        """Raises `StudyError` for an id that is no name, and for a link out of the study."""
+        return within(self.path, "runs", check_name(run_id, "id of a run"))
 
     def plan_folder(self, plan: Plan) -> Path:
-        return self.path / "plans" / digest([e.id for e in plan.experiments])
+        """Raises `StudyError` for a link out of the study."""
+        return within(self.path, "plans", digest([e.id for e in plan.experiments]))
 
     @property
     def has_runs(self) -> bool:
@@ -38,30 +65,67 @@ class StudyFolder:
 
         Raises `StudyError` where its file can't be read.
         """
-        path = self.run_folder(run_id) / "result.json"
+        path = self._result(run_id)
         try:
-            return Run.from_json(read_json(path))
+            with reading(path, "record of a run"):
+                return Run.from_json(read_record(path))
         except FileNotFoundError:
             return None
-        except (TypeError, KeyError, AttributeError) as error:
-            raise StudyError(f"{path} is not the record of a run ({error})") from error
 
-    def completed_run(self, run_id: str) -> Run | None:
-        """The run with this id if it is completed; None where it is not or can't be read."""
+    def planned_run(self, experiment: Experiment) -> Run | None:
+        """The run of a planned experiment, None where it is missing.
+
+        Raises `StudyError` where its file can't be read, or holds another run.
+        """
+        run = self.read_run(experiment.id)
+        difference = run and run.departs_from(experiment)
+        if difference:
+            raise StudyError(f"{self._result(experiment.id)} holds another run: {difference}")
+        return run
+
+    def completed_run(self, experiment: Experiment) -> Run | None:
+        """The run of an experiment if it is completed; None where it is not or can't be read."""
         try:
-            run = self.read_run(run_id)
+            run = self.planned_run(experiment)
         except StudyError:
             return None
         return run if run and run.is_completed else None
 
     def write_run(self, run: Run) -> None:
-        write_json(self.run_folder(run.id) / "result.json", run.to_json())
+        """Write its result; one that can't be read is set aside."""
+        path = self._result(run.id)
+        try:
+            earlier = self.read_run(run.id)
+        except StudyError:
+            set_aside(path)
+        else:
+            if earlier and earlier.id != run.id:
+                set_aside(path)
+        write_record(path, run.to_json())
+
+    def _result(self, run_id: str) -> Path:
+        return within(self.run_folder(run_id), "result.json")
 
     def lock(self, run_id: str) -> FileLock:
         """Held while a run trains; the operating system frees it when its holder dies."""
-        folder = self.run_folder(run_id)
+        return FileLock(self.room_for(run_id) / ".lock")
+
+    def room_for(self, run_id: str) -> Path:
+        """The folder of a run that is to train, made where there is none.
+
+        What stands in its way is set aside with a warning: links out of the study, and folders
+        where files should be.
+        """
+        folder = self.path / "runs" / check_name(run_id, "id of a run")
+        if os.path.lexists(folder) and (not is_inside(folder, self.path) or not folder.is_dir()):
+            moved_away(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / ".lock")
+        for entry in [*os.scandir(folder)]:
+            path = Path(entry)
+            is_in_the_way = entry.name in RUN_FILES and not path.is_file()
+            if is_in_the_way or not is_inside(path, folder):
+                moved_away(path)
+        return folder
 
     def is_locked(self, run_id: str) -> bool:
         """Whether some process is training this run now."""
@@ -74,46 +138,51 @@ class StudyFolder:
     def write_plan(self, plan: Plan) -> Path:
         """Keep the plan; returns its folder."""
         folder = self.plan_folder(plan)
-        write_json(folder / "plan.json", plan.to_json())
+        write_record(folder / PLAN_FILE, plan.to_json())
         return folder
 
     def put_in_force(self, plan: Plan) -> None:
         """Make a kept plan the one that fit, predict, report and status are about."""
-        point_to(self.path / "latest", self.plan_folder(plan))
+        point_to(self.path / LATEST, self.plan_folder(plan))
 
     def latest_plan_folder(self) -> Path:
-        """The folder of the plan in force."""
-        pointer = self.path / "latest"
-        if pointer.is_dir():
-            return pointer.resolve()
-        if pointer.is_file():
-            return self.path / pointer.read_text(encoding="utf-8").strip()
+        """The folder of the plan in force. Raises `StudyError` where there is none in the study."""
+        pointer = self.path / LATEST
+        target = pointer
+        if pointer.is_file():  # where links don't exist
+            target = self.path / read_text(pointer).strip()
+        if target.is_dir() and is_inside(target, self.path) and target != self.path:
+            return target.resolve()
+        if os.path.lexists(pointer):
+            raise StudyError(
+                f"{pointer} points to no plan of this study: run `flops-fit train` again, or "
+                "`flops-fit fit` for a table of runs"
+            )
         raise StudyError(
             f"{self.path} holds no plan: run `flops-fit train` there first, or name another study"
         )
 
     def read_plan(self) -> Plan:
         """The plan in force. Raises `StudyError` where there is none that can be read."""
-        path = self.latest_plan_folder() / "plan.json"
+        path = within(self.latest_plan_folder(), PLAN_FILE)
         try:
-            return Plan.from_json(read_json(path))
+            with reading(path, "plan"):
+                return Plan.from_json(read_record(path))
         except FileNotFoundError:
             raise StudyError(
                 f"{self.path} has no plan: it was fitted from a table of runs, which `flops-fit "
                 "report` shows and `flops-fit fit runs=FILE` fits again; for a sweep of its own "
                 "run `flops-fit train`"
             ) from None
-        except (TypeError, KeyError, AttributeError) as error:
-            raise StudyError(
-                f"{path} is not a plan ({error}): run `flops-fit train` again"
-            ) from error
+        except StudyError as error:
+            raise StudyError(f"{error}: run `flops-fit train` again, which writes it") from error
 
     def runs_of(self, plan: Plan) -> tuple[list[Run], list[str]]:
         """What is on disk of the plan's experiments, in its order, and what can't be read."""
         runs, problems = [], []
         for experiment in plan.experiments:
             try:
-                run = self.read_run(experiment.id)
+                run = self.planned_run(experiment)
             except StudyError as error:
                 problems.append(str(error))
             else:
@@ -131,19 +200,57 @@ class StudyFolder:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
         for folder in (self.run_folder(e.id) for e in plan.experiments):
             if folder.exists():
-                (self.path / "superseded" / stamp).mkdir(parents=True, exist_ok=True)
-                folder.rename(self.path / "superseded" / stamp / folder.name)
+                place = within(self.path, "superseded", stamp)
+                place.mkdir(parents=True, exist_ok=True)
+                folder.rename(place / folder.name)
 
     def pinned(self) -> dict[str, Any]:
-        """What was decided at the study's first training and holds for all its runs."""
-        path = self.path / "pinned.json"
-        return read_json(path) if path.exists() else {}
+        """What was decided at the study's first training and holds for all its runs.
+
+        Raises `StudyError` where it can't be read.
+        """
+        path = within(self.path, PINS_FILE)
+        try:
+            with reading(path, "record of what the study has pinned"):
+                return checked_pins(read_record(path))
+        except FileNotFoundError:
+            return {}
+        except StudyError as error:
+            raise StudyError(
+                f"{error}: put back a copy of it, or remove it, and the next training decides anew"
+            ) from error
 
     def pin(self, choices: Mapping[str, Any]) -> None:
         """Decide what is not decided yet."""
         decided = self.pinned()
         if not choices.keys() <= decided.keys():
-            write_json(self.path / "pinned.json", {**choices, **decided})
+            write_record(self.path / PINS_FILE, {**choices, **decided})
+
+
+def checked_pins(pins: dict[str, Any]) -> dict[str, Any]:
+    """The pins, each of its setting's type; those of no setting are hashes of source code.
+
+    Raises `StudyError` for anything else.
+    """
+    settings = {s.name: s for s in declared(SweepSettings) if s.kind is Kind.PINNED}
+    for name, value in pins.items():
+        if name not in settings:
+            of_type(str, value, name)
+            continue
+        of_type(settings[name].type, value, name)
+        check_value(settings[name], value)
+    if pins.get("threads", 1) > MOST_THREADS:
+        raise StudyError(f"threads is {pins['threads']}: no machine has so many")
+    return pins
+
+
+def moved_away(path: Path) -> None:
+    """Set aside what nothing can be made of, and say so."""
+    warnings.warn(
+        f"{path} can't be used and was set aside as {set_aside(path).name}",
+        StudyWarning,
+        stacklevel=3,
+    )
 
 
 def latest_study(output_root: Path) -> StudyFolder:

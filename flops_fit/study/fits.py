@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import ConfigError, UserError
-from flops_fit.files import point_to
+from flops_fit.errors import ConfigError, StudyWarning, UserError
+from flops_fit.files import point_to, set_aside, within
 from flops_fit.fitting import (
     FitError,
     NoLawFits,
@@ -31,15 +32,18 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.plan.ids import digest
 from flops_fit.plan.run import Run
 from flops_fit.settings.answers import ColumnNames, TableSettings
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import LATEST, StudyFolder
 from flops_fit.store.protocols import Spec
 from flops_fit.study.found import RUNS_FILE, has_law
 from flops_fit.study.runs import Runs
 from flops_fit.tables import (
     BITS,
     NATS,
+    Asked,
+    Named,
     bits_per_byte,
     checkpoints_of,
+    name_of,
     read_table,
     table_flop_rule,
     write_runs,
@@ -112,16 +116,25 @@ def fit_trained(
         if is_sweep(runs):
             refusal.save(answer_folder)
         return replace(study, refusal=refusal)
-    (answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
+    out_of_the_way(answer_folder / REFUSAL_FILE)
     return replace(study, law=law)
 
 
 def law_on_disk(answer_folder: Path) -> ScalingLaw | None:
-    """The law that was fitted before; None where there is none that can be read."""
-    try:
-        return ScalingLaw.load(answer_folder)
-    except (FileNotFoundError, UserError):
-        return None
+    """The law that was fitted before; None where it can't be read or was changed since."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StudyWarning)
+        try:
+            return ScalingLaw.load(answer_folder)
+        except (FileNotFoundError, UserError, StudyWarning):
+            return None
+
+
+def out_of_the_way(refusal: Path) -> None:
+    """A law stands now where there was none."""
+    if refusal.is_dir() and not refusal.is_symlink():
+        set_aside(refusal)
+    refusal.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -167,10 +180,10 @@ def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
         provenance={**law.provenance, **given.source},
     )
     law.save(given.answer_folder)
-    (given.answer_folder / REFUSAL_FILE).unlink(missing_ok=True)
+    out_of_the_way(given.answer_folder / REFUSAL_FILE)
     write_runs(given.answer_folder / RUNS_FILE, given.runs)
     tell_of_earlier(given, tell)
-    point_to(given.folder.path / "latest", given.answer_folder)
+    point_to(given.folder.path / LATEST, given.answer_folder)
     return FittedStudy(given.folder, given.plan, Runs(given.runs), law, None)
 
 
@@ -186,27 +199,31 @@ def refused(given: ToFit, how: Fitting, error: FitError, tell: Tell) -> FittedSt
     )
     refusal = replace(refusal, dropped=(*given.dropped, *refusal.dropped))
     study = FittedStudy(given.folder, given.plan, Runs(given.runs), None, refusal)
-    earlier = given.folder.path / "latest"
-    if any(map(has_law, (earlier, given.answer_folder))):
+    if any(map(has_law, (*earlier_answer(given.folder), given.answer_folder))):
         tell(f"note: the earlier law of {given.folder.path.name} stays in force")
         return study
     refusal.save(given.answer_folder)
     write_runs(given.answer_folder / RUNS_FILE, given.runs)
-    point_to(earlier, given.answer_folder)
+    point_to(given.folder.path / LATEST, given.answer_folder)
     return study
+
+
+def earlier_answer(folder: StudyFolder) -> list[Path]:
+    """The folder of the answer in force, where there is one."""
+    try:
+        return [folder.latest_plan_folder()]
+    except UserError:
+        return []
 
 
 def tell_of_earlier(given: ToFit, tell: Tell) -> None:
     """Another answer of the study that is no longer the latest is named."""
-    try:
-        earlier = given.folder.latest_plan_folder()
-    except UserError:
-        return
-    if earlier.resolve() != given.answer_folder.resolve():
-        tell(
-            f"note: this is now the latest answer of {given.folder.path.name}; the earlier one, of "
-            f"other rows or columns, stays in {earlier}"
-        )
+    for earlier in earlier_answer(given.folder):
+        if earlier.resolve() != given.answer_folder.resolve():
+            tell(
+                f"note: this is now the latest answer of {given.folder.path.name}; the earlier "
+                f"one, of other rows or columns, stays in {earlier}"
+            )
 
 
 def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
@@ -221,31 +238,39 @@ def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
 
 
 def table_to_fit(
-    path: Path, settings: TableSettings, output_root: Path, study: str | None, tell: Tell
+    asked: Asked, settings: TableSettings, output_root: Path, study: str | None, tell: Tell
 ) -> ToFit:
-    """A table becomes a study of its own, named after its file."""
+    """A table becomes a study of its own, named after its file or the first of several."""
     units = {
         "nats_per_unit": nats_per_unit(settings.loss_unit, settings.bytes_per_token),
         "flops_per_param_per_token": settings.flops_per_param_per_token,
     }
-    read = read_table(path, named_columns(settings.columns), where=settings.where, **units)
+    read = read_table(
+        asked,
+        named_columns(settings.columns),
+        where=settings.where,
+        pivot=settings.pivot,
+        **units,
+    )
     rule = table_flop_rule(read.runs, units["flops_per_param_per_token"])
     notes = [*read.notes, *note_on_flops(rule)]
     for note in notes:
         tell(f"note: {note}")
-    folder = StudyFolder(output_root / (study or path.stem))
+    folder = StudyFolder(output_root / (study or name_of(asked, read.files)))
     rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
     source = {
-        "path": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "path": ", ".join(map(str, read.files)),
+        "sha256": hashlib.sha256(b"".join(f.read_bytes() for f in read.files)).hexdigest(),
         "columns": dict(read.columns),
+        "units": dict(read.units),
         "where": settings.where,
+        "pivot": settings.pivot,
         **units,
         "notes": notes,
     }
     return ToFit(
         folder=folder,
-        answer_folder=folder.path / "plans" / digest(rows),
+        answer_folder=within(folder.path, "plans", digest(rows)),
         runs=read.runs,
         flop_rule=rule,
         checkpoints=lambda: read.checkpoints,
@@ -254,8 +279,8 @@ def table_to_fit(
     )
 
 
-def named_columns(columns: ColumnNames) -> dict[str, str]:
-    """Our name -> the table's, of those that were given."""
+def named_columns(columns: ColumnNames) -> dict[str, Named]:
+    """Our name -> the table's, of those that were given; and units."""
     return {ours: theirs for ours, theirs in vars(columns).items() if theirs}
 
 

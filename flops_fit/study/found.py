@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from flops_fit.errors import StudyError
+from flops_fit.errors import StudyError, StudyWarning, UserError
+from flops_fit.files import within
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.fitting.refusal import REFUSAL_FILE
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
-from flops_fit.store.folder import StudyFolder, latest_study
-from flops_fit.tables import read_table
+from flops_fit.store.folder import PLAN_FILE, StudyFolder, latest_study
+from flops_fit.tables import AS_WRITTEN, read_table
 
-PLAN_FILE, RUNS_FILE = "plan.json", "runs.csv"
+RUNS_FILE = "runs.csv"
 
 
 def found_study(study: str | None, output_root: str) -> StudyFolder:
@@ -36,26 +39,33 @@ def answered_study(study: str | None, output_root: str) -> StudyFolder:
 
 def has_law(answer_folder: Path) -> bool:
     """Whether the answer in a folder is a law."""
-    return (answer_folder / LAW_FILE).exists() and not (answer_folder / REFUSAL_FILE).exists()
+    law, refusal = (os.path.lexists(answer_folder / name) for name in (LAW_FILE, REFUSAL_FILE))
+    return law and not refusal
 
 
 def has_answer(answer_folder: Path) -> bool:
     """Whether a folder has a law, or why there is none."""
-    return any((answer_folder / name).exists() for name in (LAW_FILE, REFUSAL_FILE))
+    return any(os.path.lexists(answer_folder / name) for name in (LAW_FILE, REFUSAL_FILE))
 
 
 def _newest_where(
     wanted: Callable[[Path], bool], study: str | None, output_root: str
 ) -> StudyFolder:
-    fitted = [
-        pointer
-        for pointer in Path(output_root).glob("*/latest")
-        if wanted(StudyFolder(pointer.parent).latest_plan_folder())
-    ]
-    if study or not fitted:
+    if study:
         return found_study(study, output_root)
+    fitted = [p for p in Path(output_root).glob("*/latest") if _is_wanted(wanted, p.parent)]
+    if not fitted:
+        return latest_study(Path(output_root))
     newest = max(fitted, key=lambda pointer: pointer.lstat().st_mtime_ns)
     return StudyFolder(newest.parent)
+
+
+def _is_wanted(wanted: Callable[[Path], bool], study: Path) -> bool:
+    """False of a study whose `latest` can't be used: another one may be meant."""
+    try:
+        return wanted(StudyFolder(study).latest_plan_folder())
+    except StudyError:
+        return False
 
 
 def existing(folder: StudyFolder) -> StudyFolder:
@@ -82,21 +92,31 @@ def read_answer(folder: StudyFolder) -> ScalingLaw | Refusal:
     Raises `StudyError` where nothing was fitted.
     """
     answer_folder = folder.latest_plan_folder()
-    if (answer_folder / REFUSAL_FILE).exists():
+    if os.path.lexists(answer_folder / REFUSAL_FILE):
         return Refusal.load(answer_folder)
-    if not (answer_folder / LAW_FILE).exists():
+    if not os.path.lexists(answer_folder / LAW_FILE):
         raise StudyError(
             f"{folder.path} has no law yet: run `flops-fit fit study={folder.path.name}`"
         )
-    return ScalingLaw.load(answer_folder)
+    try:
+        return ScalingLaw.load(answer_folder)
+    except UserError as error:
+        fit = f"flops-fit fit study={folder.path.name}"
+        raise StudyError(f"{error}: run `{fit}`, which fits it again") from error
 
 
 def study_runs(folder: StudyFolder) -> list[Run]:
-    """The runs of the plan in force, or of the table that was fitted."""
+    """The runs of the plan in force, or of the table that was fitted.
+
+    A `StudyWarning` names each that can't be read, which is left out.
+    """
     answer_folder = folder.latest_plan_folder()
-    if (answer_folder / PLAN_FILE).exists():
-        return folder.runs_of(folder.read_plan())[0]
-    return read_table(answer_folder / RUNS_FILE).runs
+    if not os.path.lexists(answer_folder / PLAN_FILE):
+        return read_table(within(answer_folder, RUNS_FILE), AS_WRITTEN).runs
+    runs, problems = folder.runs_of(folder.read_plan())
+    for problem in problems:
+        warnings.warn(f"left out: {problem}", StudyWarning, stacklevel=2)
+    return runs
 
 
 def stands_on(law: ScalingLaw) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from flops_fit.answers.optimal_config import OptimalConfig, rules_of
 from flops_fit.answers.optimal_run import note_on_size, optimal_experiment
-from flops_fit.errors import PlanError
+from flops_fit.errors import PlanError, StudyError
+from flops_fit.files import DAMAGE, within
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.answer import Answer
 from flops_fit.laws.prediction import FlatBand, OtherSize
 from flops_fit.settings.answers import TargetSettings
-from flops_fit.store.folder import StudyFolder
-from flops_fit.study.found import PLAN_FILE
+from flops_fit.store.folder import PLAN_FILE, StudyFolder
 from flops_fit.study.verifications import freeze
 
 CONFIGS = "conf"
@@ -88,17 +88,21 @@ def optimal_run(answer: Answer, folder: StudyFolder) -> tuple[OptimalRun | None,
         experiment = optimal_experiment(plan, prediction, rules_of(plan.settings))
     except PlanError as error:
         return None, (f"note: no run of this study's model can be trained there: {error}",)
+    except DAMAGE as error:  # of numbers and nodes that no plan of ours has
+        return None, (f"note: which run of this study is the closest can't be told: {error}",)
     frozen = shortened(freeze(answer, folder))
     config = OptimalConfig(prediction, experiment, plan, folder.pinned(), str(frozen))
     size_note = note_on_size(experiment, prediction)
     notes = (f"note: {size_note}",) if size_note else ()
     if not config.can_be_written:
         return None, (*notes, str(config))
-    configs, output_root = shortened(answer_folder) / CONFIGS, str(folder.path.parent)
+    configs = shortened(within(answer_folder, CONFIGS, "experiment")).parent
+    output_root = str(folder.path.parent)
     try:
         path = config.write(configs, output_root)
-    except OSError as error:
+    except (OSError, StudyError) as error:
         return None, (*notes, f"{config}; no config is written: {error}")
+    notes = (*notes, *(f"warning: {text}" for text in config.warnings))
     return OptimalRun(config, path, config.command(configs, output_root)), notes
 
 

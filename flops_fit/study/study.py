@@ -18,10 +18,10 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
 from flops_fit.report.files import write_report
 from flops_fit.report.tables import answer_words
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import PLAN_FILE, StudyFolder
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy
-from flops_fit.study.found import PLAN_FILE, existing, read_answer, study_runs
+from flops_fit.study.found import existing, read_answer, study_runs
 from flops_fit.study.runs import Runs
 from flops_fit.study.status import StudyStatus, study_status
 from flops_fit.study.verifications import verified

@@ -14,7 +14,7 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
-from flops_fit.settings import SweepSettings
+from flops_fit.settings import PartSettings, SweepSettings, declared
 from flops_fit.store.execution import train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
@@ -96,8 +96,13 @@ def train_study(
 
 
 def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
-    """What the study is made of: as it was trained just now, else by the settings in its plan."""
+    """What the study is made of: as it was trained just now, else by the settings in its plan.
+
+    Raises `StudyError` where these name anything but classes that come with flops-fit: a plan is
+    data and runs no code.
+    """
     from flops_fit.building.from_config import build_spec
+    from flops_fit.building.node import foreign_targets
 
     if study.plan is None:
         raise StudyError(
@@ -110,6 +115,14 @@ def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
         raise StudyError(
             f"{study.folder.path} was trained from Python objects: call find_optimal again, which "
             "trains nothing anew, and verify the study that it returns"
+        )
+    parts = {s.name: getattr(settings, s.name) for s in declared(PartSettings)}
+    foreign = sorted(set(foreign_targets(parts)))
+    if settings.trainer or foreign:
+        named = ", ".join(foreign) or "a command"
+        raise StudyError(
+            f"{study.folder.path} was trained with {named}, and plan.json runs no code: use "
+            "`flops-fit verify` with the settings of its `train`"
         )
     return build_spec(settings, {}), settings
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flops_fit.answers.verification import FrozenPrediction, Record, Verification
-from flops_fit.errors import StudyError
-from flops_fit.files import read_json, write_json
+from flops_fit.answers.verification import FrozenPrediction, Outcome, Record, Verification
+from flops_fit.errors import StudyError, StudyWarning
+from flops_fit.files import check_name, read_record, reading, within, write_record
 from flops_fit.fitting.answer import Answer
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
+from flops_fit.records import read_as
 from flops_fit.report.screen import say
 from flops_fit.report.tables import answer_words
 from flops_fit.settings import SweepSettings
@@ -61,12 +63,11 @@ def freeze(answer: Answer, folder: StudyFolder) -> Path:
     answer_folder = folder.latest_plan_folder()
     digest = hashlib.sha256((answer_folder / LAW_FILE).read_bytes()).hexdigest()
     budget = f"{answer.budget:.6g}".replace("e+", "e")
-    path = answer_folder / PREDICTIONS / f"C{budget}-{digest[:SHORT_HASH]}.json"
+    path = within(answer_folder, PREDICTIONS, f"C{budget}-{digest[:SHORT_HASH]}.json")
     if not path.exists():
         now = datetime.now(UTC).isoformat(timespec="seconds")
         frozen = FrozenPrediction(answer.prediction, answer.reliance.value, digest, now)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, frozen.to_json())
+        write_record(path, frozen.to_json())
     return path
 
 
@@ -78,24 +79,34 @@ def keep(path: Path, run: Run) -> Verification:
     if run.loss is None:
         raise RunFailed(f"{run.id} {run.status}: {run.error}")
     try:
-        frozen = FrozenPrediction.from_json(read_json(path))
-    except (FileNotFoundError, KeyError, TypeError) as error:
+        with reading(path, "frozen prediction"):
+            frozen = FrozenPrediction.from_json(read_record(path))
+    except (FileNotFoundError, StudyError) as error:
         raise StudyError(
             f"{path} is no frozen prediction ({error}): `flops-fit predict` writes one"
         ) from error
     verification = Verification.of(frozen, run)
-    kept = verification_path(path, verification)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, verification.to_json())
+    write_record(verification_path(path, verification), verification.to_json())
     return verification
 
 
 def verification_path(prediction: Path, verification: Verification) -> Path:
     """Where the verification of a frozen prediction is kept."""
-    return prediction.parent.parent / VERIFICATIONS / f"{verification.run_id}.json"
+    name = f"{check_name(verification.run_id, 'id of a run')}.json"
+    return within(prediction.parent.parent, VERIFICATIONS, name)
 
 
 def record(prediction: Path) -> Record:
-    """All verifications of the study that a frozen prediction is of."""
+    """All verifications of the study that a frozen prediction is of.
+
+    A `StudyWarning` names each that can't be read, which is left out.
+    """
     plans = prediction.parent.parent.parent
-    return Record.of([read_json(path) for path in sorted(plans.glob(f"*/{VERIFICATIONS}/*.json"))])
+    outcomes = []
+    for path in sorted(plans.glob(f"*/{VERIFICATIONS}/*.json")):
+        try:
+            with reading(path, "verification"):
+                outcomes.append(read_as(Outcome, read_record(path)))
+        except (FileNotFoundError, StudyError) as error:
+            warnings.warn(f"left out: {error}", StudyWarning, stacklevel=2)
+    return Record.of(outcomes)

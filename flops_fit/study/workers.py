@@ -23,6 +23,7 @@ from flops_fit.errors import UserError
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
+from flops_fit.report.screen import warnings_said
 from flops_fit.store.execution import SweepStopped, Unit, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
@@ -128,7 +129,7 @@ class Workers:
         if len(work) != 1:
             return None
         [experiment] = work
-        run = self.folder.completed_run(experiment.id)
+        run = self.folder.completed_run(experiment)
         if run is None:
             reason = (
                 f"the worker process died with exit code {code} (-9 is often want of memory): "
@@ -234,12 +235,13 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, request_stop)
     torch.set_num_threads(threads)
-    trainer = make_trainer()
-    connection.send(None)  # ready
     try:
-        while not watcher.stop_requested:
-            train_unit(connection.recv(), trainer, folder, watcher)
-            connection.send(None)  # ready for more
+        with warnings_said():
+            trainer = make_trainer()
+            connection.send(None)  # ready
+            while not watcher.stop_requested:
+                train_unit(connection.recv(), trainer, folder, watcher)
+                connection.send(None)  # ready for more
     except UserError as error:
         connection.send(error)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

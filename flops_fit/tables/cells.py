@@ -1,117 +1,100 @@
-"""The cells of a CSV or JSON-lines file as text under their headers, whoever wrote it."""
+"""The cells of a table as text under their headers, and the numbers that such text stands for."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from flops_fit.fitting.errors import FitError
-
-DELIMITERS = (",", ";", "\t", "|")
 
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 """What a letter behind a count multiplies it by, as people write them: 125M, 1.3B."""
+
+MISSING = frozenset({"", "-", "–", "—", "na", "n/a", "#n/a", "none", "null", "?"})
+"""What stands in a cell that holds nothing, in whatever case."""
+
+FILE = "file"
+"""The column that says of which file a row is."""
 
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows of text by header. `decimal_comma` where 3,14 means 3.14."""
+    """Rows of text by header. `name` is the file, or the files; `places` say where each row is."""
 
-    path: Path
+    name: str
     headers: tuple[str, ...]
-    rows: list[Row]
-    decimal_comma: bool
+    rows: Sequence[Row]
+    places: Sequence[str]
+
+    def column(self, header: str) -> list[str]:
+        """The cells under a header, without blanks around them; empty where there is nothing."""
+        return [content(row.get(header, "")) for row in self.rows]
 
 
-def read_cells(path: Path) -> Cells:
-    """Raises `FitError` where the file is no table that can be read."""
-    text = _text(path).lstrip("\ufeff")
-    if not text.strip():
-        raise FitError(f"{path} is empty", "give a table with a header and one run per row")
-    if text.lstrip()[0] in "{[":
-        return _json_table(path, text)
-    return _csv_table(path, text)
+def content(cell: str) -> str:
+    """The cell without blanks around it; empty where what it holds says that it holds nothing."""
+    text = cell.strip()
+    return "" if text.casefold() in MISSING else text
 
 
-def _text(path: Path) -> str:
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+
+TIMES = r"(?:[x×*·]|\\times|\\cdot)"
+
+POWER = re.compile(
+    rf"(?:(?P<factor>[+-]?\d+\.?\d*)\s*{TIMES}\s*)?10\s*"
+    r"(?:(?:\^|\*\*)\s*\{?\s*(?P<raised>[+-]?\d+)\s*\}?|(?P<high>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+))"
+)
+"""2.1x10^9, 10**9, \\times 10^{9}, 10⁹."""
+
+THOUSANDS = re.compile(
+    r"[+-]?\d{1,3}(?P<mark>[,'’_\u00a0\u202f\u2009 ])\d{3}(?:(?P=mark)\d{3})*(?!\d)"
+)
+
+PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+NO_FIGURES = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+
+SCATTER = re.compile(r"\s*(?:±|\+/-|\\pm).*$")
+"""How far a number may be off, written behind it."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as it is written, and the text behind it: 1.4 and "B tokens"."""
+
+    number: float
+    unit: str
+
+
+def quantity(cell: str) -> Quantity | None:
+    """The number that a cell begins with: 1.5e9, "1,234,567", 2.1x10^9, ~70M; None where none."""
+    text = SCATTER.sub("", cell.strip().replace("−", "-").replace("$", "")).lstrip("~≈ ")
+    if NO_FIGURES.fullmatch(text):
+        return Quantity(float(text), "")
+    if power := POWER.match(text):
+        exponent = power["raised"] or power["high"].translate(SUPERSCRIPTS)
+        figures, rest = f"{power['factor'] or 1}e{exponent}", text[power.end() :]
+    elif grouped := THOUSANDS.match(text):
+        whole = re.sub(r"[^\d+-]", "", grouped[0])
+        fraction = re.match(r"\.\d*", text[grouped.end() :])
+        figures = whole + (fraction[0] if fraction else "")
+        rest = text[grouped.end() + (len(fraction[0]) if fraction else 0) :]
+    elif plain := PLAIN.match(text):
+        figures, rest = plain[0], text[plain.end() :]
+    else:
+        return None
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise FitError(f"{path} does not exist", "give the path of a CSV or JSON file") from error
-    except OSError as error:
-        raise FitError(f"{path} can't be read ({error.strerror})", "check the path") from error
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FitError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    if "\0" in text:
-        raise FitError(f"{path} holds binary data", "give a table as CSV or JSON lines")
-    return text
-
-
-def _csv_table(path: Path, text: str) -> Cells:
-    first_line = text.lstrip("\r\n").splitlines()[0]
-    delimiter = max(DELIMITERS, key=first_line.count)
-    limit = csv.field_size_limit(len(text))  # exports hold whole configs in a cell
-    try:
-        lines = list(filter(None, csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)))
-    except csv.Error as error:
-        raise FitError(
-            f"{path} is not a table that can be read ({error})", "check its quotes"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    headers = tuple(cell.strip() for cell in lines[0])
-    rows: list[Row] = [dict(zip(headers, cells, strict=False)) for cells in lines[1:]]
-    return Cells(path, headers, rows, decimal_comma=delimiter != ",")
-
-
-def _json_table(path: Path, text: str) -> Cells:
-    """One object per line, or one list of objects; inner objects become dotted names."""
-    try:
-        if text.lstrip().startswith("["):
-            entries = json.loads(text)
-        else:
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FitError(
-            f"{path} is not readable JSON ({error})", "write one object per line"
-        ) from error
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise FitError(f"{path} holds JSON that is no object", "write one object per run")
-    rows: list[Row] = [_flat(entry) for entry in entries]
-    headers = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Cells(path, headers, rows, decimal_comma=False)
-
-
-def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    cells: dict[str, str] = {}
-    for key, value in entry.items():
-        if isinstance(value, Mapping):
-            cells |= _flat(value, f"{prefix}{key}.")
-        else:
-            cells[f"{prefix}{key}"] = "" if value is None else str(value)
-    return cells
-
-
-def number_in(cell: str, *, decimal_comma: bool) -> float | None:
-    """The number of a cell such as 1.5e9, "1,234,567", 125M or, with `decimal_comma`, 3,14."""
-    if decimal_comma:
-        cell = re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", cell)
-    elif re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell):
-        cell = cell.replace(",", "")
-    scale = SUFFIXES.get(cell[-1:].lower(), 1.0)
-    try:
-        return float(cell if scale == 1.0 else cell[:-1]) * scale
+        return Quantity(float(figures), rest.strip().strip("*†‡").strip())
     except ValueError:
         return None
+
+
+def number_in(cell: str) -> float | None:
+    """The number of a cell such as 1.5e9, "1,234,567" or 125M; None for any other text."""
+    found = quantity(cell)
+    if found is None:
+        return None
+    scale = 1.0 if not found.unit else SUFFIXES.get(found.unit.casefold())
+    return None if scale is None else found.number * scale

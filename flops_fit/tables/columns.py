@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from flops_fit.fitting.errors import FitError
+from flops_fit.signatures import did_you_mean
+from flops_fit.tables.cells import FILE, quantity
+from flops_fit.tables.units import UNIT_NAMES, without_unit
 
 SHOWN = 40
 """Characters of a cell or a name shown in a message, and names shown."""
 
 COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
-    "num_params": ("N", "params", "n_params", "parameters"),
-    "num_tokens": ("D", "tokens", "n_tokens", "training_tokens"),
-    "flops": ("C", "FLOPs", "compute"),
+    "num_params": ("N", "params", "n_params", "parameters", "num_parameters", "model_size"),
+    "num_tokens": ("D", "tokens", "n_tokens", "training_tokens", "train_tokens"),
+    "flops": ("C", "FLOPs", "compute", "training_flops", "train_flops"),
     "loss": ("final_loss", "val_loss", "eval_loss", "validation_loss"),
     "budget": (),
-    "id": ("run_name", "run_id", "name"),
+    "id": ("run_name", "run_id", "name", "run"),
     "status": (),
     "seed": (),
     "loss_stderr": (),
@@ -30,34 +32,53 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
 are, else whatever their case and punctuation (`eval/loss`, `Final Loss`)."""
 
 
-def column_names(headers: Sequence[str], columns: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Our name -> the file's, of all columns that are there."""
-    unknown = sorted(set(columns) - set(COMMON_NAMES))
-    if unknown:
-        raise FitError(
-            f"columns.{unknown[0]} names nothing that is read",
-            f"use one of {', '.join(COMMON_NAMES)}",
-        )
+Named = str | Sequence[str]
+"""A column as it is named: as the file has it, by an expression, or several that make an id."""
+
+
+def column_names(headers: Sequence[str], columns: Mapping[str, str], name: str) -> dict[str, str]:
+    """Our name -> the file's, of all columns that are there. `name` is that of the file.
+
+    `columns` has those that are named, which are there. Others are looked for. Raises `FitError`
+    where too little is found.
+    """
     names = {}
     for ours, common in COMMON_NAMES.items():
-        asked = columns.get(ours)
-        found = [h for h in (asked,) if h in headers] if asked else _found(headers, ours, common)
-        if asked and not found:
-            raise FitError(
-                f"{path} has no column {asked!r} for {ours}", f"its columns are {listed(headers)}"
-            )
+        found = [columns[ours]] if ours in columns else _found(headers, ours, common)
         if found:
-            names[ours] = str(found[0])
-    _check_columns(names, headers, path)
+            names[ours] = found[0]
+    _check_columns(names, headers, name)
     return names
 
 
+def check_named(columns: Mapping[str, Named]) -> None:
+    """Raises `FitError` for a name that is none of ours."""
+    known = [*COMMON_NAMES, *UNIT_NAMES]
+    for ours, theirs in columns.items():
+        if ours not in known:
+            raise FitError(
+                f"columns.{ours} names nothing that is read",
+                f"{did_you_mean(ours, known)}use one of {', '.join(known)}",
+            )
+        if ours in UNIT_NAMES and not isinstance(theirs, str | float | int):
+            raise FitError(f"columns.{ours} is {theirs!r}", "give one unit, such as M")
+
+
+def names_of_runs(headers: Sequence[str]) -> tuple[str, ...]:
+    """The columns that tell what a row is: its id, and its file."""
+    found = _found(headers, "id", COMMON_NAMES["id"])[:1]
+    return tuple(dict.fromkeys([*found, *(h for h in headers if h == FILE)]))
+
+
 def _found(headers: Sequence[str], ours: str, common: Sequence[str]) -> list[str]:
-    """The headers that mean `ours`: its own name, else a common one, in that order."""
+    """The headers that mean `ours`: its own name, else a common one, in that order. Units in a
+    header, such as `tokens (B)`, don't matter."""
+    if exact := [name for name in (ours, *common) if name in headers]:
+        return exact
     meant = [_plain(name) for name in (ours, *common)]
-    alike = [header for header in headers if _plain(header) in meant]
-    exact = [name for name in (ours, *common) if name in headers]
-    return exact or sorted(alike, key=lambda header: meant.index(_plain(header)))
+    by_name = {header: _plain(without_unit(ours, header)) for header in headers}
+    alike = [header for header in headers if by_name[header] in meant]
+    return sorted(alike, key=lambda header: meant.index(by_name[header]))
 
 
 def _plain(name: str) -> str:
@@ -65,22 +86,25 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
-def _check_columns(names: Mapping[str, str], headers: Sequence[str], path: Path) -> None:
+def _check_columns(names: Mapping[str, str], headers: Sequence[str], name: str) -> None:
     sizes = sizes_given(names)
     if len(sizes) < 2:
+        figures = [h for h in headers if quantity(h.rpartition("=")[2]) is not None]
+        pivot = "; a table of sizes by budgets is read with pivot=num_params,flops"
         raise FitError(
-            f"{path} gives {' and '.join(sizes) or 'none'} of num_params, num_tokens and flops",
-            f"name two with columns.num_params=... and so on, among {listed(headers)}",
+            f"{name} gives {' and '.join(sizes) or 'none'} of num_params, num_tokens and flops",
+            f"name two with columns.num_params=... and so on, among {listed(headers)}"
+            + (pivot if len(figures) > 1 else ""),
         )
     if "loss" not in names:
         raise FitError(
-            f"{path} has no column for the loss",
+            f"{name} has no column for the loss",
             f"name it with columns.loss=..., among {listed(headers)}",
         )
     for ours, theirs in names.items():
         if headers.count(theirs) > 1:
             raise FitError(
-                f"{path} has {headers.count(theirs)} columns {theirs!r}, one was expected "
+                f"{name} has {headers.count(theirs)} columns {theirs!r}, one was expected "
                 f"for {ours}",
                 "rename all but one",
             )

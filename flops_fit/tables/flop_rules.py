@@ -11,6 +11,7 @@ from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import INCONSISTENT_FLOPS
 from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN, FlopRule
 from flops_fit.plan.run import Run
+from flops_fit.tables.plausible import PROPOSED_CONSTANTS
 
 CONSTANT_RULE = 0.01
 """Relative spread of C / (N D) below which a table's FLOP rule is one constant."""
@@ -43,8 +44,10 @@ def table_flop_rule(
 def _check_magnitude(found: float, expected: float) -> None:
     ratio = found / expected
     if not 1 / INCONSISTENT_FLOPS < ratio < INCONSISTENT_FLOPS:
+        low, high = PROPOSED_CONSTANTS
+        is_so = f", or say that this is so with flops_per_param_per_token={found:.3g}"
         raise FitError(
             f"C of this table is {ratio:.3g} times {expected:g} N D",
-            "check the units of C, N and D, or say that this is so with "
-            f"flops_per_param_per_token={found:.3g}",
+            "check the units of C, N and D, which columns.flops_unit=gflops and the like name"
+            f"{is_so if low <= found <= high else ''}",
         )

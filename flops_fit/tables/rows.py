@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import PLAUSIBLE
 from flops_fit.plan.run import Run, Status
-from flops_fit.tables.cells import Cells, number_in
+from flops_fit.tables.cells import content, number_in, quantity
 from flops_fit.tables.columns import SHOWN, sizes_given
+from flops_fit.tables.units import COMPUTE, COUNTS, factor
 
 NATS = 1.0
 """Nats of a loss given in nats per token."""
@@ -29,31 +30,41 @@ def bits_per_byte(bytes_per_token: float) -> float:
 
 @dataclass(frozen=True)
 class TableRow:
-    """The cells of one run under our names. `number` counts rows from 1."""
+    """The cells of one run under our names. `place` says where it stands, `name` what it is called
+    unless it has an id; `units` are the factors of columns whose cells give none."""
 
-    number: int
+    name: str
+    place: str
     cells: Mapping[str, str]
-    table: Cells
+    units: Mapping[str, float]
 
     @property
     def id(self) -> str:
-        return self.cells.get("id", "").strip() or f"row {self.number}"
+        return self.cells.get("id", "").strip() or self.name
 
     def value(self, name: str) -> float | None:
         """The cell as a number; None where it is empty or not there."""
-        cell = self.cells.get(name, "").strip()
+        cell = content(self.cells.get(name, ""))
         if not cell:
             return None
-        number = number_in(cell, decimal_comma=self.table.decimal_comma)
+        number = self._counted(name, cell) if name in (*COUNTS, *COMPUTE) else number_in(cell)
         if number is None:
             raise self.trouble(name, "a number was expected")
         return number
+
+    def _counted(self, name: str, cell: str) -> float | None:
+        """In single parameters, tokens or FLOPs; a unit in the cell goes before the column's."""
+        found = quantity(cell)
+        if found is None:
+            return None
+        unit = factor(name, found.unit) if found.unit else self.units.get(name, 1.0)
+        return None if unit is None else found.number * unit
 
     def trouble(self, name: str, expected: str) -> FitError:
         cell = self.cells[name].strip()
         shown = cell if len(cell) <= SHOWN else cell[:SHOWN] + "..."
         return FitError(
-            f"{self.table.path}, row {self.number}: {name} is {shown!r}",
+            f"{self.place}: {name} is {shown!r}",
             f"{expected}; correct the cell, or name another column with columns.{name}=...",
         )
 
@@ -66,7 +77,7 @@ def named_cells(cells: Mapping[str, str], names: Mapping[str, str]) -> dict[str,
 
 def reason_to_leave_out(row: TableRow, names: Mapping[str, str]) -> str | None:
     """Why a row is no run at all; None where it is one."""
-    missing = [name for name in sizes_given(names) if not row.cells[name].strip()]
+    missing = [name for name in sizes_given(names) if not content(row.cells[name])]
     if missing:
         return f"has no {' and no '.join(missing)}"
     if row.value("num_steps") == 0:
@@ -74,9 +85,25 @@ def reason_to_leave_out(row: TableRow, names: Mapping[str, str]) -> str | None:
     return None
 
 
-def run_of(row: TableRow, names: Mapping[str, str], nats: float, constant: float) -> Run:
-    n, d, c = _size(row, names, constant)
+def sizes_of(row: TableRow, names: Mapping[str, str]) -> dict[str, float]:
+    """What the row gives of N, D and C, in single parameters, tokens and FLOPs."""
+    given = {}
+    for name in sizes_given(names):
+        value = row.value(name)
+        _, high = PLAUSIBLE["budget" if name == "flops" else name]
+        if value is None or not 0 < value <= high:
+            low = PLAUSIBLE["budget" if name == "flops" else name][0]
+            raise row.trouble(name, f"a number between {low:g} and {high:g} was expected")
+        given[name] = value
+    return given
+
+
+def run_of(row: TableRow, size: tuple[float, float, float], nats: float) -> Run:
+    """The run of a row, of size N, D and C."""
+    n, d, c = size
     loss, status = row.value("loss"), row.cells.get("status", "").strip() or Status.COMPLETED
+    if loss is not None and "," in row.cells["loss"]:
+        raise row.trouble("loss", "a comma may be that of decimals or of thousands: write a point")
     if loss is not None and not math.isfinite(loss):
         loss, status = None, Status.DIVERGED
     budget, stderr = row.value("budget"), row.value("loss_stderr")
@@ -101,18 +128,3 @@ def run_of(row: TableRow, names: Mapping[str, str], nats: float, constant: float
 
 def _whole(value: float | None) -> int | None:
     return int(value) if value is not None and math.isfinite(value) else None
-
-
-def _size(row: TableRow, names: Mapping[str, str], constant: float) -> tuple[float, float, float]:
-    """N, D and C, the one that is not there from C = constant N D."""
-    given = {}
-    for name in sizes_given(names):
-        value = row.value(name)
-        low, high = PLAUSIBLE["budget" if name == "flops" else name]
-        if value is None or not low <= value <= high:
-            raise row.trouble(name, f"a number between {low:g} and {high:g} was expected")
-        given[name] = value
-    n, d, c = (given.get(name, 0.0) for name in ("num_params", "num_tokens", "flops"))
-    n = n or c / (constant * d)
-    d = d or c / (constant * n)
-    return n, d, c or constant * n * d

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.files import is_name, parsed, read_text, within
 from flops_fit.fitting.collapse import Curve
 from flops_fit.fitting.errors import FitError
 from flops_fit.plan.run import Run
+from flops_fit.records import of_type
 from flops_fit.store.folder import StudyFolder
 
 
@@ -25,6 +26,8 @@ def checkpoints_of(runs: Iterable[Run], folder: StudyFolder) -> list[Run]:
 
 def training_curve(run: Run, folder: StudyFolder) -> Curve | None:
     """The training curve of a completed run, by its training loss; None without one."""
+    if not is_name(run.id):  # of a table
+        return None
     path = folder.run_folder(run.id) / "metrics.jsonl"
     names = ("num_tokens", "train_loss", "lr")
     try:
@@ -49,12 +52,13 @@ def training_curve(run: Run, folder: StudyFolder) -> Curve | None:
 
 def _points(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; none where there is no such file."""
-    if not path.exists():
-        return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FitError(f"{path} is no training curve ({error!r})", "delete it") from error
+        lines = read_text(within(path.parent, path.name)).splitlines()
+        return [of_type(dict[str, float | None], parsed(line), "a line") for line in lines]
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise FitError(f"{path} is no training curve ({error})", "delete it") from error
 
 
 def _curve(run: Run, path: Path) -> list[Run]:

@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.batches import Batch, changed, micro_batches, num_samples, output_of
 from flops_fit.errors import ConfigError, UserError
+from flops_fit.learning.losses import inputs_for
 from flops_fit.signatures import qualified_name
 from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
 from flops_fit.training.family import materialized
+from flops_fit.training.leftovers import nothing_left
 from flops_fit.training.memory import FEWEST_SAMPLES, samples_to_try
 from flops_fit.training.recipe import Recipe, configured_rate, param_groups
 
@@ -68,7 +70,7 @@ def samples_to_check(recipe: Recipe, samples: int) -> int:
 
 def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints) -> None:
     """Model, loss and optimizer as far as that can be without numbers."""
-    with no_numbers("cpu", "fp32"):
+    with nothing_left(), no_numbers("cpu", "fp32"):
         fake = changed(batch, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         try:
             model = recipe.family.build(recipe.family.smallest)
@@ -86,7 +88,7 @@ def _check_model_and_loss(model: nn.Module, batch: Batch, recipe: Recipe, hint: 
     inputs, target = batch
     family = recipe.family
     try:
-        prediction = output_of(model, inputs)
+        prediction = output_of(model, inputs_for(recipe.loss, inputs, target))
     except Exception as error:  # whatever a user's model raises for data it wasn't made for
         raise ConfigError(
             f"the model ({family.spec.name}={family.smallest}) can't take a batch of the dataset "
@@ -122,8 +124,8 @@ def _check_metrics(model: nn.Module, batch: Batch, recipe: Recipe, hints: Hints)
         return
     inputs, target = batch
     model.eval()
-    with torch.inference_mode():
-        prediction = output_of(model, inputs)
+    with torch.no_grad():
+        prediction = output_of(model, inputs_for(recipe.loss, inputs, target))
         for name, metric in recipe.metrics.items():
             hint = _listed(hints, f"metrics.{name}")
             try:

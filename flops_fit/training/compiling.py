@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from flops_fit.datasets.batches import Content, output_of
+from flops_fit.learning.losses import inputs_for
 from flops_fit.plan.experiment import Experiment, Size
+from flops_fit.training.family import LossFunction
 from flops_fit.training.recipe import Recipe
 
 LossOf = Callable[[Content, Content], Tensor]
@@ -68,22 +70,30 @@ def loss_of_model(model: nn.Module, recipe: Recipe, experiment: Experiment) -> L
     """What the training steps call; changes the model's regions where they are compiled."""
     loss = recipe.loss
     if not compiles(recipe, experiment):
-        return lambda inputs, target: loss(output_of(model, inputs), target)
+        return partial(_loss_of, loss, model)
     _forget_other_sizes(experiment.size)
     if recipe.device.type == "cpu":
         forward: Callable[..., Any] = torch.compile(model, dynamic=False)
-        return lambda inputs, target: loss(output_of(forward, inputs), target)
+        return partial(_loss_of, loss, forward)
     if isinstance(model, HasRegions):
         for region in model.regions():
             region.compile(dynamic=False)
         of_output: Callable[..., Tensor] = torch.compile(loss, dynamic=False)
-        return lambda inputs, target: of_output(output_of(model, inputs), target)
+        return lambda inputs, target: of_output(
+            output_of(model, inputs_for(loss, inputs, target)), target
+        )
 
     def whole(inputs: Content, target: Content) -> Tensor:
-        return loss(output_of(model, inputs), target)
+        return _loss_of(loss, model, inputs, target)
 
     compiled: LossOf = torch.compile(whole, dynamic=False)
     return compiled
+
+
+def _loss_of(
+    loss: LossFunction, forward: Callable[..., Any], inputs: Content, target: Content
+) -> Tensor:
+    return loss(output_of(forward, inputs_for(loss, inputs, target)), target)
 
 
 def without_compiling(model: nn.Module) -> AbstractContextManager[Any]:

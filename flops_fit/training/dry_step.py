@@ -34,7 +34,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from flops_fit.datasets.batches import Batch, changed, output_of
+from flops_fit.learning.losses import inputs_for
 from flops_fit.training.family import LossFunction
+from flops_fit.training.leftovers import nothing_left
 from flops_fit.training.recipe import AUTOCAST, ChoosesAttention, OptimizerFactory, param_groups
 
 PARAM_BYTES = 4
@@ -95,7 +97,7 @@ def dry_step(parts: Parts) -> DryStep:
 
     Raises whatever a model raises that looks at numbers, which aren't there.
     """
-    with no_numbers(parts.device, parts.precision), _Ledger() as ledger:
+    with nothing_left(), no_numbers(parts.device, parts.precision), _Ledger() as ledger:
         model = parts.build().train()
         if isinstance(model, ChoosesAttention):
             model.use_attention_kernel(parts.attention)
@@ -126,7 +128,7 @@ def dry_step(parts: Parts) -> DryStep:
 def _forward_and_backward(model: nn.Module, batch: Batch, parts: Parts) -> None:
     inputs, target = batch
     with _autocast(parts):
-        loss = parts.loss(output_of(model, inputs), target)
+        loss = parts.loss(output_of(model, inputs_for(parts.loss, inputs, target)), target)
     loss.backward()
 
 
@@ -171,7 +173,8 @@ def no_numbers(device: str, precision: str) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of user code, which will say it again when it is run
-        stack.enter_context(FakeTensorMode(allow_fallback_kernels=False))
+        mode = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
+        stack.enter_context(mode)  # tables that a module has kept from before have numbers
         stack.enter_context(_WithoutDraws())
         if device != "cpu":
             stack.enter_context(_Elsewhere(device, AUTOCAST.get(precision)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import num_samples, output_of
+from flops_fit.datasets.batches import Batch, num_samples, output_of
 from flops_fit.datasets.source import CountsBytes, Source
 from flops_fit.files import finite
+from flops_fit.learning.losses import inputs_for
 from flops_fit.training.compiling import without_compiling
 from flops_fit.training.feed import device_data
+from flops_fit.training.leftovers import undisturbed
+from flops_fit.training.portions import Portions
 from flops_fit.training.recipe import Metric, Recipe
 
 LOSS = "loss"
@@ -21,7 +24,8 @@ LOSS = "loss"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Means over the held-out samples; the loss's standard error from the spread of batches."""
+    """Means over the held-out samples, or their labels that count; the loss's standard error from
+    the spread of batches."""
 
     loss: float
     stderr: float | None
@@ -32,24 +36,48 @@ class HeldOut:
 def evaluate(model: nn.Module, recipe: Recipe, batch_size: int, num_samples: int) -> HeldOut:
     """On the first `num_samples` held-out samples, the same for every run.
 
-    Leaves the model in training mode and the random numbers where they were.
+    Leaves the model in training mode, with what its forward keeps, and the random numbers where
+    they were.
     """
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode(), without_compiling(model):
-        values, weights = _batch_values(model, recipe, batch_size, num_samples)
+    # No inference mode: a table that a forward makes here and keeps may be trained with later.
+    with torch.random.fork_rng(), torch.no_grad(), undisturbed(model), without_compiling(model):
+        values, batches = _batch_values(model, recipe, batch_size, num_samples)
     model.train()
-    return summary(values, weights, recipe.source)
+    return summary(values, batches, recipe.source)
 
 
-def summary(values: Mapping[str, Tensor], weights: Sequence[int], source: Source) -> HeldOut:
-    """Of the loss and the metrics on each batch, (batches,), and the batches' samples."""
-    share = torch.tensor(weights, dtype=torch.double) / sum(weights)  # (batches,)
+@dataclass
+class Batches:
+    """What is known of the held-out batches: their samples, and how many of what the loss is the
+    mean of."""
+
+    samples: list[int] = field(default_factory=list)
+    weights: list[Tensor | int] = field(default_factory=list)
+
+    def add(self, batch: Batch, portions: Portions) -> None:
+        self.samples.append(num_samples(batch))
+        self.weights.append(portions.weight(batch[1]))
+
+    @property
+    def shares(self) -> Tensor:
+        """Of each batch in the mean over all (batches,); by samples where no target counts."""
+        weights = torch.tensor([int(w) for w in self.weights], dtype=torch.double)
+        if not weights.any():
+            weights = torch.tensor(self.samples, dtype=torch.double)
+        return weights / weights.sum()
+
+
+def summary(values: Mapping[str, Tensor], batches: Batches, source: Source) -> HeldOut:
+    """Of the loss and the metrics on each of the batches, (batches,)."""
+    share = batches.shares
+    values = {name: of.where(share > 0, 0.0) for name, of in values.items()}  # means of nothing
     means = {name: (share * of_batches).sum() for name, of_batches in values.items()}
     loss = means.pop(LOSS)
     return HeldOut(
         loss=float(loss),
         stderr=_standard_error(values[LOSS], share, loss),
-        num_samples=sum(weights),
+        num_samples=sum(batches.samples),
         metrics={
             **{name: float(mean) for name, mean in means.items()},
             **bits_per_byte(float(loss), source),
@@ -59,20 +87,20 @@ def summary(values: Mapping[str, Tensor], weights: Sequence[int], source: Source
 
 def _batch_values(
     model: nn.Module, recipe: Recipe, batch_size: int, samples: int
-) -> tuple[dict[str, Tensor], list[int]]:
-    """Name of loss or metric -> its value on each batch (batches,), and the batches' samples."""
+) -> tuple[dict[str, Tensor], Batches]:
+    """Name of loss or metric -> its value on each batch (batches,), and what the batches hold."""
     measures = measures_of(recipe)
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
-    weights = []
+    batches = Batches()
     data = device_data(recipe.source, recipe.device)
     for inputs, target in data.held_out_batches(batch_size, samples):
         with recipe.autocast():
-            output = output_of(model, inputs)
+            output = output_of(model, inputs_for(recipe.loss, inputs, target))
             for name, measure in measures.items():
                 values[name].append(torch.as_tensor(measure(output, target)).reshape(()))
-        weights.append(num_samples((inputs, target)))
+        batches.add((inputs, target), recipe.portions)
     # Doubles only on the CPU: mps has none.
-    return {name: torch.stack(of).cpu().double() for name, of in values.items()}, weights
+    return {name: torch.stack(of).cpu().double() for name, of in values.items()}, batches
 
 
 def measures_of(recipe: Recipe) -> dict[str, Metric]:

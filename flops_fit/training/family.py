@@ -24,8 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flops_fit.datasets.batches import Batch, num_samples, on_device, output_of
 from flops_fit.errors import ConfigError, PlanError
+from flops_fit.learning.losses import inputs_for
 from flops_fit.plan.experiment import ModelSize, Size, SizeValue
 from flops_fit.signatures import check_argument_names, qualified_name
+from flops_fit.training.leftovers import nothing_left
 
 LossFunction = Callable[[Any, Any], Tensor]
 """(prediction, target) -> one number, the mean over the batch."""
@@ -133,7 +135,11 @@ class ModelFamily:
     @property
     def declares_flops(self) -> bool:
         """Whether the model says itself what a token costs."""
-        return isinstance(self._build_to_measure(self.smallest), CountsFlops)
+        return isinstance(self.example(), CountsFlops)
+
+    def example(self) -> nn.Module:
+        """The smallest model, to look at: as a rule without numbers."""
+        return self._build_to_measure(self.smallest)
 
     def at(self, value: SizeValue) -> ModelSize:
         """This size, measured. Raises `ConfigError` where the model can't be built."""
@@ -209,7 +215,7 @@ class ModelFamily:
     def _build_to_measure(self, value: SizeValue) -> nn.Module:
         """On the meta device, or on the CPU where user code doesn't work there."""
         try:
-            with torch.device("meta"), WithoutNormalDraws():
+            with nothing_left(), torch.device("meta"), WithoutNormalDraws():
                 model = self.build(value)
         except Exception:
             with torch.random.fork_rng(devices=[]):
@@ -316,8 +322,9 @@ def flops_per_token(
         return float(_value_of(model.flops_per_token))
     inputs, target = on_device(sample, "meta")
     try:
-        with FlopCounterMode(display=False) as counter:
-            loss(output_of(model.to("meta"), inputs), target).backward()
+        with nothing_left(), FlopCounterMode(display=False) as counter:
+            given = inputs_for(loss, inputs, target)
+            loss(output_of(model.to("meta"), given), target).backward()
     except Exception:  # whatever a user's model does with values that meta tensors don't have
         return None
     flops = float(counter.get_total_flops())

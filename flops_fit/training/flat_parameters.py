@@ -131,9 +131,10 @@ class FlatParameters:
                 state.optimizer.state[parameter] = theirs
 
     def take_gradients(
-        self, gradients: Sequence[Tensor], share: float, is_first: bool
+        self, gradients: Sequence[Tensor], share: float | Tensor, is_first: bool
     ) -> Sequence[Tensor]:
-        """`share` of the first of these, (K, *shape) each, becomes or is added to the gradient.
+        """`share` of the first of these, (K, *shape) each, becomes or is added to the gradient:
+        one for all rows, or (K,).
 
         Returns those that are left for others.
         """
@@ -143,7 +144,13 @@ class FlatParameters:
             pieces.append(of_parameter.reshape(len(gap), -1))
             if gap.shape[1]:
                 pieces.append(gap)
-        if is_first:
+        if isinstance(share, Tensor):
+            part = torch.cat(pieces, dim=1) * share.to(self.gradient.dtype)[:, None]
+            if is_first:
+                self.gradient.copy_(part)
+            else:
+                self.gradient.add_(part)
+        elif is_first:
             torch.cat(pieces, dim=1, out=self.gradient)
             if share < 1:
                 self.gradient.mul_(share)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from flops_fit.training.leftovers import changed_tensor, kept_tensors
 from flops_fit.training.state import GeneratorStates
 
 Told = int | str
@@ -20,18 +21,20 @@ Told = int | str
 @dataclass(frozen=True)
 class HostState:
     """Random numbers drawn on the host, and numbers that models and loss keep: as attributes, in
-    closures, or as globals that their own functions name."""
+    closures, or as globals that their own functions name; and tensors that the models keep."""
 
     draws: GeneratorStates
     told: dict[str, Told]
+    kept: dict[str, Tensor]
 
     @classmethod
     def of(cls, models: Iterable[nn.Module], loss: Callable[..., Any]) -> HostState:
-        told = dict(_of_callable(loss))
+        told, kept = dict(_of_callable(loss)), {}
         for model in models:
+            kept.update(kept_tensors(model))
             for name, module in model.named_modules():
                 told.update(_of_module(name, module))
-        return cls(GeneratorStates.now(), told)
+        return cls(GeneratorStates.now(), told, kept)
 
     def change_to(self, later: HostState) -> str | None:
         """What has changed, a clause for a person; None where nothing has."""
@@ -39,7 +42,10 @@ class HostState:
         if drawn is not None:
             return f"it draws random numbers of {drawn} on the host in each step"
         changed = [name for name, value in later.told.items() if self.told.get(name) != value]
-        return f"each step changes {changed[0]} on the host" if changed else None
+        if changed:
+            return f"each step changes {changed[0]} on the host"
+        state = changed_tensor(self.kept, later.kept)
+        return state and f"each step hands {state} to the next one"
 
 
 def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Told]]:

@@ -165,7 +165,7 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
             experiment, None, there, given, guessed < UNKNOWN_SHARE * there, unknown=step.reason
         )
     needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
-    if needed > usable and given is None:
+    if needed > usable and given is None and recipe.portions.depends is None:
         return _split(experiment, recipe, there, needed)
     fit = Fit(experiment, needed, there, given, needed <= usable)
     _FITS.setdefault(recipe.family, []).append((*_ways(recipe), fit))

@@ -12,7 +12,7 @@ import gc
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from flops_fit.training.compiling import compiles
 from flops_fit.training.devices import is_out_of_memory
 from flops_fit.training.feed import Block, device_data, wait_for_data
 from flops_fit.training.host_state import HostState
+from flops_fit.training.leftovers import undisturbed
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState
 from flops_fit.training.steps import train_step, update
@@ -321,7 +322,10 @@ class BlockSteps:
         try:
             graph.capture_begin(capture_error_mode="thread_local")
             try:
-                self._step()
+                with ExitStack() as kept:  # what is made while recording belongs to the graph
+                    for model in self._job.models:
+                        kept.enter_context(undisturbed(model))
+                    self._step()
             except Exception as error:  # whatever a user's code does that waits for the device
                 problem = error
             try:

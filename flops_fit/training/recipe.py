@@ -17,6 +17,7 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.settings import MachineSettings
 from flops_fit.training.family import LossFunction, ModelFamily
 from flops_fit.training.kernels import DEFAULT, KernelPlan, in_force
+from flops_fit.training.portions import Portions
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -31,7 +32,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Recipe:
     """What all runs of a study share.
 
-    `micro_batch_size` (samples) bounds what is in memory at once, not what a step learns from.
+    `micro_batch_size` (samples) bounds what is in memory at once, not what a step learns from;
+    `portions` says how the losses of its parts are weighed.
     """
 
     family: ModelFamily
@@ -50,6 +52,7 @@ class Recipe:
     cuda_graphs: bool = True  # on CUDA each run's step is captured once and replayed
     together: bool = True  # runs of one size in one batched step, where they gain by it
     kernels: KernelPlan | None = None  # None: not chosen yet
+    portions: Portions = field(default_factory=Portions)
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:
         """Step (from 0) -> factor on the peak learning rate of its update."""

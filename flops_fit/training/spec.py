@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import Source
 from flops_fit.errors import ConfigError
+from flops_fit.files import within
 from flops_fit.laws.prediction import Prediction
 from flops_fit.learning.schedules import Schedule
 from flops_fit.plan.experiment import Plan
@@ -31,6 +32,8 @@ from flops_fit.training.checks import check_fit
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.training.kernels import KernelPlan
+from flops_fit.training.own_loss import with_labels
+from flops_fit.training.portion_trial import portions_of
 from flops_fit.training.recipe import Metric, OptimizerFactory, Recipe
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer
@@ -108,12 +111,12 @@ class StudySpec:
         """What all runs share, with these choices made."""
         source = self.source
         sample = next(source.training_batches(self.sweep.batch_size, seed=self.sweep.seed))
-        return Recipe(
-            family=ModelFamily(
-                self.factory, self.size, sample, source.tokens_per_sample, self.loss
-            ),
+        family = ModelFamily(self.factory, self.size, sample, source.tokens_per_sample, self.loss)
+        family.loss = loss = with_labels(family, self.loss)
+        recipe = Recipe(
+            family=family,
             source=source,
-            loss=self.loss,
+            loss=loss,
             optimizer=self.optimizer,
             schedule=self.schedule,
             device=choose_device(device),
@@ -128,6 +131,7 @@ class StudySpec:
             together=self.together,
             kernels=self.kernels,
         )
+        return replace(recipe, portions=portions_of(recipe))
 
 
 def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
@@ -165,6 +169,9 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     recipe = replace(recipe, held_out_samples=held_out)
     plan = replace(plan, study=folder.path.name, settings=spec.settings)
     decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
+    if portion_decides(plan, recipe):
+        decides["micro_batch_size"] = recipe.micro_batch_size
+        plan = replace(plan, notes=(*plan.notes, note_on_portions(recipe)))
     plan = with_ids(plan, decides)
     if spec.sweep.trunks is not None:
         plan = replace(plan, notes=(*plan.notes, note_on_trunks(plan)))
@@ -175,9 +182,24 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     return plan, recipe
 
 
+def portion_decides(plan: Plan, recipe: Recipe) -> bool:
+    """Whether runs with portions of this size are other ones than with whole batches."""
+    size = recipe.micro_batch_size
+    is_split = size is not None and any(size < e.batch_size for e in plan.experiments)
+    return is_split and recipe.portions.depends is not None
+
+
+def note_on_portions(recipe: Recipe) -> str:
+    """For `portion_decides`."""
+    return (
+        f"micro_batch_size={recipe.micro_batch_size} changes the result and so is part of the "
+        f"runs' ids: {recipe.portions.depends}"
+    )
+
+
 def torch_trainer(recipe: Recipe, folder: StudyFolder) -> TorchTrainer:
     """What trains the study's runs here."""
-    return TorchTrainer(recipe, Trunks(folder.path / "trunks"))
+    return TorchTrainer(recipe, Trunks(within(folder.path, "trunks")))
 
 
 def sweep_for(sweep: Sweep, source: Source) -> Sweep:

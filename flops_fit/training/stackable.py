@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from flops_fit.datasets.batches import Batch, on_device, output_of, stacked
+from flops_fit.learning.losses import inputs_for
 from flops_fit.plan.experiment import Experiment
 from flops_fit.training.flat_parameters import MustTrainAlone
+from flops_fit.training.host_state import HostState
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.stacked import Stacked
 from flops_fit.training.state import GeneratorStates, TrainingState, seeded
@@ -106,9 +108,15 @@ def _alone(state: TrainingState, batch: Batch, recipe: Recipe) -> tuple[Tensor, 
         before_drawing = GeneratorStates.now()
         inputs, target = batch
         with recipe.autocast():
-            loss = recipe.loss(output_of(model, inputs), target)
+            given = inputs_for(recipe.loss, inputs, target)
+            loss = recipe.loss(output_of(model, given), target)
         if before_drawing.differs_from(GeneratorStates.now()):
             raise MustTrainAlone("it draws random numbers as it trains, such as dropout's")
+        before_again = HostState.of([model], recipe.loss)
+        with torch.no_grad(), recipe.autocast():  # what is made once only is there by now
+            output_of(model, given)
+        if reason := before_again.change_to(HostState.of([model], recipe.loss)):
+            raise MustTrainAlone(reason)
     loss.backward()
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):

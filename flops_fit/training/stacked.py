@@ -21,15 +21,17 @@ from flops_fit.datasets.batches import (
     Batch,
     Content,
     changed,
-    num_samples,
     output_of,
     tensors_of,
 )
+from flops_fit.learning.losses import inputs_for
 from flops_fit.training.compiling import without_compiling
-from flops_fit.training.evaluation import HeldOut, evaluate, measures_of, summary
+from flops_fit.training.evaluation import Batches, HeldOut, evaluate, measures_of, summary
 from flops_fit.training.feed import device_data
 from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
 from flops_fit.training.flat_program import Program, recorded
+from flops_fit.training.leftovers import undisturbed
+from flops_fit.training.portions import portion_of_loss
 from flops_fit.training.recipe import Metric, Recipe
 from flops_fit.training.state import TrainingState
 
@@ -81,7 +83,7 @@ class Stacked:
 
     def prepare(self, batch: Batch) -> None:
         """Record the step for batches of these shapes, which else the first step does."""
-        for part, _ in _parts(batch, self.recipe.micro_batch_size):
+        for part, _ in self._parts(batch):
             self._program(part)
 
     def step(self, batch: Batch, rates: Tensor) -> Tensor:
@@ -92,11 +94,11 @@ class Stacked:
         are. Nothing is read from the device, and all shapes are those of the batch.
         """
         losses: Tensor | None = None
-        for part, share in _parts(batch, self.recipe.micro_batch_size):
+        for part, share in self._parts(batch):
             of_part, *gradients = self._program(part)(*_tensors(part))
             for flat in self._flats:
                 gradients = flat.take_gradients(gradients, share, is_first=losses is None)
-            weighted = of_part if share == 1 else of_part * share
+            weighted = portion_of_loss(of_part, share)
             losses = weighted if losses is None else losses + weighted
         assert losses is not None  # a batch has samples
         if self.recipe.clip_grad_norm is not None:
@@ -104,6 +106,31 @@ class Stacked:
         for flat in self._flats:
             flat.update(rates)
         return losses
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float | Tensor]]:
+        """The batch (K, B, ...) in the recipe's portions of every run, each with its share: one
+        number, or where targets are counted one for each run (K,)."""
+        size, total = self.recipe.micro_batch_size, tensors_of(batch[0])[0].shape[1]
+        if size is None or size >= total:
+            yield batch, 1.0
+            return
+        starts = range(0, total, size)
+        parts = [
+            changed(batch, lambda tensor, start=start: tensor[:, start : start + size])  # type: ignore[misc]
+            for start in starts
+        ]
+        of_runs = [self._shares_of_run(row, parts) for row in range(len(self))]
+        for part, shares in zip(parts, zip(*of_runs, strict=True), strict=True):
+            is_one = all(isinstance(share, float) and share == shares[0] for share in shares)
+            yield part, shares[0] if is_one else self._as_tensor(shares)
+
+    def _shares_of_run(self, row: int, parts: Sequence[Batch]) -> list[float | Tensor]:
+        of_run = [changed(part, lambda tensor: tensor[row]) for part in parts]
+        return self.recipe.portions.shares(of_run)
+
+    def _as_tensor(self, shares: Sequence[float | Tensor]) -> Tensor:
+        device = self.recipe.device
+        return torch.stack([torch.as_tensor(share, device=device) for share in shares]).float()
 
     def gradient_norms(self) -> Tensor:
         """The norm of each run's gradients at the last update, before clipping (K,)."""
@@ -137,7 +164,7 @@ class Stacked:
         models = [state.model for state in self.states]
         models[0].eval()
         try:
-            values, weights = self._held_out_values(batch_size, num_samples)
+            values, batches = self._held_out_values(batch_size, num_samples)
         except Exception:  # whatever a user's metric does that only plain tensors can
             for row in range(len(self)):
                 self.hand_back(row)
@@ -147,21 +174,21 @@ class Stacked:
         rows = zip(*(of_measure.unbind(1) for of_measure in values), strict=True)
         names = measures_of(self.recipe)
         source = self.recipe.source
-        return [summary(dict(zip(names, row, strict=True)), weights, source) for row in rows]
+        return [summary(dict(zip(names, row, strict=True)), batches, source) for row in rows]
 
-    def _held_out_values(self, batch_size: int, samples: int) -> tuple[list[Tensor], list[int]]:
-        """Each measure on each batch (batches, K), and the batches' samples."""
-        measured, weights = [], []
+    def _held_out_values(self, batch_size: int, samples: int) -> tuple[list[Tensor], Batches]:
+        """Each measure on each batch (batches, K), and what the batches hold."""
+        measured, batches = [], Batches()
         measures = list(measures_of(self.recipe).values())
         data = device_data(self.recipe.source, self.recipe.device)
         for batch in data.held_out_batches(batch_size, samples):
             with torch.no_grad():
                 program = self._recorded(partial(self._measured, batch, measures), batch)
                 measured.append(program(*_tensors(batch)))
-            weights.append(num_samples(batch))
+            batches.add(batch, self.recipe.portions)
         by_measure = zip(*measured, strict=True)
         # Doubles only on the CPU: mps has none.
-        return [torch.stack(of_measure).cpu().double() for of_measure in by_measure], weights
+        return [torch.stack(of_measure).cpu().double() for of_measure in by_measure], batches
 
     def _program(self, batch: Batch) -> Program:
         with torch.enable_grad():
@@ -173,8 +200,9 @@ class Stacked:
         key = (torch.is_grad_enabled(), *(tensor.shape for tensor in tensors))
         if key not in self._programs:
             standing = [*self._parameters.values(), *self._constants.values()]
-            plain = without_compiling(self.states[0].model)
-            with plain, _attention_with_batched_rule(self.recipe.device):
+            model = self.states[0].model
+            plain = without_compiling(model)
+            with plain, undisturbed(model), _attention_with_batched_rule(self.recipe.device):
                 self._programs[key] = recorded(function, tensors, standing)
         return self._programs[key]
 
@@ -215,7 +243,7 @@ class Stacked:
             return functional_call(self.states[0].model, values, args, kwargs)
 
         with self.recipe.autocast():
-            output = output_of(forward, inputs)
+            output = output_of(forward, inputs_for(self.recipe.loss, inputs, target))
             return tuple(torch.as_tensor(m(output, target)).reshape(()) for m in measures)
 
 
@@ -225,18 +253,6 @@ def _attention_with_batched_rule(device: torch.device) -> AbstractContextManager
         return nullcontext()
     plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
     return plain
-
-
-def _parts(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
-    """The batch (K, B, ...) in parts of `size` samples of every run, each with its share."""
-    total = tensors_of(batch[0])[0].shape[1]
-    if size is None or size >= total:
-        yield batch, 1.0
-        return
-    for start in range(0, total, size):
-        end = min(start + size, total)
-        part = changed(batch, lambda tensor, start=start, end=end: tensor[:, start:end])  # type: ignore[misc]
-        yield part, (end - start) / total
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

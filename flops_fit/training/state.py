@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.serialization import get_crc32_options, set_crc32_options
 
+from flops_fit.errors import StudyError, StudyWarning
+from flops_fit.files import DAMAGE, is_inside, set_aside
 from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
+from flops_fit.records import of_type, read_list
 from flops_fit.training.compiling import LossOf, loss_of_model
 from flops_fit.training.curve import CurvePoint
+from flops_fit.training.devices import is_out_of_memory
 from flops_fit.training.family import materialized
 from flops_fit.training.kernels import DEFAULT
 from flops_fit.training.recipe import (
@@ -43,6 +51,8 @@ class TrainingState:
     learning_rate: float  # at the peak, as configured
     peak_lrs: list[float]  # of each parameter group, scaled
     losses: Tensor  # (num_steps,), training loss of each step, on the device
+    run_id: str = ""
+    trunk: str = ""  # empty where it has none
     step: int = 0
     inherited_steps: int = 0  # trained by another run, on the shared trunk
     seconds: float = 0.0  # spent before the last resume
@@ -66,25 +76,60 @@ class TrainingState:
             learning_rate=configured_rate(optimizer, experiment.learning_rate),
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),
             losses=torch.zeros(experiment.num_steps, device=recipe.device),
+            run_id=experiment.id,
+            trunk=experiment.trunk,
         )
 
-    def resume(self, checkpoint: Path, trunk: Path | None) -> None:
-        """Go on from the run's checkpoint, else from the trunk, where there is one of them.
+    @classmethod
+    def resumed(
+        cls, experiment: Experiment, recipe: Recipe, checkpoint: Path, trunks: Trunks | None = None
+    ) -> TrainingState:
+        """As the run's checkpoint left it, else where its trunk branches off, else as at step 0.
 
-        A file that can't be used is removed.
+        A file that can't be used is set aside with a warning, and the next of these is taken.
         """
-        if checkpoint.exists():
-            self._load(checkpoint)
-        elif trunk is not None:
-            self._load(trunk)
+        before = GeneratorStates.now()
+        while True:
+            state = cls.start(experiment, recipe)
+            trunk = trunks.furthest(experiment) if trunks else None
+            path = checkpoint if os.path.lexists(checkpoint) else trunk
+            if path is None:
+                return state
+            try:
+                state._load(path, is_trunk=path is trunk)
+            except DAMAGE as error:
+                if is_out_of_memory(error):
+                    raise
+                warnings.warn(
+                    f"{path} can't be used ({error}) and was set aside as {set_aside(path).name}: "
+                    f"{experiment.id} starts from what there was before",
+                    StudyWarning,
+                    stacklevel=2,
+                )
+                before.restore()
+            else:
+                return state
+
+    def _load(self, path: Path, *, is_trunk: bool) -> None:
+        saved = read_state(path, self.losses.device)
+        whose = ("trunk", self.trunk) if is_trunk else ("run_id", self.run_id)
+        self._check(saved, *whose)
+        self._restore(saved)
+        if is_trunk:
             self.inherited_steps, self.seconds = self.step, 0.0
 
-    def _load(self, path: Path) -> None:
-        try:
-            self._restore(torch.load(path, map_location=self.losses.device, weights_only=True))
-        except Exception:
-            path.unlink()
-            raise
+    def _check(self, saved: Mapping[str, Any], key: str, name: str) -> None:
+        """Raises `StudyError` for the state of another run, or of none. Earlier versions wrote no
+        names."""
+        if saved.get(key, name) != name:
+            raise StudyError(f"it is of {saved[key]}")
+        counts = of_type(tuple[int, int], (saved["inherited_steps"], saved["step"]), "steps")
+        if not 0 <= counts[0] <= counts[1] <= len(self.losses):
+            raise StudyError(f"it is at step {counts[1]} of {len(self.losses)}")
+        if not 0 <= of_type(float, saved["seconds"], "seconds") < inf:
+            raise StudyError(f"seconds is {saved['seconds']}")
+        if saved["losses"].shape != (counts[1],):
+            raise StudyError(f"it has {saved['losses'].shape} losses of {counts[1]} steps")
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.model.load_state_dict(saved["model"])
@@ -94,7 +139,7 @@ class TrainingState:
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.inherited_steps = saved["inherited_steps"]
         self.losses[: self.step] = saved["losses"]
-        self.curve = [CurvePoint(**point) for point in saved["curve"]]
+        self.curve = list(read_list(CurvePoint, saved["curve"], "curve"))
         torch.set_rng_state(saved["rng"].cpu())
         if saved["cuda_rng"] is not None:
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.losses.device)
@@ -105,6 +150,8 @@ class TrainingState:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         device = self.losses.device
         content = {
+            "run_id": self.run_id,
+            "trunk": self.trunk,
             "model": self.model.state_dict(),
             "optimizer": portable(self.optimizer.state_dict()),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -117,10 +164,37 @@ class TrainingState:
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
         try:
-            torch.save(content, temporary)
+            temporary.unlink(missing_ok=True)
+            with checksums_written():
+                torch.save(content, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `TrainingState.save` wrote: tensors and plain values, no byte of which has changed.
+
+    torch writes a CRC-32 of each of them and doesn't look at it again. To do so takes 2 s a GB,
+    where loading takes 2.6. Raises one of `DAMAGE`.
+    """
+    with zipfile.ZipFile(path) as members:
+        damaged = members.testzip()
+    if damaged is not None:
+        raise StudyError(f"{damaged} in it is damaged")
+    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return saved
+
+
+@contextmanager
+def checksums_written() -> Iterator[None]:
+    """Whatever a user has set, torch writes the CRC-32 that `read_state` looks at."""
+    before = get_crc32_options()
+    set_crc32_options(True)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def portable(state: Any) -> Any:
@@ -152,9 +226,11 @@ class Trunks:
             path.unlink(missing_ok=True)
 
     def _states(self, experiment: Experiment) -> list[tuple[int, Path]]:
-        """Step -> file, of this trunk."""
+        """Step -> file, of this trunk. A link out of the folder is none."""
         found = self.folder.glob(f"{experiment.trunk}-*.pt") if experiment.trunk else ()
-        named = ((path.stem.rpartition("-")[2], path) for path in found)
+        named = (
+            (path.stem.rpartition("-")[2], path) for path in found if is_inside(path, self.folder)
+        )
         return [(int(step), path) for step, path in named if step.isdecimal()]
 
 

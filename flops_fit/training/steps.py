@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import Batch, micro_batches, num_samples, on_device
+from flops_fit.datasets.batches import Batch, micro_batches, on_device
+from flops_fit.training.portions import portion_of_loss
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState
 
@@ -40,15 +41,14 @@ def update(batch: Batch, recipe: Recipe, state: TrainingState) -> Tensor:
 
 def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) -> Tensor:
     """Add the gradients of the batch's mean loss, part by part; returns that loss."""
-    total = num_samples(batch)
     sum_of_parts: Tensor | None = None
-    for part in micro_batches(batch, recipe.micro_batch_size):
+    parts = list(micro_batches(batch, recipe.micro_batch_size))
+    for part, share in zip(parts, recipe.portions.shares(parts), strict=True):
+        if not isinstance(share, Tensor) and share == 0:  # a mean of no targets, which is nan
+            continue
         inputs, target = on_device(part, recipe.device)
         with recipe.autocast():
-            loss = state.loss_of(inputs, target)
-        share = num_samples(part) / total
-        if share < 1:
-            loss = loss * share
+            loss = portion_of_loss(state.loss_of(inputs, target), share)
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         detached = loss.detach().reshape(())
         sum_of_parts = detached if sum_of_parts is None else sum_of_parts + detached

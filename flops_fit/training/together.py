@@ -181,8 +181,7 @@ def train_together(
 def _started(experiment: Experiment, recipe: Recipe, folder: Path, watcher: Watcher) -> Progress:
     started = time.perf_counter()
     with seeded(experiment.seed):
-        state = TrainingState.start(experiment, recipe)
-        state.resume(folder / "checkpoint.pt", None)
+        state = TrainingState.resumed(experiment, recipe, folder / "checkpoint.pt")
     state.losses = state.losses.cpu()  # where they are looked at; the group has its own
     return Progress(experiment, recipe, state, WarmUp(), folder, watcher, None, started)
 

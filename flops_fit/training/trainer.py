@@ -118,6 +118,12 @@ class TorchTrainer:
         except Exception as error:
             if portion == 1 or not is_out_of_memory(error):
                 raise
+            if recipe.portions.depends is not None:
+                raise MemoryError(
+                    f"out of memory with {portion} samples at a time, and smaller portions would "
+                    f"give another result: {recipe.portions.depends}; set micro_batch_size="
+                    f"{math.ceil(portion / 2)}, which makes other runs, or train smaller sizes"
+                ) from error
         free_memory()  # outside of the handler, which keeps the failed step's tensors
         half = math.ceil(portion / 2)
         try:
@@ -197,9 +203,7 @@ def pieces_of(
     """Yields after each piece, and at the end the run's record."""
     started = time.perf_counter()
     reset_peak_memory(recipe.device)
-    state = TrainingState.start(experiment, recipe)
-    trunk = trunks.furthest(experiment) if trunks else None
-    state.resume(folder / "checkpoint.pt", trunk)
+    state = TrainingState.resumed(experiment, recipe, folder / "checkpoint.pt", trunks)
     steps = steps_of(experiment, recipe, state)
     progress = Progress(experiment, recipe, state, steps.warm_up, folder, watcher, trunks, started)
     try:

@@ -72,12 +72,19 @@ def test_another_constant_of_this_magnitude_is_believed(factor):
 
 
 @pytest.mark.parametrize(
-    "factor", [1000.0, 1 / 1000.0, 1.01 * INCONSISTENT_FLOPS, 0.99 / INCONSISTENT_FLOPS]
+    ("factor", "says_constant"),
+    [
+        (1000.0, False),
+        (1 / 1000.0, False),
+        (1.01 * INCONSISTENT_FLOPS, True),
+        (0.99 / INCONSISTENT_FLOPS, True),
+    ],
 )
-def test_units_that_can_not_be_are_refused_with_what_to_do(factor):
+def test_units_that_can_not_be_are_refused_with_what_to_do(factor, says_constant):
     with pytest.raises(UserError) as error:
         table_flop_rule(table(lambda n: 6 * factor))
+    is_so = f", or say that this is so with flops_per_param_per_token={6 * factor:.3g}"
     assert str(error.value) == (
-        f"C of this table is {factor:.3g} times 6 N D: check the units of C, N and D, or say that "
-        f"this is so with flops_per_param_per_token={6 * factor:.3g}"
+        f"C of this table is {factor:.3g} times 6 N D: check the units of C, N and D, which "
+        f"columns.flops_unit=gflops and the like name{is_so if says_constant else ''}"
     )

@@ -13,6 +13,7 @@ from flops_fit.files import plain
 from flops_fit.fitting.combined.backtests import Targets
 from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
 from flops_fit.laws import Array
+from flops_fit.records import read_as
 
 SIZE_FLOOR, SIZE_GROWTH = 0.05, 0.05
 """Standard deviation of ln N of published optima about a straight line, and per e-fold beyond."""
@@ -82,4 +83,4 @@ def errors_to_json(errors: TrendPosterior | LineErrors) -> dict[str, Any]:
 
 
 def errors_from_json(data: Mapping[str, Any]) -> TrendPosterior | LineErrors:
-    return TrendPosterior.from_json(data) if "loss" in data else LineErrors(**data)
+    return TrendPosterior.from_json(data) if "loss" in data else read_as(LineErrors, data)

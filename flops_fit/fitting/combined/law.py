@@ -18,6 +18,7 @@ from flops_fit.fitting.isoflop.loss_trend import TrendPosterior
 from flops_fit.fitting.methods import kind_of
 from flops_fit.laws import Array, FlopRule, exponent_between, finite_exp
 from flops_fit.laws.prediction import LossLaw, last_where
+from flops_fit.records import numbers_in, of_type, read_list
 
 STEP = 0.5
 LOG_TOKENS = np.arange(0.0, 70.0, STEP)
@@ -58,7 +59,7 @@ class Part:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> Part:
         law = kind_of(data["kind"]).read_law({"budgets": [], **data["law"]}, rule)
-        return cls(data["kind"], law, data["for_size"], data["for_loss"])
+        return cls(data["kind"], law, **numbers_in(data, "for_size", "for_loss"))
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class Width:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Width:
-        tests = tuple(Test(**test) for test in data["tests"])
-        return cls(errors_from_json(data["errors"]), data["factor"], tests)
+        tests = read_list(Test, data["tests"], "tests")
+        factor = of_type(float, data["factor"], "factor")
+        return cls(errors_from_json(data["errors"]), factor, tests)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class CombinedLaw:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> CombinedLaw:
-        low, high = data["trained"]
+        trained = of_type(tuple[float, float], data["trained"], "trained")
         parts = {name: Part.from_json(part, rule) for name, part in data["parts"].items()}
         size, loss = (Width.from_json(data[name]) for name in ("size", "loss"))
-        return cls(parts, size, loss, (low, high), rule)
+        return cls(parts, size, loss, trained, rule)

@@ -15,6 +15,7 @@ from flops_fit.fitting.combined.law import CombinedLaw, Width
 from flops_fit.fitting.contract import Examined
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array
+from flops_fit.records import read_as
 
 WORTH_NAMING = 0.02
 """Weight below which a candidate is not named."""
@@ -75,8 +76,7 @@ class CombinedNumbers:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CombinedNumbers:
-        shares = {name: Shares(**data[name]) for name in ("of_size", "of_loss")}
-        return cls(**{**data, **shares})
+        return read_as(cls, data)
 
 
 def numbers(law: CombinedLaw) -> CombinedNumbers:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array, FlopRule, PowerLaw
+from flops_fit.records import numbers_in, of_type
 
 POINT_KEYS = ("id", "num_params", "num_tokens", "loss")
 
@@ -58,12 +59,14 @@ class EnvelopeLaw:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> EnvelopeLaw:
         ids, n, d, loss = ([point[key] for point in data["points"]] for key in POINT_KEYS)
-        num_params, num_tokens = np.array(n), np.array(d)
+        num_params, num_tokens = np.array(n, float), np.array(d, float)
         flops = rule(num_params) * num_tokens
+        line = numbers_in(data, "N_coefficient", "a")
+        loss_line = numbers_in(data, "loss_coefficient", "loss_exponent")
         return cls(
-            line=PowerLaw(data["N_coefficient"], data["a"]),
-            loss_line=PowerLaw(data["loss_coefficient"], data["loss_exponent"]),
-            points=Points(tuple(ids), num_params, num_tokens, np.array(loss), flops, rule),
-            num_final=data["num_final"],
+            line=PowerLaw(*line.values()),
+            loss_line=PowerLaw(*loss_line.values()),
+            points=Points(tuple(ids), num_params, num_tokens, np.array(loss, float), flops, rule),
+            num_final=of_type(int, data["num_final"], "num_final"),
             flop_rule=rule,
         )

@@ -10,6 +10,7 @@ from flops_fit.files import plain
 from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import MethodNumbers
 from flops_fit.fitting.methods import kind_of
+from flops_fit.records import of_type, read_as
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,7 @@ class Numbers:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Numbers:
-        lists: dict[str, Any] = {
-            "agreements": Agreement,
-            "without_budget": Without,
-            "back_tests": BackTest,
-            "biases": Bias,
-            "parameter_counts": CountedBy,
-        }
-        values = dict(data)
-        for name, kind in lists.items():
-            values[name] = tuple(kind(**entry) for entry in data[name])
-        values["without_edges"] = Without(**data["without_edges"])
-        return cls(**values)
+        return read_as(cls, data, "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -169,10 +159,10 @@ class Diagnostics:
             if (read := kind_of(method).read_numbers) is not None
         }
         return cls(
-            verdict=data["verdict"],
-            findings=tuple(data["findings"]),
+            verdict=of_type(str, data["verdict"], "verdict"),
+            findings=of_type(tuple[str, ...], data["findings"], "findings"),
             numbers=numbers,
-            why=data["why"],
-            advice=tuple(data["advice"]),
+            why=of_type(str, data["why"], "why"),
+            advice=of_type(tuple[str, ...], data["advice"], "advice"),
             of_methods=of_methods,
         )

@@ -79,7 +79,10 @@ class IsoflopCurve:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> IsoflopCurve:
-        return cls(np.array(data["log_knots"]), np.array(data["coefficients"]))
+        knots, coefficients = (np.array(data[k], float) for k in ("log_knots", "coefficients"))
+        if coefficients.shape != (4, len(knots) - 1):
+            raise ValueError(f"a curve of {coefficients.shape} over {len(knots)} knots")
+        return cls(knots, coefficients)
 
 
 class CurveFamily(Protocol):

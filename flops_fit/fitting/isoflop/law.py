@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from flops_fit.fitting.isoflop.loss_trend import LossTrend
 from flops_fit.fitting.isoflop.optima import BudgetOptimum, budgets_from_json
 from flops_fit.laws import Array, FlopRule, PowerLaw
+from flops_fit.records import numbers_in, of_type
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class IsoflopLaw:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> IsoflopLaw:
         """The law of a section of law.json, which has the budgets too."""
+        numbers = numbers_in(data, "N_coefficient", "a", "b")
         return cls(
-            line=PowerLaw(data["N_coefficient"], data["a"]),
-            b=data["b"],
+            line=PowerLaw(numbers["N_coefficient"], numbers["a"]),
+            b=numbers["b"],
             trend=LossTrend.from_json(data["trend"]),
             budgets=budgets_from_json(data),
             flop_rule=rule,
-            noise=data["noise"],
+            noise=of_type(float | None, data["noise"], "noise"),
         )

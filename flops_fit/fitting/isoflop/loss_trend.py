@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array
+from flops_fit.records import read_as
 
 SHARES = np.linspace(0.02, 0.98, 49)
 """L0 over the least loss, tried."""
@@ -63,8 +64,7 @@ class LossTrend:
 
     @classmethod
     def from_json(cls, data: Mapping[str, float]) -> LossTrend:
-        asymptote, drop, gamma = (np.array(data[k]) for k in ("asymptote", "drop", "gamma"))
-        return cls(asymptote, drop, gamma, data["scale"])
+        return read_as(cls, data)
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,7 @@ class TrendPosterior:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrendPosterior:
-        arrays = {name: np.array(data[name]) for name in ("flops", "loss")}
-        return cls(**arrays, asymptote=data["asymptote"], noise=data["noise"])
+        return read_as(cls, data)
 
     def draws(self, count: int, generator: np.random.Generator) -> tuple[LossTrend, Array]:
         """Curves as they may as well be, (count,), and the ln by which an optimum departs."""

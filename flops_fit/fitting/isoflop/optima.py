@@ -10,6 +10,7 @@ import numpy as np
 
 from flops_fit.fitting.isoflop.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
 from flops_fit.fitting.points import Points
+from flops_fit.records import read_as
 
 OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
 MISFIT = "misfit"
@@ -49,7 +50,7 @@ class BudgetOptimum:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BudgetOptimum:
         curve = None if data["curve"] is None else IsoflopCurve.from_json(data["curve"])
-        return cls(**{**data, "curve": curve})
+        return read_as(cls, {**data, "curve": curve})
 
 
 def budgets_from_json(section: Mapping[str, Any]) -> tuple[BudgetOptimum, ...]:

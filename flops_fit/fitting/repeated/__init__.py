@@ -5,6 +5,7 @@ from flops_fit.fitting.repeated.fit import RepeatedFit, exponents_of_parts
 from flops_fit.fitting.repeated.law import RepeatedDraws, RepeatedLaw
 from flops_fit.fitting.repeated.surface import RepeatedSurface
 from flops_fit.fitting.repeated.words import RepeatedNumbers, examined
+from flops_fit.records import read_as
 
 __all__ = ["RepeatedDraws", "RepeatedFit", "RepeatedLaw", "RepeatedSurface"]
 
@@ -20,6 +21,6 @@ KIND = MethodKind(
         *("R_D_star", "R_N_star", "a"),
     ),
     examined=examined,
-    read_numbers=lambda data: RepeatedNumbers(**data),
+    read_numbers=lambda data: read_as(RepeatedNumbers, data),
     exponents_of_parts=exponents_of_parts,
 )

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from flops_fit.fitting.repeated.surface import RepeatedSurface
 from flops_fit.laws import Array, FlopRule, exponent_between, finite_exp
+from flops_fit.records import numbers_in, of_type, read_as
 
 NUMBERS = ("E", "log_A", "log_B", "alpha", "beta", "R_D_star", "R_N_star")
 """Of a surface, in the order of its fields."""
@@ -87,16 +87,12 @@ class RepeatedLaw(AtUnique):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> RepeatedLaw:
-        low, high = data["trained"]
         return cls(
-            surface=RepeatedSurface(*(np.array(data[name]) for name in NUMBERS)),
-            unique_tokens=data["unique_tokens"],
-            trained=(low, high),
+            surface=read_as(RepeatedSurface, data),
+            trained=of_type(tuple[float, float], data["trained"], "trained"),
             flop_rule=rule,
-            delta=data["delta"],
-            value=data["value"],
-            start_agreement=data["start_agreement"],
-            at_bounds=tuple(data["at_bounds"]),
+            **numbers_in(data, "unique_tokens", "delta", "value", "start_agreement"),
+            at_bounds=of_type(tuple[str, ...], data["at_bounds"], "at_bounds"),
         )
 
 

@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike
 
 from flops_fit.fitting.surface.objectives import Objective, objective_named
 from flops_fit.laws import Array, FlopRule, LossSurface
-
-NUMBERS = ("E", "A", "B", "alpha", "beta", "kappa")
-"""Of a surface; files of earlier versions have no kappa, which was 0."""
+from flops_fit.records import numbers_in, of_type, read_as
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,9 @@ class SurfaceLaw:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], rule: FlopRule) -> SurfaceLaw:
         return cls(
-            surface=LossSurface(**{k: data[k] for k in NUMBERS if k in data}),
+            surface=read_as(LossSurface, data),
             flop_rule=rule,
             objective=objective_named(data["objective"], data["delta"]),
-            value=data["value"],
-            start_agreement=data["start_agreement"],
-            promised_decrease=data["promised_decrease"],
-            at_bounds=tuple(data["at_bounds"]),
+            **numbers_in(data, "value", "start_agreement", "promised_decrease"),
+            at_bounds=of_type(tuple[str, ...], data["at_bounds"], "at_bounds"),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.files import plain
+from flops_fit.records import read_as
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,6 @@ class NextRuns:
     num_params_80: tuple[float, float]
     num_params_80_now: tuple[float, float]
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> NextRuns:
-        pairs = {name: tuple(data[name]) for name in ("num_params_80", "num_params_80_now")}
-        return cls(**{**data, **pairs, "num_params": tuple(data["num_params"])})
-
 
 @dataclass(frozen=True)
 class SurfaceNumbers:
@@ -69,10 +65,4 @@ class SurfaceNumbers:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SurfaceNumbers:
-        return cls(
-            noise=data["noise"],
-            identifiable=data["identifiable"],
-            deltas=tuple(DeltaFit(**entry) for entry in data["deltas"]),
-            influential_runs=tuple(Influence(**entry) for entry in data["influential_runs"]),
-            next_runs=tuple(NextRuns.from_json(entry) for entry in data["next_runs"]),
-        )
+        return read_as(cls, data)

@@ -1,0 +1,321 @@
+"""A file as a table of text: CSV, JSON, Markdown, Parquet, Excel; packed or not."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from flops_fit.fitting.errors import FitError
+from flops_fit.tables.cells import FILE, Cells, Row
+from flops_fit.tables.drawn import drawn_table, is_drawn
+from flops_fit.tables.files import names_beside
+
+DELIMITERS = (",", ";", "\t", "|")
+
+LARGEST = 2**30
+"""Bytes of a table, unpacked: beyond it is no table of runs."""
+
+EXTRA = "install it with pip install 'flops-fit[tables]', or save the table as CSV"
+
+OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+PARQUET = b"PAR1"
+ZIP = b"PK\x03\x04"
+
+Lines = list[list[str]]
+
+
+def read_cells(files: Sequence[Path]) -> Cells:
+    """All rows of the files under the headers of any, and of which file each is.
+
+    Raises `FitError` where one is no table that can be read.
+    """
+    tables = [_table(path) for path in files]
+    found = dict.fromkeys(header for table in tables for header in table.headers)
+    twice = dict.fromkeys(
+        h for table in tables for h in table.headers if table.headers.count(h) > 1
+    )
+    headers = (*found, *twice) if FILE in found else (*found, *twice, FILE)
+    names = names_beside(files)
+    rows: list[Row] = []
+    for name, table in zip(names, tables, strict=True):
+        rows += table.rows if FILE in found else [{**row, FILE: name} for row in table.rows]
+    name = str(files[0]) if len(files) == 1 else f"{len(files)} files ({', '.join(names[:3])}..)"
+    return Cells(name, headers, rows, [place for table in tables for place in table.places])
+
+
+def _table(path: Path) -> Cells:
+    data = _unpacked(path, _bytes(path))
+    if data.startswith(PARQUET):
+        return _of_records(path, _parquet(path, data))
+    if data.startswith(ZIP):
+        return _of_lines(path, _excel(path, data))
+    if data.startswith(OLD_EXCEL):
+        raise FitError(f"{path} is a file of an old Excel", "save it as .xlsx or CSV")
+    text = _text(path, data).lstrip("\ufeff")
+    if not text.strip():
+        raise FitError(f"{path} is empty", "give a table with a header and one run per row")
+    if text.lstrip()[0] in "{[":
+        return _of_records(path, _json(path, text))
+    return _of_lines(path, drawn_table(path, text) if is_drawn(text) else _delimited(path, text))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.is_file() and path.stat().st_size > LARGEST:
+            raise FitError(f"{path} is larger than 1 GiB", "give a table with one run per row")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FitError(f"{path} does not exist", "give the path of a CSV or JSON file") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FitError(f"{path} can't be read ({reason})", "check the path") from error
+
+
+def _zstd(stream: IO[bytes]) -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise FitError("a .zst file needs pyarrow", EXTRA) from error
+    return pyarrow.CompressedInputStream(stream, "zstd")
+
+
+UNPACKERS: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
+"""How what is packed begins, and what unpacks it."""
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    """The bytes of the table itself, whatever the file's ending says."""
+    unpack = next((u for mark, u in UNPACKERS.items() if data.startswith(mark)), None)
+    try:
+        if unpack is not None:
+            return _within_limit(path, unpack(io.BytesIO(data)))
+        if data.startswith(ZIP) and not _is_workbook(data):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                if len(names) != 1:
+                    raise FitError(f"{path} holds {len(names)} files", "give the table itself")
+                with archive.open(names[0]) as member:
+                    return _within_limit(path, member)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ValueError,
+            RuntimeError, NotImplementedError) as error:  # fmt: skip
+        if isinstance(error, FitError):
+            raise
+        raise FitError(f"{path} can't be unpacked ({error})", "pack it again") from error
+    return data
+
+
+def _within_limit(path: Path, stream: Any) -> bytes:
+    data: bytes = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise FitError(f"{path} is larger than 1 GiB, unpacked", "give one run per row")
+    return data
+
+
+def _is_workbook(data: bytes) -> bool:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return "[Content_Types].xml" in archive.namelist()
+
+
+def _parquet(path: Path, data: bytes) -> list[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise FitError(f"{path}: a Parquet file needs pyarrow", EXTRA) from error
+    try:
+        records: list[Any] = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise FitError(f"{path} is no readable Parquet file ({error})", "write it again") from error
+    return records
+
+
+def _excel(path: Path, data: bytes) -> Lines:
+    """The lines of the one sheet that holds any."""
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise FitError(f"{path}: an Excel file needs openpyxl", EXTRA) from error
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheets = {
+            sheet.title: [["" if c is None else str(c) for c in line] for line in sheet.values]
+            for sheet in book.worksheets
+        }
+    except Exception as error:  # of a damaged book anything of zipfile, xml and openpyxl's own
+        raise FitError(f"{path} is no readable Excel file ({error})", "save it again") from error
+    filled = {name: lines for name, lines in sheets.items() if any(map(any, lines))}
+    if len(filled) != 1:
+        raise FitError(
+            f"{path} has {len(filled)} sheets with cells ({', '.join(filled)})",
+            "give a file with one sheet, or save the one that counts as CSV",
+        )
+    return next(iter(filled.values()))
+
+
+def _text(path: Path, data: bytes) -> str:
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FitError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
+    if "\0" in text:
+        raise FitError(f"{path} holds binary data", "give a table as CSV or JSON lines")
+    return text
+
+
+def _delimited(path: Path, text: str) -> Lines:
+    text = _without_comments(text.lstrip("\r\n"))
+    lines = [line for line in text.splitlines() if line.strip()]
+    first = next((line for line in lines if any(d in line for d in DELIMITERS)), None)
+    if first is None:
+        return _parted_by_blanks(path, lines)
+    delimiter = max(DELIMITERS, key=first.count)
+    limit = csv.field_size_limit(max(len(text), 1))  # exports hold whole configs in a cell
+    try:
+        cells = list(filter(None, csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)))
+    except csv.Error as error:
+        raise FitError(
+            f"{path} is not a table that can be read ({error})", "check its quotes"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    cells = [[_as_written(cell) for cell in line] for line in cells]
+    return cells if delimiter == "," else _with_decimal_points(cells)
+
+
+def _without_comments(text: str) -> str:
+    """Without lines of `#` before the table. A last one that has as many parts is its header."""
+    lines = text.splitlines()
+    count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    if not 0 < count < len(lines):
+        return text
+    header, first = lines[count - 1].lstrip("# "), lines[count]
+    parts = [len(re.split(r"[,;\t|]|\s+", line.strip())) for line in (header, first)]
+    kept = [header] if parts[0] == parts[1] > 1 else []
+    return "\n".join([*kept, *lines[count:]])
+
+
+def _parted_by_blanks(path: Path, lines: Sequence[str]) -> Lines:
+    """Columns that only blanks part: two or more where names hold single ones."""
+    for blanks in (r"\s+", r"\s{2,}|\t"):
+        cells = [re.split(blanks, line.strip()) for line in lines]
+        if len({len(line) for line in cells}) == 1:
+            return cells
+    raise FitError(f"{path} has no columns that can be told apart", "part them with commas")
+
+
+DEFUSED = re.compile(r"'(?=['=+\-@\t\r])")
+"""The mark by which spreadsheets take a cell for text that would be run, as our runs.csv has it."""
+
+
+def _as_written(cell: str) -> str:
+    return DEFUSED.sub("", cell, count=1) if DEFUSED.match(cell) else cell
+
+
+def _with_decimal_points(lines: Lines) -> Lines:
+    """3,14 as 3.14 where no cell has a decimal point."""
+    points = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?\s*[A-Za-z]*")
+    if any(points.fullmatch(cell.strip()) for line in lines[1:] for cell in line):
+        return lines
+    commas = re.compile(r"\s*([+-]?\d+),(\d+)(?![\d,.])(.*)", re.DOTALL)
+    return [[commas.sub(r"\1.\2\3", cell) for cell in line] for line in lines]
+
+
+def _of_lines(path: Path, lines: Lines) -> Cells:
+    """The first line as headers over the others; titles above it are passed over."""
+    full = [sum(bool(cell.strip()) for cell in line) for line in lines]
+    start = next((i for i, count in enumerate(full) if count > 1), 0)
+    if not lines:
+        raise FitError(f"{path} is empty", "give a table with a header and one run per row")
+    headers = tuple(cell.strip() for cell in lines[start])
+    while headers and not headers[-1]:
+        headers = headers[:-1]
+    rows: list[Row] = []
+    places = []
+    number = 0
+    for line in lines[start + 1 :]:
+        if not any(cell.strip() for cell in line):
+            continue
+        number += 1
+        if any(cell.strip() for cell in line[len(headers) :]):
+            raise FitError(
+                f"{path}, row {number} has {len(line)} cells under {len(headers)} headers",
+                "quote cells that hold the delimiter, and give every column a header",
+            )
+        rows.append(dict(zip(headers, line, strict=False)))
+        places.append(f"{path}, row {number}")
+    return Cells(str(path), headers, rows, places)
+
+
+def _json(path: Path, text: str) -> list[Any]:
+    """One object per line, one list of objects, or one object of columns."""
+    try:
+        try:
+            whole = json.loads(text)
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return whole if isinstance(whole, list) else _records_in(whole)
+    except (ValueError, RecursionError) as error:
+        raise FitError(
+            f"{path} is not readable JSON ({error})", "write one object per line"
+        ) from error
+
+
+def _records_in(whole: Mapping[str, Any]) -> list[Any]:
+    """The runs of one object: in a list of it, in columns of one length, or itself."""
+    values = list(whole.values())
+    listed = [value for value in values if isinstance(value, list)]
+    tables = [value for value in listed if value and all(isinstance(v, dict) for v in value)]
+    if len(tables) == 1:
+        return tables[0]
+    if listed and len(listed) == len(values) and len({len(value) for value in listed}) == 1:
+        return [dict(zip(whole, cells, strict=True)) for cells in zip(*listed, strict=True)]
+    if values and all(isinstance(value, dict) and value for value in values):
+        keys = list(values[0])
+        if all(list(v) == keys for v in values) and all(key.isdigit() for key in keys):
+            return [{name: column[key] for name, column in whole.items()} for key in keys]
+    return [whole]
+
+
+def _of_records(path: Path, records: Sequence[Any]) -> Cells:
+    if not all(isinstance(record, dict) for record in records):
+        raise FitError(f"{path} holds JSON that is no object", "write one object per run")
+    try:
+        rows: list[Row] = [_flat(record) for record in records]
+    except (ValueError, RecursionError) as error:  # whole numbers of thousands of digits
+        raise FitError(f"{path} can't be read ({error})", "write plain numbers") from error
+    headers = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Cells(str(path), headers, rows, [f"{path}, row {i}" for i in range(1, len(rows) + 1)])
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Inner objects become dotted names."""
+    cells: dict[str, str] = {}
+    for key, value in entry.items():
+        name = _printable(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            cells |= _flat(value, f"{name}.")
+        else:
+            cells[name] = "" if value is None else _printable(str(value))
+    return cells
+
+
+def _printable(text: str) -> str:
+    """The text without halves of characters, which no file could hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,100 @@
+"""What is said of a table that was read: what was assumed, and what its rows may also be."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from flops_fit.plan.run import Run
+from flops_fit.tables.cells import Cells
+from flops_fit.tables.columns import Named
+from flops_fit.tables.curves import CurveRow
+from flops_fit.tables.units import shown_units
+
+MANY_EPOCHS = 4.0
+"""D over unique tokens up to which repeats are nearly as good as new data (Muennighoff et al. 2023,
+arXiv 2305.16264)."""
+
+RATES = re.compile(r"(?:^|[\W_])(?:(?:peak|max|base|init)[\W_]?)?(?:lr|learning[\W_]?rate)$", re.I)
+"""Headers of learning rates."""
+
+OTHER_UNITS = {
+    "loss_unit=bits_per_byte": re.compile(
+        r"(?:^|[\W_])(?:bpb|bits[\W_]per[\W_]byte)(?:$|[\W_])", re.I
+    ),
+    "loss_unit=bits": re.compile(r"(?:^|[\W_])bits(?![\W_]per[\W_]byte)(?:$|[\W_])", re.I),
+}
+"""Headers of losses that are not in nats, by the setting that says so."""
+
+PERPLEXITY = re.compile(r"(?:^|[\W_])(?:ppl|perplexity)(?:$|[\W_])", re.I)
+
+SMALL = 10_000.0
+"""Parameters below which a table may be in another unit, though all in it could be true; ours,
+which have a size_name, are not."""
+
+
+def notes_on_columns(
+    names: Mapping[str, str], columns: Mapping[str, Named], units: Mapping[str, float]
+) -> Iterator[str]:
+    """Columns that were guessed, units that were read from headers, losses in other units."""
+    for ours, theirs in names.items():
+        if ours not in columns and theirs != ours:
+            yield f"{ours} is read from column {theirs!r}"
+        if ours in units and f"{ours}_unit" not in columns:
+            word = shown_units(ours).get(units[ours], "")
+            yield f"{theirs!r} is in units of {units[ours]:g}{f' ({word})' if word else ''}"
+
+
+def notes_on_loss(header: str, nats_per_unit: float) -> Iterator[str]:
+    """That a loss read in nats is called something else."""
+    if PERPLEXITY.search(header) and "(" not in header:
+        yield f"the loss is read from {header!r}: of a perplexity say columns.loss='log({header})'"
+    for setting, pattern in OTHER_UNITS.items():
+        if pattern.search(header) and nats_per_unit == 1:
+            yield f"the loss is read in nats from {header!r}: if it is not, say {setting}"
+
+
+def notes_on_repeats(
+    rows: Sequence[CurveRow], runs: Sequence[Run], cells: Cells, measured: Collection[str]
+) -> Iterator[str]:
+    """What most methods don't know of these runs: repeated data, curves, learning rates, scale."""
+    epochs = [run.num_tokens / run.unique_tokens for run in runs if run.unique_tokens]
+    if epochs and max(epochs) > MANY_EPOCHS:
+        most = max(epochs)
+        yield f"runs see their data up to {most:.3g} times: fit=repeated knows what that costs"
+    if len(rows) == len(runs):
+        yield from _notes_on_groups(rows, cells, measured)
+    if all(run.num_params < SMALL for run in runs) and "size_name" not in cells.headers:
+        low, high = (f(run.num_params for run in runs) for f in (min, max))
+        yield (
+            f"models have {low:.4g} to {high:.4g} parameters: if these are in thousands or "
+            "millions, say columns.num_params_unit=M columns.num_tokens_unit=M"
+        )
+
+
+def _notes_on_groups(
+    rows: Sequence[CurveRow], cells: Cells, measured: Collection[str]
+) -> Iterator[str]:
+    """Rows that look like one curve, and rows of one (N, D) that differ in learning rate."""
+    curves: dict[tuple[str, float], set[float]] = defaultdict(set)
+    same: dict[tuple[float, float], list[int]] = defaultdict(list)
+    for row in rows:
+        curves[row.run.id, row.run.num_params].add(row.run.num_tokens)
+        same[row.run.num_params, row.run.num_tokens].append(row.row)
+    steps = [
+        header for header in cells.headers if re.fullmatch(r"_?(global_?)?steps?", header, re.I)
+    ]
+    if steps and any(len(tokens) > 1 for tokens in curves.values()):
+        yield (
+            "rows of one id and size are read as runs of their own: where they are steps of one "
+            f"run, say columns.num_steps={steps[0]}"
+        )
+    for header in cells.headers:
+        values = [{cells.rows[i].get(header, "") for i in group} for group in same.values()]
+        if RATES.search(header) and header not in measured and any(len(v) > 1 for v in values):
+            yield (
+                f"runs of one N and D differ in {header!r}: select=best_lr takes the best of "
+                "each, the default takes them for repeated seeds"
+            )
+            return

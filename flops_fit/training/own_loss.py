@@ -1,0 +1,117 @@
+"""Which models are given their labels: those that make their loss themselves."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flops_fit.datasets.batches import (
+    TARGET_NAMES,
+    TOKEN_IDS,
+    Batch,
+    Content,
+    micro_batches,
+    output_of,
+)
+from flops_fit.learning.losses import IGNORED, WithLabels, inputs_for, own
+from flops_fit.training.family import (
+    BYTES_PER_PARAM,
+    LossFunction,
+    ModelFamily,
+    materialized,
+    num_params_total,
+)
+from flops_fit.training.memory import UNKNOWN_SHARE, free_main_memory
+from flops_fit.training.state import seeded
+
+TRIED_SAMPLES = 2
+
+
+def with_labels(family: ModelFamily, loss: LossFunction) -> LossFunction:
+    """The loss with the labels given to the model, where `own` is asked for or the loss can do
+    nothing without, and the model's forward names them; else the loss itself."""
+    given = _given(family, loss)
+    if given is None:
+        return loss
+    if _is_too_large(family):
+        return given if _function_of(loss) is own else loss
+    batch = next(micro_batches(family.sample, TRIED_SAMPLES))
+    if _function_of(loss) is not own and (_works(family, loss, batch) is not False):
+        return loss
+    if not _works(family, given, batch):
+        return loss if _function_of(loss) is not own else given
+    if _is_shifted(batch) and _shifts(family, given, batch):
+        return replace(given, moved_back=True)
+    return given
+
+
+def _is_too_large(family: ModelFamily) -> bool:
+    """For being built here to try it."""
+    return BYTES_PER_PARAM * num_params_total(family.example()) > UNKNOWN_SHARE * free_main_memory()
+
+
+def _function_of(loss: Any) -> Any:
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss
+
+
+def _given(family: ModelFamily, loss: LossFunction) -> WithLabels | None:
+    """None where the model's forward names no labels, or has them from the dataset."""
+    parameters = inspect.signature(type(family.example()).forward).parameters
+    names = list(parameters)[1:]  # without self
+    label = next((name for name in TARGET_NAMES if name in names), None)
+    inputs = family.sample[0]
+    if label is None or names[0] == label or (isinstance(inputs, Mapping) and label in inputs):
+        return None
+    return WithLabels(loss, input_name=names[0], label_name=label)
+
+
+def _works(family: ModelFamily, loss: LossFunction, batch: Batch) -> bool:
+    """Whether there is a loss of this batch."""
+    try:
+        with seeded(0):
+            model = materialized(family.build(family.smallest), batch)
+            return isinstance(_loss(model, loss, batch), Tensor)
+    except Exception:  # whatever a model or a loss raises that lacks labels
+        return False
+
+
+def _loss(model: nn.Module, loss: LossFunction, batch: Batch) -> Tensor:
+    inputs, target = batch
+    return loss(output_of(model, inputs_for(loss, inputs, target)), target)
+
+
+def _is_shifted(batch: Batch) -> bool:
+    """Whether the targets are the token after each input, as far as they count."""
+    tokens, target = _tokens(batch[0]), batch[1]
+    if tokens is None or not isinstance(target, Tensor) or tokens.shape != target.shape:
+        return False
+    ahead, aimed_at = tokens[:, 1:], target[:, :-1]
+    counts = aimed_at != IGNORED
+    is_next = (ahead == aimed_at)[counts].all()
+    return bool(counts.any() and is_next) and not bool((tokens == target)[target != IGNORED].all())
+
+
+def _tokens(inputs: Content) -> Tensor | None:
+    tokens = inputs.get(TOKEN_IDS) if isinstance(inputs, Mapping) else inputs
+    return tokens if tokens is not None and tokens.ndim == 2 and tokens.shape[1] > 1 else None
+
+
+def _shifts(family: ModelFamily, loss: WithLabels, batch: Batch) -> bool:
+    """Whether the model compares its outputs with the label after each: then the first label of a
+    row counts for nothing, and the last for something."""
+    inputs, target = batch
+    assert isinstance(target, Tensor)
+    with seeded(0), torch.no_grad():
+        model = materialized(family.build(family.smallest), batch).eval()
+        first, last = target.clone(), target.clone()
+        first[:, 0], last[:, -1] = IGNORED, IGNORED
+        losses = [float(_loss(model, loss, (inputs, t))) for t in (target, first, last)]
+    return losses[0] == losses[1] != losses[2]
