@@ -150,6 +150,9 @@ def test_what_is_not_there_is_said(folder, monkeypatch):
     (folder / "rows.dat").touch()
     with pytest.raises(ConfigError, match=r"files must end in \.json"):
         Hub(str(folder / "rows.dat"))
+    for name in ("missing.csv", "missing.jsonl.gz", "./missing", "data/*.parquet", "a/b/c"):
+        with pytest.raises(ConfigError, match="there is no such file or folder"):
+            Hub(name)
     with pytest.raises(ConfigError, match=r"dataset\.name is list: give a name"):
         Hub([1, 2])
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -154,6 +154,8 @@ class Opened:
             settings = {"sample_by": "document"} if builder == "text" else {}
             settings |= {"sep": "\t"} if ".tsv" in path.suffixes else {}
             return library.load_dataset(builder, data_files=str(path), **settings, **common)
+        if is_local(self.name) and not path.is_dir():
+            raise ConfigError(f"dataset.name={self.name}: there is no such file or folder")
         name = str(path) if path.is_dir() else str(self.name)
         return library.load_dataset(name, self.subset, revision=self.revision, **common)
 
@@ -172,6 +174,18 @@ class Opened:
                 "IterableDataset of the datasets library"
             )
         return found
+
+
+def is_local(name: str | Path) -> bool:
+    """Whether a name can only be that of files: the hub knows OWNER/NAME without an ending."""
+    text = str(name)
+    ends = [suffix.lower() for suffix in Path(text).suffixes]
+    return (
+        text.startswith(("/", "./", "../", "~"))
+        or glob.has_magic(text)
+        or text.count("/") > 1
+        or any(end in BUILDERS for end in ends)
+    )
 
 
 def builder_of(path: Path) -> str:
