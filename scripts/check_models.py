@@ -71,11 +71,9 @@ def is_plain(built: torch.nn.Module) -> bool:
 
 
 def tokens_per_sample(data: Any) -> int:
-    first = (
-        data["input_ids"] if "input_ids" in data else data[0] if isinstance(data, tuple) else None
-    )
-    is_ids = first is not None and not first.is_floating_point()
-    return first.shape[1] if is_ids else 1
+    """A row of ids counts its length, everything else 1."""
+    parts = list(data.values()) if isinstance(data, dict) else list(data)
+    return parts[0].shape[1] if parts[0].ndim == 2 and not parts[0].is_floating_point() else 1
 
 
 def swept(model: Other, folder: Path, **settings: Any) -> Any:

@@ -111,7 +111,8 @@ def _shifts(family: ModelFamily, loss: WithLabels, batch: Batch) -> bool:
     assert isinstance(target, Tensor)
     with seeded(0), torch.no_grad():
         model = materialized(family.build(family.smallest), batch).eval()
+        others = (target + 1) % (target.max() + 1)
         first, last = target.clone(), target.clone()
-        first[:, 0], last[:, -1] = IGNORED, IGNORED
+        first[:, 0], last[:, -1] = others[:, 0], others[:, -1]
         losses = [float(_loss(model, loss, (inputs, t))) for t in (target, first, last)]
     return losses[0] == losses[1] != losses[2]
