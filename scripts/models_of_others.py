@@ -121,6 +121,7 @@ class Decoder(nn.Module):
         self.tokens, self.places = nn.Embedding(VOCAB, width), nn.Embedding(CONTEXT, width)
         self.blocks = nn.ModuleList([Block(width, dropout) for _ in range(2)])
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCAB, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
 
     def embedded(self, ids: Tensor) -> Tensor:
         return self.tokens(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
