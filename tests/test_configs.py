@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +46,12 @@ def options(*groups: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def words(tmp_path: Path) -> dict[str, list[str]]:
     """What an option needs beside itself, such as a file to read."""
-    text, tokens = tmp_path / "text", tmp_path / "tokens.bin"
+    text, tokens, rows = tmp_path / "text", tmp_path / "tokens.bin", tmp_path / "rows.jsonl"
     text.mkdir()
     for i in range(40):
         (text / f"{i}.txt").write_text(f"{i}. Müller's scaling law. " * 40)
+    lines = (f"{i}. Müller's scaling law. " * 40 for i in range(40))
+    rows.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     np.arange(50_000, dtype=np.uint16).__mod__(500).tofile(tokens)
     own = [
         "budgets=[1e10]",
@@ -72,6 +75,10 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
             "model=transformer", f"dataset.path={tokens}", "dataset.vocab_size=500",
             "dataset.context_length=64", *own,
         ],
+        "hub": [
+            "model=transformer", f"dataset.name={rows}", f"dataset.cache_dir={tmp_path / 'cache'}",
+            *own,
+        ],
         "python_source": ["model=transformer"],
         "cross_entropy": ["model=transformer", "dataset=python_source"],
         "smoke": [],
@@ -80,6 +87,8 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(("group", "option"), options(*GROUPS, "budget"))
 def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
+    if option == "hub":
+        pytest.importorskip("datasets", reason="the datasets library is not installed")
     if option == "digits":
         pytest.importorskip(
             "sklearn", reason="scikit-learn, which has the digits, is not installed"

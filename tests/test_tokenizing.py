@@ -293,9 +293,15 @@ class TestMistakes:
         with pytest.raises(ConfigError, match="vocab_size is 256: bpe needs at least 257"):
             made(vocab_size=256)
 
-    def test_no_such_tokenizer(self, made):
-        with pytest.raises(ConfigError, match=r"gpt2, which is no file: .*bpe .*null"):
-            made(tokenizer="gpt2")
+    @pytest.mark.parametrize("name", ["gpt2.json", "a/b/gpt2", "folder/t.json"])
+    def test_no_such_tokenizer(self, made, name):
+        with pytest.raises(ConfigError, match=r"which is no file: .*bpe .*null"):
+            made(tokenizer=name)
+
+    def test_no_tokenizer_of_this_name_on_the_hub(self, made, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ConfigError, match=r"nobody/none, .* nor can .* from the Hugging Face"):
+            made(tokenizer="nobody/none")
 
     def test_a_file_that_is_no_tokenizer(self, made, tmp_path):
         (tmp_path / "t.json").write_text('{"a": 1}')

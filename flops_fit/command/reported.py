@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TAIL_CHARS = 300
+TAIL_LINES, TAIL_CHARS = 3, 300
 """Of a log, shown where nothing in it matches."""
 
 
@@ -46,9 +46,10 @@ class Report:
         """
         matches = list(pattern.finditer(text))
         if not matches:
-            said = " / ".join(line.strip() for line in text.splitlines() if line.strip()).strip()
-            ends = f"ends with: ..{said[-TAIL_CHARS:]}" if said else "is empty"
-            raise NotReported(f"nothing in {path} matches {pattern.pattern!r}: it {ends}")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            said = " / ".join(lines[-TAIL_LINES:])[-TAIL_CHARS:]
+            ends = f"ends with: {said}" if said else "is empty"
+            raise NotReported(f"nothing in {path} matches '{pattern.pattern}': it {ends}")
         entries = [
             {name: _number(path, name, value) for name, value in _groups(found, loss_key).items()}
             for found in matches

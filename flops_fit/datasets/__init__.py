@@ -2,6 +2,7 @@
 
 from flops_fit.datasets.adapters import FixedBatchSource, as_source
 from flops_fit.datasets.batches import Batch
+from flops_fit.datasets.hub import Hub
 from flops_fit.datasets.images import Cifar10, Digits, Mnist, SyntheticImages
 from flops_fit.datasets.source import Source
 from flops_fit.datasets.text import PythonSource, Text
@@ -13,6 +14,7 @@ __all__ = [
     "Cifar10",
     "Digits",
     "FixedBatchSource",
+    "Hub",
     "Mnist",
     "PythonSource",
     "Source",

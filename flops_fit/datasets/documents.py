@@ -7,9 +7,16 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from flops_fit.datasets.source import check_held_out_fraction
 from flops_fit.errors import ConfigError
+
+
+class HasText(Protocol):
+    """What can be tokenized."""
+
+    def text(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,10 @@ def distinct(paths: Iterable[Path]) -> list[Document]:
 
 
 def split(documents: Sequence[Document], held_out: float) -> Corpus:
-    threshold = int(check_held_out_fraction(held_out) * 2**64)
+    check_held_out_fraction(held_out)
     parts: tuple[list[Document], list[Document]] = ([], [])
     for document in documents:
-        parts[int.from_bytes(document.digest[:8]) < threshold].append(document)
+        parts[goes_to_held_out(document.digest, held_out)].append(document)
     for name, part in zip(("training", "held-out"), parts, strict=True):
         if not part:
             raise ConfigError(
@@ -79,3 +86,8 @@ def split(documents: Sequence[Document], held_out: float) -> Corpus:
                 "give more files or another fraction"
             )
     return Corpus(*map(tuple, parts))
+
+
+def goes_to_held_out(digest: bytes, held_out: float) -> bool:
+    """Whether a document of this hash is one of the share `held_out` that is kept."""
+    return int.from_bytes(digest[:8]) < int(held_out * 2**64)

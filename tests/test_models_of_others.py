@@ -1,0 +1,28 @@
+"""Five of scripts/check_models.py: models of others train, and go on after a stop as they were."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def check():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import check_models
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return check_models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nanogpt", "gru", "gnn", "cache", "dict_output"])
+def test_a_model_of_others_trains_and_resumes(check, name, tmp_path):
+    outcome = check.tried(name, tmp_path)
+    assert outcome.problem is None
+    assert outcome.loss < outcome.first_loss
+    assert outcome.resumed == "equal"
+    assert len(outcome.num_params) == 2
