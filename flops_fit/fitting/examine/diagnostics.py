@@ -9,6 +9,7 @@ from typing import Any
 from flops_fit.files import plain
 from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import MethodNumbers
+from flops_fit.fitting.examine.order import Order
 from flops_fit.fitting.methods import kind_of
 
 
@@ -95,7 +96,9 @@ class Numbers:
     interval of the loss stays within 3% either way; None where not even at the largest budget, or
     where there are no intervals.
     `seed_noise` is the relative standard deviation of one loss by repeated seeds, None where there
-    are too few.
+    are too few. Where `orders` or `direction` leave a doubt, both reaches end at the trained
+    budgets, and where shuffled losses are as good there are none. `direction` says that N
+    or D of the answer would fall with compute, which is no law; None where both rise.
     """
 
     has_intervals: bool
@@ -111,6 +114,8 @@ class Numbers:
     num_draws: Mapping[str, int]  # method -> bootstrap laws behind its intervals
     parameter_counts: tuple[CountedBy, ...]  # with and without embeddings, where both are known
     seed_noise: float | None = None
+    orders: tuple[Order, ...] = ()
+    direction: str | None = None
 
     @property
     def reached(self) -> Reach:
@@ -125,10 +130,11 @@ class Numbers:
             "back_tests": BackTest,
             "biases": Bias,
             "parameter_counts": CountedBy,
+            "orders": Order,
         }
-        values = dict(data)
+        values = {"orders": [], **data}
         for name, kind in lists.items():
-            values[name] = tuple(kind(**entry) for entry in data[name])
+            values[name] = tuple(kind(**entry) for entry in values[name])
         values["without_edges"] = Without(**data["without_edges"])
         return cls(**values)
 
