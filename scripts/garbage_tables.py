@@ -32,7 +32,7 @@ import numpy as np
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import IsoflopFit
-from flops_fit.fitting.selection import EveryRun, LowestLoss
+from flops_fit.fitting.selection import LowestLoss
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.settings import from_keywords
