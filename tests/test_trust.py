@@ -119,7 +119,7 @@ def test_latest_leads_nowhere_else(folder, capsys):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda law: law["isoflop"].update(a="0.5"),
+        lambda law: law["surface"].update(E="0.5"),
         lambda law: law["surface"].update(alpha=0.9),
         lambda law: law["flop_rule"]["num_params"].pop(),
         lambda law: law["predictions"][0].update(loss=None),
