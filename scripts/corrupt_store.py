@@ -330,7 +330,7 @@ def study_of_known_losses() -> None:
         folder.write_run(replace(run, loss=loss, metrics={"mae": loss / 2}, wall_time_seconds=1.0))
         point = CurvePoint(e.num_steps, e.num_tokens, e.flops, loss, None, 1e-3, 1.0)
         write_curve(folder.run_folder(e.id) / "metrics.jsonl", [point])
-    folder.pin({"precision": "fp32", "held_out_samples": 64, "threads": 1, "together": False,
+    folder.pin({"precision": "fp32", "threads": 1, "together": False,
                 "kernels": {"matmul": "default", "attention": "blocks"}})  # fmt: skip
     for verb in ("fit", "predict"):
         outcome = call(verb)

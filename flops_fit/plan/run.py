@@ -24,8 +24,7 @@ class Status(StrEnum):
 
 
 SAME_AS_PLANNED = (
-    "num_params", "num_params_total", "budget", "size", "batch_size", "batch_tokens", "seed",
-    "data_seed",
+    "num_params", "budget", "size", "batch_size", "batch_tokens", "seed", "data_seed",
 )  # fmt: skip
 """What a run has as its experiment has it. Earlier versions did not write all of it."""
 
