@@ -81,6 +81,7 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
         ],
         "python_source": ["model=transformer"],
         "cross_entropy": ["model=transformer", "dataset=python_source"],
+        "own": ["model._target_=models_with_loss.MLPWithLoss"],
         "smoke": [],
     }  # fmt: skip
 

@@ -44,7 +44,8 @@ class ConfiguredModel:
         signature = inspect.signature(self.part.callable())
         shapes = (self.part.node.get(SIZE) or {}).get("values") or ()
         scaled = {name for shape in shapes if isinstance(shape, Mapping) for name in shape}
-        given = self.part.arguments.keys() - scaled
+        scaled |= {(self.part.node.get(SIZE) or {}).get("name")}
+        given = self.part.arguments.keys() - {name.partition(".")[0] for name in scaled if name}
         left = [p for p in signature.parameters.values() if p.name not in given]
         return signature.replace(parameters=left)
 

@@ -81,8 +81,9 @@ class Part:
         return functools.partial(target, **arguments) if arguments else target
 
     def instantiate(self, size: Mapping[str, Any]) -> Any:
-        """The object with `size` added to the configured arguments."""
-        return self._instantiated({"_target_": self.target, **self.arguments, **size})
+        """The object with `size` added to the configured arguments; `config.width` is the `width`
+        of the argument `config`."""
+        return self._instantiated({"_target_": self.target, **with_values(self.arguments, size)})
 
     def _instantiated(self, node: Node) -> Any:
         try:
@@ -117,6 +118,15 @@ def shipped_targets() -> frozenset[str]:
     folders = (folder for folder in shipped_configs().iterdir() if folder.name != "trainer")
     texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
     return frozenset(name for text in texts for name in TARGET.findall(text))
+
+
+def with_values(node: Node, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The node with values at names such as `width` or `config.width`."""
+    changed = dict(node)
+    for name, value in values.items():
+        head, dot, rest = name.partition(".")
+        changed[head] = with_values(changed.get(head) or {}, {rest: value}) if dot else value
+    return changed
 
 
 def _is_hydra_key(name: str) -> bool:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.batches import Batch, changed, micro_batches, num_samples, output_of
 from flops_fit.errors import ConfigError, UserError
-from flops_fit.learning.losses import inputs_for
+from flops_fit.learning.losses import inputs_for, mse
 from flops_fit.signatures import qualified_name
 from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
 from flops_fit.training.family import materialized
@@ -99,9 +99,17 @@ def _check_model_and_loss(model: nn.Module, batch: Batch, recipe: Recipe, hint: 
     except Exception as error:  # likewise a user's loss
         raise ConfigError(
             f"the loss can't compare the model's output {_shape(prediction)} with the "
-            f"dataset's target {_shape(target)}: {error}{hint}"
+            f"dataset's target {_shape(target)}: {error}{_advice(recipe, target)}{hint}"
         ) from error
     _check_loss(loss)
+
+
+def _advice(recipe: Recipe, target: Any) -> str:
+    """What may be meant by targets that are compared as numbers and are none."""
+    is_class = isinstance(target, Tensor) and not target.is_floating_point()
+    if recipe.loss is mse and is_class:
+        return "; these targets are whole numbers: if they are classes, set loss=cross_entropy"
+    return ""
 
 
 def _check_loss(loss: Any) -> None:

@@ -246,8 +246,9 @@ class ModelFamily:
         spec = self.spec
         first = spec.values[0] if spec.values else spec.value_at(0)
         names = first.keys() if isinstance(first, Mapping) else [spec.name]
+        arguments = [name.partition(".")[0] for name in names]  # config.width is one of config's
         check_argument_names(
-            self.factory, names, _name_of(self.factory), ", which should set its size"
+            self.factory, arguments, _name_of(self.factory), ", which should set its size"
         )
 
     def _check_that_size_matters(self) -> None:

@@ -141,6 +141,8 @@ def _owners() -> Iterator[Any]:
     for name, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or name.partition(".")[0] in NOT_OF_USERS:
             continue
+        if not _uses_torch(name, module):
+            continue
         yield module
         for value in list(vars(module).values()):
             cls = value if inspect.isclass(value) else type(value)
@@ -148,9 +150,27 @@ def _owners() -> Iterator[Any]:
                 yield value
 
 
+_known_to_use: dict[str, bool] = {}
+"""Name of a module -> whether it uses torch: to look at all of them takes 0.1 s."""
+
+
+def _uses_torch(name: str, module: ModuleType) -> bool:
+    """Whether one of its names is torch, or comes from there."""
+    if name not in _known_to_use:
+        values = [v for n, v in list(vars(module).items()) if not n.startswith("__")]
+        is_of_torch = (_package_of(v) == "torch" for v in values)
+        _known_to_use[name] = any(is_of_torch)
+    return _known_to_use[name]
+
+
+def _package_of(value: Any) -> str:
+    named = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return named.partition(".")[0] if isinstance(named, str) else ""
+
+
 def _forget_hollow(owner: Any, before: dict[str, Any]) -> None:
     now = vars(owner)
-    hollow = [name for name, value in list(now.items()) if _holds_hollow(value)]
+    hollow = [n for n, v in list(now.items()) if not n.startswith("__") and _holds_hollow(v)]
     if not hollow:
         return
     for name in hollow:
