@@ -32,7 +32,8 @@ import numpy as np
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import IsoflopFit
-from flops_fit.fitting.selection import LowestLoss
+from flops_fit.fitting.points import usable_points
+from flops_fit.fitting.selection import EveryRun, LowestLoss
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.settings import from_keywords
@@ -55,6 +56,9 @@ WRONG = 0.2
 """Relative error of N_opt beyond which a law is another than the planted one; noise gives 5%."""
 
 PF_DAY = 8.64e19
+
+WHOLE = 10
+"""Of so many tables one is fitted by every method; the others are there for their reading."""
 
 Random = np.random.Generator
 
@@ -466,20 +470,24 @@ def planted_optimum() -> float:
     return float(SURFACE.N_opt(TARGET, FlopRule.constant()))
 
 
-def fitted(table: Table, folder: Path) -> float | None:
-    """N_opt of the law for the target, None where there is none. Raises what the fit raises."""
+def fitted(table: Table, folder: Path, *, whole: bool) -> float | None:
+    """N_opt of the law for the target, None where there is none. Raises what the fit raises.
+
+    By all that `fit` does if `whole`, else by approach 2 alone, twenty times as fast.
+    """
     for name, data in table.files.items():
         (folder / name).write_bytes(data)
     names = table.runs or next(iter(table.files))
     asked = "[" + ",".join(str(folder / n) for n in names.strip("[]").split(",")) + "]"
     settings = from_keywords(TableFitSettings, table.settings, {})
     given = table_to_fit(asked, settings, folder / "outputs", None, lambda line: None)
-    select = (
-        LowestLoss() if table.best else Fitting.__dataclass_fields__["select"].default_factory()
-    )
-    how = Fitting(answer=IsoflopFit(), draws=0, seed=0, select=select)
-    law = fit_again(given, how, lambda line: None).law
-    return None if law is None else float(law.predict(TARGET).num_params)
+    select = LowestLoss() if table.best else EveryRun()
+    if whole:
+        how = Fitting(answer=IsoflopFit(), draws=0, seed=0, select=select)
+        law = fit_again(given, how, lambda line: None).law
+        return None if law is None else float(law.predict(TARGET).num_params)
+    points, _ = select(usable_points(given.runs, given.flop_rule)[0])
+    return float(IsoflopFit().law(points).N_opt(TARGET))
 
 
 def trouble(kind: Callable[[Random], Table], seed: int) -> tuple[str, str]:
@@ -488,7 +496,7 @@ def trouble(kind: Callable[[Random], Table], seed: int) -> tuple[str, str]:
     must = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = fitted(table, Path(folder))
+            found = fitted(table, Path(folder), whole=seed % WHOLE == 0)
         except UserError as error:
             return "refused", f"refused: {error}" if must is Must.FIT else ""
         except Exception:  # whatever it is, it is what this script looks for

@@ -244,8 +244,6 @@ def _of_lines(path: Path, lines: Lines) -> Cells:
     if not lines:
         raise FitError(f"{path} is empty", "give a table with a header and one run per row")
     headers = tuple(cell.strip() for cell in lines[start])
-    while headers and not headers[-1]:
-        headers = headers[:-1]
     rows: list[Row] = []
     places = []
     number = 0
