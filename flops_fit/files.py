@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import re
 import stat
 import warnings
@@ -38,7 +39,7 @@ NAME = re.compile(r"[^./\\*?\[\]:|<>\"][^/\\*?\[\]:|<>\"]{0,199}")
 
 DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError,
-    RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+    RuntimeError, TypeError, ValueError, pickle.PickleError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What Python, numpy and torch raise of contents that nothing of ours has written."""
 
@@ -85,15 +86,22 @@ def is_inside(path: Path, root: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
+def size_of(path: Path) -> int:
+    """Bytes. Raises `OSError`, or `StudyError` for a folder, a pipe (which nobody may ever write
+    to) or a device (which may never end)."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device"
+        raise StudyError(f"{path} is {kind} where a file should be")
+    return found.st_size
+
+
 def read_bytes(path: Path) -> bytes:
     """Raises `FileNotFoundError`, or `StudyError` for what is no file or can't be read."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device"
-            raise StudyError(f"{path} is {kind} where a file should be")
-        if found.st_size > LARGEST_FILE:
-            raise StudyError(f"{path} has {found.st_size:,} bytes: no such file is that large")
+        size = size_of(path)
+        if size > LARGEST_FILE:
+            raise StudyError(f"{path} has {size:,} bytes: no such file is that large")
         return path.read_bytes()
     except FileNotFoundError:
         if path.is_symlink():
@@ -241,6 +249,27 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(free)
     return free
+
+
+def clear_way(path: Path) -> None:
+    """Set aside what nothing can be made of, and say so."""
+    warnings.warn(
+        f"{path} can't be used and was set aside as {set_aside(path).name}",
+        StudyWarning,
+        stacklevel=3,
+    )
+
+
+def file_to_write(root: Path, *names: str) -> Path:
+    """The path of a file under `root`; a folder, pipe or link to nothing in its place is set aside.
+
+    Raises `StudyError` where a link leads out of `root`.
+    """
+    path = within(root, *names)
+    if os.path.lexists(path) and not path.is_file():
+        clear_way(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def point_to(pointer: Path, folder: Path) -> None:

@@ -73,7 +73,7 @@ def with_targets(value: Any, renamed: Callable[[str], str]) -> Any:
         case Mapping():
             node = {key: with_targets(item, renamed) for key, item in value.items()}
             target = value.get("_target_")
-            return {**node, "_target_": renamed(target)} if target else node
+            return {**node, "_target_": renamed(target)} if isinstance(target, str) else node
         case list() | tuple():
             return [with_targets(item, renamed) for item in value]
     return value

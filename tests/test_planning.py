@@ -136,6 +136,11 @@ def test_experiments_come_in_order_of_budget_and_size():
     assert planned.total_flops == pytest.approx(7 * 1.11e18, rel=1e-3)
 
 
+def test_without_budgets_nothing_is_planned():
+    with pytest.raises(PlanError, match=r"no budgets: `flops-fit plan`.*budgets=1e15,1e16"):
+        plan()
+
+
 def test_sizes_with_too_few_steps_are_dropped_with_a_message():
     planned = plan(1e9, batch_size=128, sizes=(8, 16, 32, 64), min_steps=100)
     assert [e.size.value for e in planned.experiments] == [8, 16, 32]
@@ -187,7 +192,6 @@ def test_explicit_sizes_serve_every_budget():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"budgets": ()}, "no budgets"),
         ({"budgets": (0.0,)}, "budget 0 is not a finite positive"),
         ({"budgets": (-1e15,)}, r"budget -1e\+15 is not"),
         ({"budgets": (math.inf,)}, "budget inf is not"),

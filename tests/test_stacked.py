@@ -19,7 +19,6 @@ from flops_fit.datasets.batches import micro_batches, num_samples, output_of, st
 from flops_fit.learning.losses import cross_entropy
 from flops_fit.learning.optimizers import Muon
 from flops_fit.models import MLP
-from flops_fit.training.evaluation import evaluate
 from flops_fit.training.flat_parameters import LINEAR_IN_RATE, MustTrainAlone
 from flops_fit.training.flat_program import NotRecordable, recorded
 from flops_fit.training.stackable import why_alone
@@ -236,21 +235,6 @@ class TestTogetherIsAsAlone:
 
 
 class TestLeaving:
-    def test_the_others_go_on_as_before(self, tmp_path):
-        experiments, recipe = runs(tmp_path)
-        together = Stacked(fresh(experiments, recipe), recipe)
-        train_together(together, experiments, recipe, 30)
-        left = [experiments[0], experiments[2]]
-        together = together.kept([0, 2])
-        assert len(together) == 2
-        losses, _ = train_together(together, left, recipe, 30)
-        for row, e in enumerate(left):
-            [state] = fresh([e], recipe)
-            train_alone(state, e, recipe, 30)
-            torch.testing.assert_close(
-                losses[:, row], train_alone(state, e, recipe, 30)[0], rtol=1e-5, atol=0
-            )
-
     @pytest.mark.parametrize("optimizer", [partial(ADAMW, fused=True), torch.optim.SGD])
     def test_one_goes_on_alone(self, tmp_path, optimizer):
         experiments, recipe = runs(tmp_path, optimizer=partial(optimizer, lr=0.01))
@@ -340,41 +324,6 @@ class TestCheckpoints:
             state.step = 0
         again, _ = train_together(together, experiments, recipe, 3)
         assert torch.equal(first, again)
-
-
-class TestEvaluation:
-    @pytest.mark.parametrize(
-        "metrics",
-        [
-            {},
-            {"mae": F.l1_loss},
-            {"read": lambda output, target: float(output.mean())},  # can't be batched
-        ],
-    )
-    def test_is_that_of_each_run_alone(self, tmp_path, metrics):
-        experiments, recipe = runs(tmp_path, metrics=metrics)
-        together = Stacked(fresh(experiments, recipe), recipe)
-        train_together(together, experiments, recipe, 5)
-        found = together.evaluate(batch_size=24, num_samples=60)
-        for row, state in enumerate(together.states):
-            together.hand_back(row)
-            alone = evaluate(state.model, recipe, batch_size=24, num_samples=60)
-            assert found[row].num_samples == alone.num_samples == 60
-            assert found[row].loss == pytest.approx(alone.loss, rel=1e-6)
-            assert found[row].stderr == pytest.approx(alone.stderr, rel=1e-4)
-            assert found[row].metrics == pytest.approx(alone.metrics, rel=1e-5)
-            assert state.model.training
-
-    def test_leaves_training_as_it_is(self, tmp_path):
-        experiments, recipe = runs(tmp_path)
-        losses = []
-        for evaluations in (0, 1):
-            together = Stacked(fresh(experiments, recipe), recipe)
-            train_together(together, experiments, recipe, 3)
-            for _ in range(evaluations):
-                together.evaluate(batch_size=16, num_samples=32)
-            losses.append(train_together(together, experiments, recipe, 3)[0])
-        assert torch.equal(*losses)
 
 
 class ReadsNothing(TorchDispatchMode):

@@ -104,7 +104,8 @@ class OptimalConfig:
         """At the peak, by the study's rule or its optimizer; None where neither says."""
         settings = self.plan.settings
         optimizer = None if settings is None or settings.trainer else settings.optimizer
-        return self.experiment.learning_rate or (optimizer or {}).get("lr")
+        rate = self.experiment.learning_rate or (optimizer or {}).get("lr")
+        return rate if isinstance(rate, int | float) else None
 
     @property
     def can_be_written(self) -> bool:

@@ -11,12 +11,13 @@ from itertools import product
 import numpy as np
 
 from flops_fit.command.listed_sizes import listed_family
-from flops_fit.errors import PlanError
+from flops_fit.errors import PlanError, StudyError
 from flops_fit.laws import Array, FlopRule
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, ModelSize, Plan, Size, SizeValue
 from flops_fit.plan.rules import Rules
 from flops_fit.plan.sweep import DataShape, Sweep, plan_sweep
+from flops_fit.records import of_type
 from flops_fit.settings import PlanSettings, SweepSettings
 
 FAR_OFF = 1.25
@@ -43,8 +44,8 @@ def optimal_experiment(plan: Plan, prediction: Prediction, rules: Rules) -> Expe
         learning_rate=rules.learning_rate,
         batch_tokens=rules.batch_tokens,
     )
-    tokens_per_sample = like.batch_tokens // like.batch_size
-    unique = None if like.unique_tokens is None else like.unique_tokens // tokens_per_sample
+    tokens_per_sample = like.batch_tokens / like.batch_size
+    unique = None if like.unique_tokens is None else round(like.unique_tokens / tokens_per_sample)
     data = DataShape(tokens_per_sample, unique)
     return plan_sweep(sweep, family, data, PlannedFlops(plan.flop_rule)).experiments[0]
 
@@ -95,8 +96,13 @@ class KnownSizes:
         is_range = not listed and node.get("name") and not node.get("values")
         if not is_range or not all(isinstance(m.size.value, int) for m in measured):
             return cls(measured)
-        highest = node.get("max") or math.inf
-        return cls(measured, node.get("multiple_of") or 1, node.get("min") or 1, highest)
+        step, lowest, highest = (
+            of_type(float | None, node.get(name), f"settings.model.size.{name}") or default
+            for name, default in (("multiple_of", 1), ("min", 1), ("max", math.inf))
+        )
+        if step < 1 or step % 1 or lowest <= 0:
+            raise StudyError(f"sizes from {lowest:g} in steps of {step:g} are those of no model")
+        return cls(measured, int(step), lowest, highest)
 
     def nearest(self, num_params: float) -> ModelSize:
         if self.step is None:

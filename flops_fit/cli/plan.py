@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from flops_fit.building.from_config import build_spec
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK
+from flops_fit.cli.groups import USER_CONFIGS
+from flops_fit.cli.words import split_flags
+from flops_fit.plan.proposal import Proposal
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json
 from flops_fit.report.screen import results, say
 from flops_fit.settings import PlaceSettings, PlanningSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.study.sweeps import plan_study
+from flops_fit.study.sweeps import Proposed, plan_study, propose_study
 from flops_fit.training.hardware import named
 
 
 def plan(settings: PlanningSettings, origins: Origins) -> int:
-    """Plan, show, and write plan.json."""
+    """Plan, show, and write plan.json; without budgets propose some, and write nothing."""
     hardware = None if settings.machine is None else named(settings.machine)
     spec = build_spec(settings, origins)
+    if not settings.budgets:
+        proposed = propose_study(spec, study_folder(settings), settings, hardware)
+        show_proposal(proposed, words_to_train(proposed.proposal), as_json=settings.json)
+        return OK
     planned = plan_study(spec, study_folder(settings), settings, hardware)
     estimate = planned.estimate
     if settings.json:
@@ -34,6 +43,39 @@ def plan(settings: PlanningSettings, origins: Origins) -> int:
             say(line)
     say(f"plan: {planned.path}")
     return OK
+
+
+def show_proposal(proposed: Proposed, command: str, *, as_json: bool) -> None:
+    """What the budgets would train, how long that takes, and the command that does."""
+    proposal, estimate = proposed.proposal, proposed.estimate
+    if as_json:
+        print_json(
+            {
+                "proposal": proposal.settings,
+                "command": command,
+                **proposal.plan.to_json(),
+                "estimate": estimate.to_json(),
+            }
+        )
+    else:
+        results().print(tables.proposal_table(proposal.plan, estimate.by_budget))
+    for note in (*proposal.notes, *proposal.plan.notes, *estimate.notes):
+        say(f"note: {note}")
+    for line in (estimate.largest_step, estimate.duration):
+        if line:
+            say(line)
+    if not as_json:
+        say("budgets that data and sizes carry; to train them:")
+        results().print(command, markup=False, soft_wrap=True)
+
+
+def words_to_train(proposal: Proposal) -> str:
+    """The command line as it was given, with what is proposed, for `train`."""
+    flags, words = split_flags(sys.argv[1:])
+    replaced = {"machine", "json", *proposal.settings}
+    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in replaced]
+    flags = [] if flags == ["--config-dir", USER_CONFIGS] else flags
+    return shlex.join(["flops-fit", "train", *flags, *kept, *proposal.overrides])
 
 
 def study_folder(settings: PlaceSettings) -> StudyFolder:

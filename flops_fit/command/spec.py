@@ -12,7 +12,8 @@ from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.flops import FlopCount
 from flops_fit.plan.ids import with_ids
-from flops_fit.plan.sweep import DataShape, Family, Sweep, optimum_sweep, plan_sweep
+from flops_fit.plan.proposal import Bounds, Proposal, planned_or_instead, propose
+from flops_fit.plan.sweep import DataShape, Family, Sweep, optimum_sweep
 from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec, Trainer
@@ -36,8 +37,13 @@ class CommandSpec:
     settings: SweepSettings | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def proposed(self, bounds: Bounds | None = None) -> tuple[CommandSpec, Proposal]:
+        found = propose(self.sweep, self.family, self.data, self.flops, bounds=bounds)
+        settings = None if self.settings is None else replace(self.settings, **found.settings)
+        return replace(self, sweep=found.sweep, settings=settings), found
+
     def prepare(self, folder: StudyFolder) -> Prepared:
-        plan = plan_sweep(self.sweep, self.family, self.data, self.flops)
+        plan = planned_or_instead(self.sweep, self.family, self.data, self.flops)
         plan = replace(
             plan,
             notes=(*plan.notes, *self.notes),

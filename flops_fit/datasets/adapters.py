@@ -1,14 +1,15 @@
 """A user's torch data as a `Source`: tensors, map-style datasets, streams, data loaders.
 
 A sample is a pair (input, target), named tensors in a dict, or a single tensor that stands for
-both; `batches.as_batch` says which is which. It adds to D its length if its input is a
-one-dimensional tensor of integers (token ids), else 1 (a row, an image); `tokens_per_sample`
-overrides this rule.
+both; `batches.as_batch` says which is which. It adds to D its length without padding if its input
+is a one-dimensional tensor of integers (token ids), else 1 (a row, an image): the mean over many
+samples, see `token_counts`. `tokens_per_sample` overrides this rule.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -20,9 +21,10 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    default_collate,
 )
 
-from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, tokens_of
+from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, token_rows
 from flops_fit.datasets.draws import drawing
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Look, check_overlap
 from flops_fit.datasets.samples import (
@@ -36,6 +38,7 @@ from flops_fit.datasets.samples import (
     batch_hash,
     device_bytes_of,
     map_style,
+    not_collated,
     on_training_device,
     text_hash,
 )
@@ -47,6 +50,15 @@ from flops_fit.datasets.source import (
     seed_of,
     seeded_generator,
     shuffled_batches,
+)
+from flops_fit.datasets.token_counts import (
+    LOOKED_AT,
+    LOOKED_AT_IDS,
+    TokenCount,
+    count_of_rows,
+    count_of_samples,
+    pad_id_of,
+    places,
 )
 from flops_fit.errors import ConfigError
 from flops_fit.settings import BATCH_SIZE, DataSettings, StepSettings
@@ -95,7 +107,9 @@ def as_source(
         if isinstance(dataset.dataset, IterableDataset):
             return stream_source(loader, held_out, tokens_per_sample)
         return loader_source(loader, held_out, seed, tokens_per_sample)
-    return samples_source(as_samples(dataset), held_out, batch_size, seed, tokens_per_sample)
+    pad_id = pad_id_of(dataset)
+    samples = as_samples(dataset)
+    return samples_source(samples, held_out, batch_size, seed, tokens_per_sample, pad_id)
 
 
 @dataclass(frozen=True)
@@ -104,8 +118,9 @@ class SamplesSource:
 
     training: Samples
     held_out: Samples
-    tokens_per_sample: int
+    tokens_per_sample: float
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def unique_samples(self) -> int:
@@ -142,8 +157,9 @@ class LoaderSource:
     loader: DataLoader[Any]  # with a generator that is ours alone
     batch_size: int
     held_out: Samples
-    tokens_per_sample: int
+    tokens_per_sample: float
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def unique_samples(self) -> int:
@@ -180,8 +196,9 @@ class StreamSource:
     batch_size: int
     reserved_batches: int
     held_out: Samples
-    tokens_per_sample: int
+    tokens_per_sample: float
     fingerprint: str
+    notes: tuple[str, ...] = ()
     unique_samples: None = None
 
     @property
@@ -197,13 +214,19 @@ class StreamSource:
 
 
 def samples_source(
-    samples: UserSamples, held_out: Any, batch_size: int, seed: int, tokens_per_sample: int | None
+    samples: UserSamples,
+    held_out: Any,
+    batch_size: int,
+    seed: int,
+    tokens_per_sample: int | None,
+    pad_id: int | None = None,
 ) -> SamplesSource:
     """`held_out` of the samples, or a dataset, for evaluation, the rest in batches to train on."""
     training, evaluation, parts = parted(samples, held_out, seed)
     check_fills_a_batch(len(training), batch_size)
-    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0]), ANY_KEY))
-    return SamplesSource(training, evaluation, tokens, text_hash(parts, tokens))
+    count = token_count(training, pad_id, tokens_per_sample)
+    fingerprint = text_hash(parts, count.mean)
+    return SamplesSource(training, evaluation, count.mean, fingerprint, count.notes)
 
 
 def loader_source(
@@ -216,9 +239,23 @@ def loader_source(
         loader = rebuilt(loader, Subset(loader.dataset, training.indices.tolist()))
     batch_size = batch_size_of(loader)
     check_fills_a_batch(len(loader.sampler), batch_size)  # type: ignore[arg-type]
-    tokens = tokens_per_sample or tokens_of(training.batch(torch.tensor([0]), ANY_KEY))
-    fingerprint = text_hash(parts, tokens, type(loader.sampler).__qualname__)
-    return LoaderSource(loader, batch_size, evaluation, tokens, fingerprint)
+    pad_id = pad_id_of(loader.dataset, loader.collate_fn)
+    count = token_count(training, pad_id, tokens_per_sample)
+    fingerprint = text_hash(parts, count.mean, type(loader.sampler).__qualname__)
+    return LoaderSource(loader, batch_size, evaluation, count.mean, fingerprint, count.notes)
+
+
+def token_count(training: Samples, pad_id: int | None, given: int | None) -> TokenCount:
+    """What a sample adds to D: as given, else measured on samples that are spread evenly."""
+    if given is not None:
+        return TokenCount(given)
+    total = len(training)
+    if not math.isfinite(device_bytes_of(training)):
+        each = (training.batch(i[None], ANY_KEY) for i in places(total, LOOKED_AT))
+        return count_of_samples(each, pad_id, total)
+    rows = token_rows(training.batch(torch.tensor([0]), ANY_KEY))
+    most = 1 if rows is None else max(1, LOOKED_AT_IDS // rows.shape[1])
+    return count_of_rows(training.batch(places(total, most), ANY_KEY), pad_id, total)
 
 
 def stream_source(
@@ -235,27 +272,57 @@ def stream_source(
             "batch_size, or held_out=a dataset"
         )
     if is_fraction(held_out):
-        evaluation: UserSamples = reserved_samples(start[:RESERVED_BATCHES])
+        evaluation: UserSamples = reserved_samples(loader, start[:RESERVED_BATCHES])
     else:
         evaluation = as_samples(held_out)
         check_overlap(look_at_batches(start), evaluation.look(HELD_OUT))
-    tokens = tokens_per_sample or tokens_of(start[0])
+    count = stream_count(loader, start, tokens_per_sample)
     first = batch_hash(changed(start[0], lambda tensor: tensor[:HASHED_SAMPLES]))
-    fingerprint = text_hash(qualified_name(loader.dataset), first, evaluation.fingerprint, tokens)
+    fingerprint = text_hash(
+        qualified_name(loader.dataset), first, evaluation.fingerprint, count.mean
+    )
     return StreamSource(
-        loader, batch_size, reserved_batches, evaluation.repeatable, tokens, fingerprint
+        loader,
+        batch_size,
+        reserved_batches,
+        evaluation.repeatable,
+        count.mean,
+        fingerprint,
+        count.notes,
     )
 
 
-def reserved_samples(batches: list[Batch]) -> TensorSamples:
-    """Raises `ConfigError` for samples that differ in shape from batch to batch."""
+def stream_count(loader: DataLoader[Any], start: list[Batch], given: int | None) -> TokenCount:
+    """What a sample adds to D: as given, else that of the first samples by themselves."""
+    if given is not None:
+        return TokenCount(given)
+    if token_rows(start[0]) is None:
+        return TokenCount(1)
+    pad_id = pad_id_of(loader.dataset, loader.collate_fn)
+    stream: Any = loader.dataset
+    with drawing(STREAM_SEED, 0):
+        alone = (as_batch(loader.collate_fn([sample])) for sample in stream)
+        return count_of_samples(alone, pad_id, None)
+
+
+def reserved_samples(loader: DataLoader[Any], batches: list[Batch]) -> UserSamples:
+    """As they came, or where batches differ in length one by one, to be collated anew.
+
+    Raises `ConfigError` where workers make them, which can't be asked for samples.
+    """
     try:
         return TensorSamples(joined(batches))
     except RuntimeError as error:
-        raise ConfigError(
-            f"the stream's first batches can't be kept for evaluation ({error}): make all samples "
-            "of one shape, or give held_out=a dataset"
-        ) from error
+        if loader.num_workers:
+            raise ConfigError(
+                f"the stream's first batches can't be kept for evaluation ({error}): make all "
+                "samples of one shape, load them with num_workers=0, or give held_out=a dataset"
+            ) from error
+    stream: Any = loader.dataset
+    count = sum(map(num_samples, batches))
+    with drawing(STREAM_SEED, 0):
+        samples = list(itertools.islice(stream, count))
+    return DatasetSamples(samples, loader.collate_fn)
 
 
 def look_at_batches(batches: list[Batch]) -> Look:
@@ -356,10 +423,20 @@ def loaded_batches(loader: DataLoader[Any], seed: int, first_step: int) -> Itera
         batches = iter(loader)
     for step in itertools.count(first_step):
         with drawing(seed, step):
-            loaded = list(itertools.islice(batches, 1))
+            loaded = fetched_by(loader, batches)
         if not loaded:
             return
         yield as_batch(loaded[0])
+
+
+def fetched_by(loader: DataLoader[Any], batches: Iterator[Any]) -> list[Any]:
+    """The next batch, if there is one. Raises `ConfigError` for samples that can't be in one."""
+    try:
+        return list(itertools.islice(batches, 1))
+    except RuntimeError as error:
+        if loader.collate_fn is not default_collate:
+            raise
+        raise not_collated(error) from error
 
 
 def check_rows(num_rows: int, batch_size: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flops_fit.errors import ConfigError
+from flops_fit.learning.losses import IGNORED
 from flops_fit.signatures import qualified_name
 
 Content = Tensor | Mapping[str, Tensor]
@@ -23,6 +24,15 @@ TARGET_NAMES = ("target", "targets", "label", "labels", "y")
 
 TOKEN_IDS = "input_ids"
 """Of several named rows of integers those that are tokens."""
+
+ATTENTION_MASK = "attention_mask"
+"""Beside them, 0 where they are padding."""
+
+LENGTHS = ("lengths", "length", "seq_lens")
+"""Or how many of each row are no padding, under one of these names."""
+
+NOT_TOKENS = (ATTENTION_MASK, "token_type_ids", "position_ids", "segment_ids")
+"""Rows of integers that say something of tokens."""
 
 WHAT_A_SAMPLE_MAY_BE = "a tensor, a pair (input, target), or a dict of tensors by name"
 
@@ -81,17 +91,59 @@ def _content(collated: Any) -> Content:
     return dict(collated)
 
 
-def tokens_of(batch: Batch) -> int:
-    """Tokens a sample adds to D: its length if its input is a row of token ids, else 1.
+def token_rows(batch: Batch) -> Tensor | None:
+    """The rows of token ids of the input (B, T); None where it has none.
 
     Of named inputs TOKEN_IDS is asked first, then the others in their order.
     """
     inputs = batch[0]
     if isinstance(inputs, Mapping):
-        tensors = [t for _, t in sorted(inputs.items(), key=lambda item: item[0] != TOKEN_IDS)]
+        others = [t for n, t in inputs.items() if n not in (TOKEN_IDS, *NOT_TOKENS)]
+        tensors = [*(inputs[name] for name in (TOKEN_IDS,) if name in inputs), *others]
     else:
         tensors = [inputs]
-    return next((t.shape[1] for t in tensors if _are_ids(t)), 1)
+    return next((t for t in tensors if _are_ids(t)), None)
+
+
+def told_tokens(batch: Batch, pad_id: int | None) -> Tensor | None:
+    """Tokens of each row that are no padding (B,), where the batch tells: by an ATTENTION_MASK, by
+    LENGTHS, by the id of padding at the ends of rows, or by targets of IGNORED beside one id that
+    fills an end of a row. None where it doesn't."""
+    rows, (inputs, target) = token_rows(batch), batch
+    if rows is None:
+        return None
+    named = inputs if isinstance(inputs, Mapping) else {}
+    mask = named.get(ATTENTION_MASK)
+    if mask is not None and mask.shape == rows.shape:
+        return (mask != 0).sum(1)
+    for name in LENGTHS:
+        if name in named and named[name].shape == rows.shape[:1]:
+            return named[name].clamp(1, rows.shape[1])
+    if pad_id is not None:
+        return rows.shape[1] - ends_of(rows, rows == pad_id)
+    if not isinstance(target, Tensor) or target.shape != rows.shape or target is rows:
+        return None
+    unlabelled = target == IGNORED
+    if not unlabelled.any():
+        return None
+    return rows.shape[1] - torch.maximum(
+        _last_run(rows, unlabelled), _last_run(rows.flip(1), unlabelled.flip(1))
+    )
+
+
+def ends_of(rows: Tensor, marked: Tensor) -> Tensor:
+    """How many are marked at the start and the end of each row without a gap (B,), less than T."""
+    most = rows.shape[1] - 1
+    ends = sum(m.long().cumprod(1).sum(1) for m in (marked, marked.flip(1)))
+    assert isinstance(ends, Tensor)
+    return ends.clamp(max=most)
+
+
+def _last_run(rows: Tensor, marked: Tensor) -> Tensor:
+    """How many ids at the end of each row are the same and marked (B,), of two or more."""
+    same = (rows == rows[:, -1:]) & marked
+    run = same.flip(1).long().cumprod(1).sum(1)
+    return torch.where(run > 1, run, 0).clamp(max=rows.shape[1] - 1)
 
 
 def _are_ids(tensor: Tensor) -> bool:

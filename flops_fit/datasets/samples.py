@@ -117,7 +117,13 @@ class DatasetSamples:
             return self.fetched(indices.tolist())
 
     def fetched(self, numbers: list[int]) -> Batch:
-        return as_batch(self.collate([self.dataset[number] for number in numbers]))
+        samples = [self.dataset[number] for number in numbers]
+        try:
+            return as_batch(self.collate(samples))
+        except RuntimeError as error:
+            if self.collate is not default_collate:
+                raise
+            raise not_collated(error) from error
 
     @property
     def fingerprint(self) -> str:
@@ -145,6 +151,16 @@ class DatasetSamples:
                 if time.perf_counter() > deadline:
                     break
         return Look(tuple(hashes), len(self))
+
+
+def not_collated(error: RuntimeError) -> ConfigError:
+    """For samples that torch can't put into one batch, and what to do."""
+    reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+    return ConfigError(
+        f"samples differ in length or shape, so that they make no batch ({reason}): give a "
+        "DataLoader with a collate_fn that pads them, such as one that calls "
+        "torch.nn.utils.rnn.pad_sequence"
+    )
 
 
 UserSamples = TensorSamples | DatasetSamples

@@ -34,8 +34,9 @@ class Source(Protocol):
     """A training stream and a held-out part, disjoint from it."""
 
     @property
-    def tokens_per_sample(self) -> int:
-        """Tokens one sample adds to D: the sequence length for token ids, 1 for rows."""
+    def tokens_per_sample(self) -> float:
+        """Tokens one sample adds to D: the sequence length for token ids, 1 for rows; the mean
+        where samples differ."""
 
     @property
     def unique_samples(self) -> int | None:
@@ -67,6 +68,14 @@ class CountsBytes(Protocol):
     def bytes_per_token(self) -> float | None:
         """Mean over the held-out part; the end of a document counts as one byte, which it takes
         in text read as bytes. None where it isn't known."""
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """A source that has something to say to whoever plans with it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 class Samples(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from flops_fit.fitting.provenance import recorded
 from flops_fit.fitting.result import ScalingLaw
 from flops_fit.fitting.selection import EveryRun, Selection
 from flops_fit.laws import FlopRule
-from flops_fit.laws.prediction import Prediction
+from flops_fit.laws.prediction import NoSuchRun, Prediction
 from flops_fit.plan.run import Run
 
 BEYOND = (10.0, 100.0, 1000.0)
@@ -142,7 +143,12 @@ def _provenance(
 
 
 def _predictions(points: Points, fits: Fits) -> tuple[Prediction, ...]:
-    """By all methods, at the trained budgets and beyond."""
+    """By all methods, at the trained budgets and beyond, as far as their laws reach."""
     largest = points.largest_budget
     budgets = (*points.budgets, *(multiple * largest for multiple in BEYOND))
-    return tuple(fits.predict(m, budget, largest) for m in fits.laws for budget in budgets)
+    found = []
+    for method in fits.laws:
+        for budget in budgets:
+            with suppress(NoSuchRun):  # a law that ends before
+                found.append(fits.predict(method, budget, largest))
+    return tuple(found)

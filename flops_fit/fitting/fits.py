@@ -15,6 +15,7 @@ from flops_fit.laws.prediction import (
     LossLawDraws,
     Prediction,
     central_intervals,
+    is_a_run,
     predict_at_budget,
 )
 
@@ -79,6 +80,24 @@ MOST_DRAWS_BESIDE = 1000
 """Draws of a method that doesn't answer: the 2.5% tail then holds 25."""
 
 
+FARTHEST_SIZE = 100.0
+"""Factor by which optima of trained budgets may lie outside of the trained sizes."""
+
+
+def check_optima(law: FittedLaw, points: Points) -> None:
+    """Raises `FitError` where the optima of the trained budgets are far from all trained sizes."""
+    smallest, largest = float(points.num_params.min()), float(points.num_params.max())
+    for flops in points.flops_range:
+        n, d, loss = (float(v(flops)) for v in (law.N_opt, law.D_opt, law.loss_opt))
+        near = smallest / FARTHEST_SIZE <= n <= largest * FARTHEST_SIZE
+        if not (near and is_a_run(n, d, loss)):
+            raise FitError(
+                f"the best size at {flops:.3g} FLOPs would be N = {n:.3g} (D = {d:.3g}, loss "
+                f"{loss:.3g}), where N = {smallest:.3g} to {largest:.3g} were trained",
+                "train sizes on both sides of the least loss, or look for rows that went wrong",
+            )
+
+
 def fit_all(points: Points, methods: Iterable[Method], answer: str, draws: int, seed: int) -> Fits:
     """Every method on the same points, `answer` with all draws. `FitError` where all refuse."""
     laws: dict[str, FittedLaw] = {}
@@ -88,6 +107,7 @@ def fit_all(points: Points, methods: Iterable[Method], answer: str, draws: int, 
         try:
             mine = draws if method.method == answer else min(draws, MOST_DRAWS_BESIDE)
             fitted = method.fitted(points, mine, seed)
+            check_optima(fitted.law, points)
         except FitError as error:
             refusals[method.method] = error
             continue

@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.laws import Array, FlopRule
+from flops_fit.laws.prediction import PLAUSIBLE_D, PLAUSIBLE_N
 from flops_fit.plan.run import Run, Status
 
 INCONSISTENT_FLOPS = 5.0
 """A C that differs from the FLOP rule by this factor is of the wrong column or unit."""
 
 PLAUSIBLE: Mapping[str, tuple[float, float]] = {
-    "num_params": (1.0, 1e18),
-    "num_params_total": (1.0, 1e18),
-    "num_tokens": (1.0, 1e24),
-    "unique_tokens": (1.0, 1e24),
+    "num_params": PLAUSIBLE_N,
+    "num_params_total": PLAUSIBLE_N,
+    "num_tokens": PLAUSIBLE_D,
+    "unique_tokens": PLAUSIBLE_D,
     "loss": (1e-12, 1e12),
     "budget": (1.0, 1e42),
 }

@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from flops_fit.laws.prediction import (
     Intervals,
     LossLaw,
     LossLawDraws,
+    NoSuchRun,
     OtherSize,
     Prediction,
     budget_for_num_params,
@@ -108,7 +110,12 @@ class ScalingLaw:
 
     def predict(self, budget: float) -> Answer:
         """The compute-optimal run at `budget` FLOPs, by the law that answers, and how sure."""
-        return self._answer([self.predict_by(method, budget) for method in self.fits.laws])
+        others = []
+        for method in self.fits.laws:
+            if method != self.answer:
+                with suppress(NoSuchRun):
+                    others.append(self.predict_by(method, budget))
+        return self._answer([self.predict_by(self.answer, budget), *others])
 
     def _answer(self, said: Sequence[Prediction]) -> Answer:
         """What all methods say at one budget, by the one that answers."""

@@ -33,11 +33,18 @@ FARTHEST_LOG_SIZE = 100.0
 HALVINGS = 50
 """How often the range in which a number is sought is halved: e^100 to a relative 1e-13."""
 
+PLAUSIBLE_N, PLAUSIBLE_D = (1.0, 1e18), (1.0, 1e24)
+"""Parameters and tokens of any run that can be: a million times the largest there are."""
+
 Mask = NDArray[np.bool_]
 
 Interval = tuple[float, float]
 Intervals = Mapping[str, Interval]
 """Confidence in percent, as text ("80", "95") -> (low, high)."""
+
+
+class NoSuchRun(UserError):
+    """What a law calls best can't be a run at all."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +164,20 @@ def intervals_from_json(data: Mapping[str, Any]) -> dict[str, Intervals]:
 def predict_at_budget(
     law: Law, budget: float, *, method: str, largest_budget: float, draws: LawDraws | None
 ) -> Prediction:
-    """The optimum of `law` at `budget` FLOPs, with intervals from `draws`."""
+    """The optimum of `law` at `budget` FLOPs, with intervals from `draws`.
+
+    Raises `NoSuchRun` for numbers that no run can have.
+    """
     check_budget(budget)
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
+    loss = float(law.loss_opt(budget))
+    if not is_a_run(num_params, num_tokens, loss):
+        raise NoSuchRun(
+            f"the law ({method}) ends before {budget:.3g} FLOPs, {budget / largest_budget:.3g} "
+            f"times the largest trained budget: it would have N = {num_params:.3g}, "
+            f"D = {num_tokens:.3g} and a loss of {loss:.3g}, which no run can have; ask for a "
+            "budget nearer to those that were trained"
+        )
     intervals = {}
     if draws is not None:
         intervals = {
@@ -173,10 +191,17 @@ def predict_at_budget(
         num_params=num_params,
         num_tokens=num_tokens,
         tokens_per_param=num_tokens / num_params,
-        loss=float(law.loss_opt(budget)),
+        loss=loss,
         extrapolation=float(budget) / largest_budget,
         intervals=intervals,
     )
+
+
+def is_a_run(num_params: float, num_tokens: float, loss: float) -> bool:
+    """Whether a run can have these numbers."""
+    (least_n, most_n), (least_d, most_d) = PLAUSIBLE_N, PLAUSIBLE_D
+    in_range = least_n <= num_params <= most_n and least_d <= num_tokens <= most_d
+    return in_range and 0 < loss < np.inf
 
 
 def check_budget(budget: float) -> None:

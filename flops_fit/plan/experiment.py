@@ -129,6 +129,11 @@ class Plan:
     def budgets(self) -> tuple[float, ...]:
         return tuple(sorted({e.budget for e in self.experiments}))
 
+    def at_budget(self, budget: float) -> Plan:
+        """The part of one budget."""
+        mine = tuple(e for e in self.experiments if e.budget == budget)
+        return replace(self, experiments=mine)
+
     @property
     def num_experiments(self) -> int:
         return len(self.experiments)

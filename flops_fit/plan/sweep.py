@@ -33,6 +33,14 @@ EVALUATION_SHARE = 0.1
 """The final evaluation may cost this share of the cheapest run's training compute."""
 
 
+class NoSizeLeft(PlanError):
+    """A budget at which no size can be trained as asked."""
+
+    def __init__(self, budget: float, reason: str) -> None:
+        super().__init__(f"budget {budget:g} leaves no size to train: {reason}")
+        self.budget = budget
+
+
 class Family(Protocol):
     """A model family that the planner can ask for sizes."""
 
@@ -47,7 +55,7 @@ class Family(Protocol):
 class DataShape:
     """What the planner must know of a dataset. `unique_samples` is None where data never ends."""
 
-    tokens_per_sample: int
+    tokens_per_sample: float
     unique_samples: int | None
 
 
@@ -55,7 +63,7 @@ class DataShape:
 class Sweep:
     """What to plan. Raises `PlanError` for values that make no sense."""
 
-    budgets: tuple[float, ...]  # FLOPs
+    budgets: tuple[float, ...]  # FLOPs; none: they are yet to be chosen
     batch_size: int  # samples per step
     sizes: tuple[SizeValue, ...] | None = None
     num_sizes: int = PlanSettings.num_sizes
@@ -74,8 +82,6 @@ class Sweep:
     trunks: SharedTrunks | None = None  # None: every run from its own start
 
     def __post_init__(self) -> None:
-        if not self.budgets:
-            raise PlanError("no budgets: give some in FLOPs, such as budgets=1e15,1e16")
         for budget in self.budgets:
             if not math.isfinite(budget) or budget <= 0:
                 raise PlanError(
@@ -110,8 +116,13 @@ def plan_sweep(
     """The experiments of `sweep`, with sizes from `family`; they have no ids yet.
 
     Sizes that can't be trained as asked are left out with a note.
-    Raises `PlanError` where a budget leaves none.
+    Raises `NoSizeLeft` where a budget leaves none, and `PlanError` without budgets.
     """
+    if not sweep.budgets:
+        raise PlanError(
+            "no budgets: `flops-fit plan` with the same words proposes some that data and sizes "
+            "carry; or give them in FLOPs, such as budgets=1e15,1e16"
+        )
     flops = flops or FormulaFlops()
     experiments: list[Experiment] = []
     models: dict[int, ModelSize] = {}
@@ -122,7 +133,7 @@ def plan_sweep(
         refused = [reason for e in planned if (reason := _refusal(e, sweep))]
         kept = [e for e in planned if not _refusal(e, sweep)]
         if not kept:
-            raise PlanError(f"budget {budget:g} leaves no size to train: {_first_of(refused)}")
+            raise NoSizeLeft(budget, _first_of(refused))
         notes += _notes_on(budget, sweep, kept, refused)
         experiments += _repeated(kept, sweep)
         models.update((m.num_params, m) for m in candidates)
@@ -141,7 +152,7 @@ def _models_for(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -
     if sweep.sizes is not None:
         found = [family.at(value) for value in sweep.sizes]
     else:
-        center = _center(budget, sweep, family, flops)
+        center = center_of(budget, sweep, family, flops)
         found = [family.nearest(num_params) for num_params in _grid(center, sweep)]
     return sorted({m.num_params: m for m in found}.values(), key=lambda m: m.num_params)
 
@@ -169,7 +180,7 @@ def _ratios(sweep: Sweep) -> list[float]:
     return [sweep.span ** (2 * i / last - 1) for i in range(sweep.num_sizes)]
 
 
-def _center(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> float:
+def center_of(budget: float, sweep: Sweep, family: Family, flops: FlopCount) -> float:
     """N at which the budget buys `center` tokens per parameter: C = flops_per_token(N) center N.
 
     Found by repetition, since FLOPs per parameter may themselves depend on N, but weakly.
@@ -191,7 +202,7 @@ def _experiment(
     per_token = flops(model)
     shape = model.num_params, budget / per_token  # N and D
     batch_size = _batch_size(sweep, data, *shape)
-    batch_tokens = batch_size * data.tokens_per_sample
+    batch_tokens = round(batch_size * data.tokens_per_sample)
     unique = data.unique_samples
     return Experiment(
         budget=float(budget),
@@ -204,7 +215,7 @@ def _experiment(
         flops_per_token=per_token,
         flops_per_token_counted=model.counted_flops_per_token,
         flops_per_token_formula=FLOPS_PER_PARAM_PER_TOKEN * model.num_params,
-        unique_tokens=None if unique is None else unique * data.tokens_per_sample,
+        unique_tokens=None if unique is None else round(unique * data.tokens_per_sample),
         seed=sweep.seed,
         data_seed=sweep.data_seed,
         learning_rate=sweep.learning_rate(*shape) if sweep.learning_rate else None,

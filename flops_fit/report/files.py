@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flops_fit.answers.comparison import Comparison
 from flops_fit.answers.optima import OptimaComparison
-from flops_fit.files import within, write_json
+from flops_fit.files import file_to_write, write_json
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.plan.run import Run
 from flops_fit.tables import write_runs
@@ -21,13 +21,12 @@ def write_report(runs: Sequence[Run], answer: ScalingLaw | Refusal, folder: Path
     """Write `TABLE` and `FIGURES`, without a law the first of them; returns their paths."""
     from flops_fit.report.plots import plot_isoflop, plot_optima
 
-    paths = {name: within(folder, *name.split("/")) for name in (TABLE, *FIGURES)}
+    paths = {name: file_to_write(folder, *name.split("/")) for name in (TABLE, *FIGURES)}
     figures = {FIGURES[0]: plot_isoflop(runs, answer)}
     if isinstance(answer, ScalingLaw):
         figures[FIGURES[1]] = plot_optima(answer)
     write_runs(paths[TABLE], runs)
     for name, figure in figures.items():
-        paths[name].parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(paths[name], dpi=FIGURE_DPI)
     return [paths[TABLE], *(paths[name] for name in figures)]
 

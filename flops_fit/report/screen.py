@@ -24,13 +24,15 @@ PIPED_WIDTH = 160
 @cache
 def messages() -> Console:
     """The one console on stderr: two would tear each other's lines."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
+    width = None if sys.stderr.isatty() else PIPED_WIDTH
+    return Console(stderr=True, markup=False, highlight=False, width=width)
 
 
 @cache
 def results() -> Console:
-    """The console on stdout, for what was asked for and nothing else."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    """The console on stdout, for what was asked for and nothing else; names may have brackets."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(markup=False, highlight=False, width=width)
 
 
 def say(text: str) -> None:

@@ -24,6 +24,7 @@ from flops_fit.fitting.points import Dropped
 from flops_fit.laws.prediction import FlatBand, Interval, Intervals, OtherSize, Prediction
 from flops_fit.plan.experiment import Experiment, Plan, short_number
 from flops_fit.plan.run import Run
+from flops_fit.report.screen import duration
 
 RELIANCE_WORDS = {"usable": "both", "loss only": "loss", "N only": "N", "unreliable": "neither"}
 """What a table says under "rely on"."""
@@ -58,6 +59,27 @@ def plan_table(plan: Plan) -> Table:
         row += [_ratio(e)] if counts else []
         row += ["" if e.epochs is None else f"{e.epochs:.2g}"] if repeats else []
         table.add_row(*row, end_section=_ends_budget(e, plan))
+    return table
+
+
+def proposal_table(plan: Plan, seconds: Mapping[float, float]) -> Table:
+    """A row per budget: its sizes from the smallest to the largest, what they see, and the time."""
+    name = plan.experiments[0].size.name
+    table = _table("budget", "sizes", name, "N", "D", "steps", "epochs", "time")
+    for budget in plan.budgets:
+        mine = plan.at_budget(budget).experiments
+        first, last = mine[0], mine[-1]
+        epochs = max((e.epochs for e in mine if e.epochs is not None), default=None)
+        table.add_row(
+            f"{budget:.3g}",
+            f"{len({e.num_params for e in mine})}",
+            f"{first.size.label} - {last.size.label}",
+            f"{short_number(first.num_params)} - {short_number(last.num_params)}",
+            f"{short_number(last.num_tokens)} - {short_number(first.num_tokens)}",
+            f"{last.num_steps:,} - {first.num_steps:,}",
+            "" if epochs is None else f"{epochs:.2g}",
+            duration(seconds[budget]) if budget in seconds else "",
+        )
     return table
 
 

@@ -114,7 +114,10 @@ class DataSettings:
         in_id=True, least=1,
     )  # fmt: skip
     tokens_per_sample: int | None = decides(
-        None, "null: the length of token ids, 1 for anything else", "tokens", least=1
+        None,
+        "null: the mean length of token ids without padding, 1 for anything else",
+        "tokens",
+        least=1,
     )
 
 

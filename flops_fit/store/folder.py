@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +11,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from flops_fit.errors import StudyError, StudyWarning
+from flops_fit.errors import StudyError
 from flops_fit.files import (
     check_name,
+    clear_way,
     is_inside,
     point_to,
     read_record,
@@ -118,13 +118,13 @@ class StudyFolder:
         """
         folder = self.path / "runs" / check_name(run_id, "id of a run")
         if os.path.lexists(folder) and (not is_inside(folder, self.path) or not folder.is_dir()):
-            moved_away(folder)
+            clear_way(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for entry in [*os.scandir(folder)]:
             path = Path(entry)
             is_in_the_way = entry.name in RUN_FILES and not path.is_file()
             if is_in_the_way or not is_inside(path, folder):
-                moved_away(path)
+                clear_way(path)
         return folder
 
     def is_locked(self, run_id: str) -> bool:
@@ -242,15 +242,6 @@ def checked_pins(pins: dict[str, Any]) -> dict[str, Any]:
     if pins.get("threads", 1) > MOST_THREADS:
         raise StudyError(f"threads is {pins['threads']}: no machine has so many")
     return pins
-
-
-def moved_away(path: Path) -> None:
-    """Set aside what nothing can be made of, and say so."""
-    warnings.warn(
-        f"{path} can't be used and was set aside as {set_aside(path).name}",
-        StudyWarning,
-        stacklevel=3,
-    )
 
 
 def latest_study(output_root: Path) -> StudyFolder:

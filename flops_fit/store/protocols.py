@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flops_fit.laws.prediction import Prediction
 from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.proposal import Bounds, Proposal
 from flops_fit.plan.run import Run
 from flops_fit.plan.sweep import Family
 from flops_fit.store.folder import StudyFolder
@@ -118,6 +119,12 @@ class Spec(Protocol):
     @property
     def sources(self) -> Mapping[str, str]:
         """Names of the user's classes and functions -> hashes of their code."""
+
+    def proposed(self, bounds: Bounds | None = None) -> tuple[Spec, Proposal]:
+        """The same with budgets that data and sizes carry, within the bounds.
+
+        Raises `PlanError` where there are none.
+        """
 
     def prepare(self, folder: StudyFolder) -> Prepared:
         """Its plan and trainer. Raises `ConfigError` and `PlanError` for what can't be."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.plan.experiment import Experiment, short_number
@@ -68,7 +68,8 @@ class Memory:
 @dataclass(frozen=True)
 class Estimate:
     """Of the whole plan. `seconds` is None where nobody can tell, `hardware` names another machine;
-    `memory` has the sizes that were looked at, the largest first."""
+    `memory` has the sizes that were looked at, the largest first, `by_budget` the seconds of the
+    runs of each budget, were they trained alone."""
 
     device: str
     workers: int
@@ -76,6 +77,7 @@ class Estimate:
     memory: tuple[Memory, ...] = ()
     hardware: str | None = None  # as machine=.. names it
     title: str = ""  # of that machine and its precision
+    by_budget: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -125,6 +127,7 @@ class Estimate:
             "device": self.device,
             "workers": self.workers,
             "seconds": self.seconds,
+            "by_budget": [{"budget": b, "seconds": s} for b, s in self.by_budget.items()],
             "memory": [m.to_json() for m in self.memory],
         }
 
@@ -149,7 +152,7 @@ def gigabytes(count: float) -> str:
 
 def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> Estimate:
     """By steps that are timed now, as far as they fit into memory; of a command nobody can say."""
-    from flops_fit.training.timing import estimated_seconds
+    from flops_fit.training.timing import seconds_to_train, step_times
     from flops_fit.training.trainer import TorchTrainer
 
     trainer = prepared.trainer.tuned(prepared.plan, machine.threads, folder.pinned())
@@ -157,10 +160,15 @@ def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> 
         return Estimate("", machine.workers, None)
     recipe, plan = trainer.recipe, prepared.plan
     memory = memory_here(plan.experiments, recipe, machine)
-    seconds = estimated_seconds(plan, recipe, machine.workers, machine.threads)
+    step = step_times(plan.experiments, recipe, machine.threads)
+    seconds = seconds_to_train(plan, recipe, machine.workers, step)
+    by_budget = {
+        budget: seconds_to_train(plan.at_budget(budget), recipe, machine.workers, step)
+        for budget in plan.budgets
+    }
     in_turns = recipe.device.type == "cuda" and machine.workers == 1
     at_once = min(machine.runs_per_gpu, len(plan)) if in_turns else machine.workers
-    return Estimate(str(recipe.device), at_once, seconds, memory)
+    return Estimate(str(recipe.device), at_once, seconds, memory, by_budget=by_budget)
 
 
 def memory_here(
@@ -197,9 +205,12 @@ def estimate_elsewhere(
         return Estimate(hardware.device, workers, None, hardware=hardware.name)
     recipe = on(hardware, prepared.trainer.recipe, settings.precision)
     memory = _memory(prepared.plan.experiments, recipe, int(hardware.memory_bytes / workers))
-    seconds = seconds_on(hardware, prepared.plan, recipe, workers)
+    plan = prepared.plan
+    seconds = seconds_on(hardware, plan, recipe, workers)
+    each = ((b, seconds_on(hardware, plan.at_budget(b), recipe, workers)) for b in plan.budgets)
+    by_budget = {budget: told for budget, told in each if told is not None}
     title = f"{hardware.title}, {recipe.precision}"
-    return Estimate(hardware.device, workers, seconds, memory, hardware.name, title)
+    return Estimate(hardware.device, workers, seconds, memory, hardware.name, title, by_budget)
 
 
 def _memory(experiments: Sequence[Experiment], recipe: Recipe, there: int) -> tuple[Memory, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import ConfigError, StudyWarning, UserError
-from flops_fit.files import point_to, set_aside, within
+from flops_fit.files import file_to_write, point_to, set_aside, within
 from flops_fit.fitting import (
     FitError,
     NoLawFits,
@@ -181,7 +181,7 @@ def fit_again(given: ToFit, how: Fitting, tell: Tell) -> FittedStudy:
     )
     law.save(given.answer_folder)
     out_of_the_way(given.answer_folder / REFUSAL_FILE)
-    write_runs(given.answer_folder / RUNS_FILE, given.runs)
+    write_runs(file_to_write(given.answer_folder, RUNS_FILE), given.runs)
     tell_of_earlier(given, tell)
     point_to(given.folder.path / LATEST, given.answer_folder)
     return FittedStudy(given.folder, given.plan, Runs(given.runs), law, None)
@@ -203,7 +203,7 @@ def refused(given: ToFit, how: Fitting, error: FitError, tell: Tell) -> FittedSt
         tell(f"note: the earlier law of {given.folder.path.name} stays in force")
         return study
     refusal.save(given.answer_folder)
-    write_runs(given.answer_folder / RUNS_FILE, given.runs)
+    write_runs(file_to_write(given.answer_folder, RUNS_FILE), given.runs)
     point_to(given.folder.path / LATEST, given.answer_folder)
     return study
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flops_fit.errors import StudyError
+from flops_fit.errors import PlanError, StudyError
 from flops_fit.plan.experiment import Experiment, Plan
+from flops_fit.plan.proposal import Bounds, Proposal
 from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
@@ -36,6 +37,10 @@ SOURCE_WARNING = (
 )
 
 
+A_NIGHT = 8 * 3600.0
+"""Seconds that proposed budgets may take, where any do."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """A plan that was written, and what its training takes."""
@@ -52,19 +57,69 @@ def plan_study(
 
     Estimates the training here, or on the `hardware`.
     """
-    from flops_fit.study.machine import machine_of
-
     prepared = spec.prepare(folder)
     plan = prepared.plan
     path = folder.write_plan(plan)
     if not folder.has_runs:
         folder.put_in_force(plan)
-    if hardware is None:
-        machine = machine_of(prepared, len(plan), folder, settings)
-        estimate = estimate_here(prepared, machine, folder)
-    else:
-        estimate = estimate_elsewhere(prepared, hardware, settings)
-    return Planned(plan, path / "plan.json", estimate)
+    return Planned(plan, path / "plan.json", estimated(prepared, folder, settings, hardware))
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """Budgets that data and sizes carry, and what their training takes. Nothing was written."""
+
+    proposal: Proposal
+    estimate: Estimate
+
+
+def propose_study(
+    spec: Spec, folder: StudyFolder, settings: SweepSettings, hardware: Hardware | None = None
+) -> Proposed:
+    """Budgets for a study without; where these take longer than a night or more memory than there
+    is, others that don't, if there are. Raises `PlanError` where nothing is carried.
+    """
+    found = _proposed(spec, folder, settings, hardware)
+    bounds = _bounds(found)
+    if bounds == Bounds():
+        return found
+    try:
+        return _proposed(spec, folder, settings, hardware, bounds)
+    except PlanError:
+        return found
+
+
+def _proposed(
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    hardware: Hardware | None,
+    bounds: Bounds | None = None,
+) -> Proposed:
+    with_budgets, proposal = spec.proposed(bounds)
+    prepared = with_budgets.prepare(folder)
+    return Proposed(proposal, estimated(prepared, folder, settings, hardware))
+
+
+def _bounds(found: Proposed) -> Bounds:
+    """What a proposal has to keep within, where it takes too long or too much memory."""
+    seconds, flops = found.estimate.seconds, math.inf
+    if seconds is not None and seconds > A_NIGHT:
+        flops = found.proposal.plan.total_flops * A_NIGHT / seconds
+    too_large = [m.num_params - 1.0 for m in found.estimate.memory if not m.fits]
+    return Bounds(flops, min(too_large, default=math.inf))
+
+
+def estimated(
+    prepared: Prepared, folder: StudyFolder, settings: SweepSettings, hardware: Hardware | None
+) -> Estimate:
+    """What training takes here, or on the `hardware`."""
+    from flops_fit.study.machine import machine_of
+
+    if hardware is not None:
+        return estimate_elsewhere(prepared, hardware, settings)
+    machine = machine_of(prepared, len(prepared.plan), folder, settings)
+    return estimate_here(prepared, machine, folder)
 
 
 def train_study(

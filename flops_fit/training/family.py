@@ -106,7 +106,7 @@ class ModelFamily:
         factory: ModelFactory,
         spec: SizeSpec,
         sample: Batch,
-        tokens_per_sample: int,
+        tokens_per_sample: float,
         loss: LossFunction,
     ) -> None:
         self.factory = factory
@@ -277,7 +277,7 @@ class ModelFamily:
 
 
 def family_without_data(
-    factory: ModelFactory, spec: SizeSpec, tokens_per_sample: int
+    factory: ModelFactory, spec: SizeSpec, tokens_per_sample: float
 ) -> ModelFamily:
     """For models that are only to be sized: operations can't be counted without a batch."""
     no_sample = (torch.empty(0), torch.empty(0))
@@ -310,7 +310,7 @@ def num_params_total(model: nn.Module) -> int:
 
 
 def flops_per_token(
-    model: nn.Module, sample: Batch, loss: LossFunction, tokens_per_sample: int
+    model: nn.Module, sample: Batch, loss: LossFunction, tokens_per_sample: float
 ) -> float | None:
     """FLOPs of one training token: what the model says itself, else counted on the meta device.
 

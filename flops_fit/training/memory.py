@@ -237,7 +237,7 @@ def _obviously_fits(experiment: Experiment, usable: int) -> bool:
     return is_short and _is_little(counted, tokens, experiment.num_params_total, usable)
 
 
-def _is_little(counted: float | None, tokens: int, num_params: int, usable: int) -> bool:
+def _is_little(counted: float | None, tokens: float, num_params: int, usable: int) -> bool:
     """By bounds that hold for whatever counts its FLOPs in products: torch takes seconds to get
     ready for a closer look."""
     if counted is None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from flops_fit.datasets.adapters import FixedBatchSource
-from flops_fit.datasets.source import Source
+from flops_fit.datasets.source import HasNotes, Source
 from flops_fit.errors import ConfigError
 from flops_fit.files import within
 from flops_fit.laws.prediction import Prediction
@@ -17,13 +17,13 @@ from flops_fit.learning.schedules import Schedule
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.flops import CountedFlops, FlopCount, FormulaFlops
 from flops_fit.plan.ids import with_ids
+from flops_fit.plan.proposal import Bounds, Proposal, planned_or_instead, propose
 from flops_fit.plan.sweep import (
     DataShape,
     Sweep,
     held_out_samples,
     note_on_trunks,
     optimum_sweep,
-    plan_sweep,
 )
 from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.store.folder import StudyFolder
@@ -94,6 +94,25 @@ class StudySpec:
         """The same with one experiment: the size nearest to the predicted optimum."""
         return replace(self, sweep=optimum_sweep(self.sweep, prediction))
 
+    def proposed(self, bounds: Bounds | None = None) -> tuple[StudySpec, Proposal]:
+        """The same with budgets that data and sizes carry, within the bounds."""
+        recipe = self.recipe(self.device, "fp32", 0)
+        check_fit(recipe, self.sweep.batch_size, self.hints)
+        found = propose(
+            self.sweep,
+            recipe.family,
+            self.data_shape,
+            self.flops or default_flops(recipe.family),
+            may_change_batch=not isinstance(self.source, FixedBatchSource),
+            bounds=bounds,
+        )
+        settings = None if self.settings is None else replace(self.settings, **found.settings)
+        return replace(self, sweep=found.sweep, settings=settings), found
+
+    @property
+    def data_shape(self) -> DataShape:
+        return DataShape(self.source.tokens_per_sample, self.source.unique_samples)
+
     def prepare(self, folder: StudyFolder) -> Prepared:
         """Its plan and trainer, see `plan_study`."""
         plan, recipe = plan_study(self, folder)
@@ -147,12 +166,8 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
         precision = pinned.get("precision", "auto")
     recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
     check_fit(recipe, spec.sweep.batch_size, spec.hints)
-    plan = plan_sweep(
-        spec.sweep,
-        recipe.family,
-        DataShape(spec.source.tokens_per_sample, spec.source.unique_samples),
-        spec.flops or default_flops(recipe.family),
-    )
+    flops = spec.flops or default_flops(recipe.family)
+    plan = planned_or_instead(spec.sweep, recipe.family, spec.data_shape, flops)
     if precision == "auto" and all(e.flops_per_step < HALF_GAINS_FLOPS for e in plan.experiments):
         recipe = replace(recipe, precision="fp32")
     held_out = (
@@ -167,6 +182,8 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
             "hold out more, or name another study"
         )
     recipe = replace(recipe, held_out_samples=held_out)
+    if isinstance(spec.source, HasNotes):
+        plan = replace(plan, notes=(*plan.notes, *spec.source.notes))
     plan = replace(plan, study=folder.path.name, settings=spec.settings)
     decides = {"precision": recipe.precision, "held_out_samples": held_out, **spec.identity}
     if portion_decides(plan, recipe):

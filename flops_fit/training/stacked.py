@@ -26,13 +26,11 @@ from flops_fit.datasets.batches import (
 )
 from flops_fit.learning.losses import inputs_for
 from flops_fit.training.compiling import without_compiling
-from flops_fit.training.evaluation import Batches, HeldOut, evaluate, measures_of, summary
-from flops_fit.training.feed import device_data
 from flops_fit.training.flat_parameters import MustTrainAlone, flat_parameters
 from flops_fit.training.flat_program import Program, recorded
 from flops_fit.training.leftovers import undisturbed
 from flops_fit.training.portions import portion_of_loss
-from flops_fit.training.recipe import Metric, Recipe
+from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState
 
 CLIPPING_EPSILON = 1e-6
@@ -74,12 +72,6 @@ class Stacked:
         """Copy weights and optimizer into the state of a row, but for its groups' rates."""
         for flat in self._flats:
             flat.write(row, self.states[row])
-
-    def kept(self, rows: Sequence[int]) -> Stacked:
-        """These rows alone, as they are now, in this order."""
-        for row in rows:
-            self.hand_back(row)
-        return Stacked([self.states[row] for row in rows], self.recipe)
 
     def prepare(self, batch: Batch) -> None:
         """Record the step for batches of these shapes, which else the first step does."""
@@ -156,95 +148,36 @@ class Stacked:
         for flat in self._flats:
             flat.gradient.mul_(factors[:, None])
 
-    def evaluate(self, batch_size: int, num_samples: int) -> list[HeldOut]:
-        """What `flops_fit.training.evaluation.evaluate` gives for each run, all at once.
-
-        One after the other where a metric can't be batched.
-        """
-        models = [state.model for state in self.states]
-        models[0].eval()
-        try:
-            values, batches = self._held_out_values(batch_size, num_samples)
-        except Exception:  # whatever a user's metric does that only plain tensors can
-            for row in range(len(self)):
-                self.hand_back(row)
-            return [evaluate(model, self.recipe, batch_size, num_samples) for model in models]
-        finally:
-            models[0].train()
-        rows = zip(*(of_measure.unbind(1) for of_measure in values), strict=True)
-        names = measures_of(self.recipe)
-        source = self.recipe.source
-        return [summary(dict(zip(names, row, strict=True)), batches, source) for row in rows]
-
-    def _held_out_values(self, batch_size: int, samples: int) -> tuple[list[Tensor], Batches]:
-        """Each measure on each batch (batches, K), and what the batches hold."""
-        measured, batches = [], Batches()
-        measures = list(measures_of(self.recipe).values())
-        data = device_data(self.recipe.source, self.recipe.device)
-        for batch in data.held_out_batches(batch_size, samples):
-            with torch.no_grad():
-                program = self._recorded(partial(self._measured, batch, measures), batch)
-                measured.append(program(*_tensors(batch)))
-            batches.add(batch, self.recipe.portions)
-        by_measure = zip(*measured, strict=True)
-        # Doubles only on the CPU: mps has none.
-        return [torch.stack(of_measure).cpu().double() for of_measure in by_measure], batches
-
     def _program(self, batch: Batch) -> Program:
-        with torch.enable_grad():
-            return self._recorded(partial(self._losses_and_gradients, batch), batch)
-
-    def _recorded(self, function: Program, batch: Batch) -> Program:
-        """The function of such a batch's tensors as a program; recorded once for its shapes."""
+        """The step's losses and gradients as a program of such a batch's tensors; recorded once
+        for its shapes."""
         tensors = _tensors(batch)
-        key = (torch.is_grad_enabled(), *(tensor.shape for tensor in tensors))
+        key = tuple(tensor.shape for tensor in tensors)
         if key not in self._programs:
             standing = [*self._parameters.values(), *self._constants.values()]
-            model = self.states[0].model
-            plain = without_compiling(model)
-            with plain, undisturbed(model), _attention_with_batched_rule(self.recipe.device):
+            model, function = self.states[0].model, partial(self._losses_and_gradients, batch)
+            attention = _attention_with_batched_rule(self.recipe.device)
+            with torch.enable_grad(), without_compiling(model), undisturbed(model), attention:
                 self._programs[key] = recorded(function, tensors, standing)
         return self._programs[key]
 
     def _losses_and_gradients(self, like: Batch, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of a batch of these tensors: (K,), and (K, *shape) of each parameter."""
         trained = {n: value.detach().requires_grad_() for n, value in self._parameters.items()}
-
-        def loss(values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
-            [value] = self._values_of([self.recipe.loss], values, inputs, target)
-            return value
-
-        losses = vmap(loss)({**trained, **self._constants}, *_filled(like, tensors))  # (K,)
+        values = {**trained, **self._constants}
+        losses = vmap(self._loss_of)(values, *_filled(like, tensors))  # (K,)
         ones = torch.ones(len(self), dtype=losses.dtype, device=losses.device)
         return losses.detach(), *torch.autograd.grad(losses, list(trained.values()), ones)
 
-    def _measured(
-        self, like: Batch, measures: Sequence[Metric], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Each measure (K,) on a batch of these tensors, which all runs share."""
-        inputs, target = _filled(like, tensors)
-
-        def measure(values: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            return self._values_of(measures, values, inputs, target)
-
-        of_runs: tuple[Tensor, ...] = vmap(measure)({**self._parameters, **self._constants})
-        return of_runs
-
-    def _values_of(
-        self,
-        measures: Sequence[Metric],
-        values: dict[str, Tensor],
-        inputs: Content,
-        target: Content,
-    ) -> tuple[Tensor, ...]:
-        """One run's measures, with these values in place of its model's."""
+    def _loss_of(self, values: dict[str, Tensor], inputs: Content, target: Content) -> Tensor:
+        """One run's loss, with these values in place of its model's."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return functional_call(self.states[0].model, values, args, kwargs)
 
         with self.recipe.autocast():
             output = output_of(forward, inputs_for(self.recipe.loss, inputs, target))
-            return tuple(torch.as_tensor(m(output, target)).reshape(()) for m in measures)
+            return torch.as_tensor(self.recipe.loss(output, target)).reshape(())
 
 
 def _attention_with_batched_rule(device: torch.device) -> AbstractContextManager[None]:

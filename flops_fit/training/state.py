@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from flops_fit.errors import StudyError, StudyWarning
-from flops_fit.files import DAMAGE, is_inside, set_aside
+from flops_fit.files import DAMAGE, is_inside, set_aside, size_of
 from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
 from flops_fit.records import of_type, read_list
@@ -178,6 +178,7 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     torch writes a CRC-32 of each of them and doesn't look at it again. To do so takes 2 s a GB,
     where loading takes 2.6. Raises one of `DAMAGE`.
     """
+    size_of(path)  # a file, then
     with zipfile.ZipFile(path) as members:
         damaged = members.testzip()
     if damaged is not None:

@@ -70,7 +70,13 @@ def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) ->
 
     Counts updates and final evaluations; on a machine with nothing else to do.
     """
-    seconds_of = step_times(plan.experiments, recipe, threads)
+    return seconds_to_train(plan, recipe, workers, step_times(plan.experiments, recipe, threads))
+
+
+def seconds_to_train(
+    plan: Plan, recipe: Recipe, workers: int, seconds_of: Callable[[Experiment], float]
+) -> float:
+    """The same where an update of an experiment takes so long."""
     if recipe.device.type == "cuda" and workers == 1:
         return seconds_in_turns(plan, recipe, seconds_of)
     return plan_seconds(plan, recipe.held_out_samples, seconds_of, workers)

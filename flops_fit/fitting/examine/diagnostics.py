@@ -9,6 +9,7 @@ from typing import Any
 from flops_fit.files import plain
 from flops_fit.fitting.answer import Reach
 from flops_fit.fitting.contract import MethodNumbers
+from flops_fit.fitting.examine.order import Order
 from flops_fit.fitting.methods import kind_of
 from flops_fit.records import of_type, read_as
 
@@ -96,7 +97,9 @@ class Numbers:
     interval of the loss stays within 3% either way; None where not even at the largest budget, or
     where there are no intervals.
     `seed_noise` is the relative standard deviation of one loss by repeated seeds, None where there
-    are too few.
+    are too few. Where `orders` or `direction` leave a doubt, both reaches end at the trained
+    budgets, and where shuffled losses are as good there are none. `direction` says that N
+    or D of the answer would fall with compute, which is no law; None where both rise.
     """
 
     has_intervals: bool
@@ -112,6 +115,8 @@ class Numbers:
     num_draws: Mapping[str, int]  # method -> bootstrap laws behind its intervals
     parameter_counts: tuple[CountedBy, ...]  # with and without embeddings, where both are known
     seed_noise: float | None = None
+    orders: tuple[Order, ...] = ()
+    direction: str | None = None
 
     @property
     def reached(self) -> Reach:

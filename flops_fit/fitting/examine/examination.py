@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.examine.diagnostics import Agreement, Bias, Diagnostics, Numbers
+from flops_fit.fitting.examine.order import orders
 from flops_fit.fitting.examine.parameter_counts import by_parameter_counts
 from flops_fit.fitting.examine.sensitivity import back_tests, biases, without_parts
 from flops_fit.fitting.examine.words import REACH_FACTOR, REACH_LOSS, findings, verdict
@@ -41,12 +43,12 @@ def examine(
 
     `optima` are those of the budgets by themselves.
     """
-    numbers = measured(points, methods, fits, answer, optima)
     examined = {
         name: kind_of(name).examined(method, points, fits.laws.get(name), fits.draws.get(name))
         for method in methods
         for name in [method.method]
     }
+    numbers = within_doubt(measured(points, methods, fits, answer, optima))
     return Diagnostics(
         verdict=verdict(numbers, examined, points.largest_budget, answer),
         findings=findings(numbers, examined, fits.refusals, answer, draws),
@@ -83,7 +85,37 @@ def measured(
         num_draws={m: d.num_draws for m, d in fits.draws.items()},
         parameter_counts=by_parameter_counts(points, probed, fits.laws),
         seed_noise=None if seeds is None else seeds.value,
+        orders=orders(points),
+        direction=wrong_direction(law, points.flops_range),
     )
+
+
+def wrong_direction(law: Law, flops: tuple[float, float]) -> str | None:
+    """That more compute would ask for a smaller model or for fewer tokens, in words, else None."""
+    for name, optimum, less in (
+        ("N_opt", law.N_opt, "smaller models"),
+        ("D_opt", law.D_opt, "fewer tokens"),
+    ):
+        first, last = (float(optimum(c)) for c in flops)
+        if last < first:
+            exponent = np.log(last / first) / np.log(flops[1] / flops[0])
+            return (
+                f"{name} ~ C^{exponent:.2f} over them would mean {less} for more compute: train "
+                "more sizes, and budgets further apart"
+            )
+    return None
+
+
+def within_doubt(numbers: Numbers) -> Numbers:
+    """With reaches that end where the order of the losses, or the law's direction, is in doubt."""
+    if any(one.is_none for one in numbers.orders):
+        return replace(numbers, reach=None, loss_reach=None)
+    if numbers.direction is None and all(one.is_clear for one in numbers.orders):
+        return numbers
+    reach, loss_reach = (
+        None if r is None else min(r, REACHES[0]) for r in (numbers.reach, numbers.loss_reach)
+    )
+    return replace(numbers, reach=reach, loss_reach=loss_reach)
 
 
 def agreements(
