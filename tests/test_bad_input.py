@@ -104,8 +104,8 @@ def test_budget_that_is_no_amount_of_compute(folder, capsys, budget, expected):
 
 
 def test_no_budgets_for_a_pair_without_a_recipe(folder, capsys):
-    said = message(capsys, "plan", "model=net", "dataset=mine")
-    assert "no budgets" in said
+    said = message(capsys, "train", "model=net", "dataset=mine")
+    assert "no budgets: `flops-fit plan` with the same words proposes some" in said
     assert "budgets=1e15,1e16" in said
 
 

@@ -320,7 +320,7 @@ def test_nothing_is_a_choice_where_a_config_is_optional(capsys):
         "~batch_rule",
         "fit=null",
     ]
-    assert "no budgets" in said_of(capsys, "plan", *words[:3], "metrics=null")
+    assert "no budgets" in said_of(capsys, "train", *words[:3], "metrics=null")
 
 
 def test_a_pair_of_ones_own_needs_no_recipe(capsys):

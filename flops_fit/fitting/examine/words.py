@@ -33,12 +33,8 @@ def verdict(
 
     No other method is spoken of than the one whose numbers follow.
     """
-    doubts = (
-        d.direction,
-        examined[answer].doubt,
-        *(one.doubt for one in d.orders if not one.is_clear),
-    )
-    doubt = next(filter(None, doubts), None)
+    in_doubt = (d.direction, *(one.doubt for one in d.orders if not one.is_clear))
+    doubt = next(filter(None, in_doubt), None)
     if not d.has_intervals:
         unknown = (
             "unknown how sure: there are no intervals, since draws were not asked for, or there "
@@ -47,7 +43,7 @@ def verdict(
         return f"{unknown}; beyond the trained budgets nothing: {doubt}" if doubt else unknown
     if chance := next((one.doubt for one in d.orders if one.is_none), None):
         return f"unreliable: {chance}"
-    if doubt:
+    if doubt := d.direction or examined[answer].doubt or doubt:
         return f"rely on nothing beyond the trained budgets: {doubt}"
     said = _reached(d.reached, largest_budget)
     if kind_of(answer).probed:
