@@ -258,8 +258,10 @@ def table_to_fit(
         tell(f"note: {note}")
     folder = StudyFolder(output_root / (study or name_of(asked, read.files)))
     rows = [[run.id, run.num_params, run.num_tokens, run.loss] for run in read.runs]
+    first, *others = read.files
     source = {
-        "path": ", ".join(map(str, read.files)),
+        "path": str(first) if not others else f"{len(read.files)} files ({first}, ..)",
+        "files": list(map(str, read.files)),
         "sha256": hashlib.sha256(b"".join(f.read_bytes() for f in read.files)).hexdigest(),
         "columns": dict(read.columns),
         "units": dict(read.units),

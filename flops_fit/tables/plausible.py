@@ -41,6 +41,9 @@ MOST_USUAL = {"num_params": 3e8, "num_tokens": 1e10}
 MANY = 0.5
 """Share of the rows that can't be true from which on it is the unit, not these rows."""
 
+SMALL = 10_000.0
+"""Parameters below which a model is a toy's, or the count in thousands or millions."""
+
 NO_BUDGET = 5.0
 """A budget that differs from C by this factor is of another column or unit."""
 
@@ -105,6 +108,13 @@ class Sizes:
         is_off = not 1 / INCONSISTENT_FLOPS < ratio < INCONSISTENT_FLOPS
         if is_off and not all_said and self._proposed():
             raise self._refused(f"C of this table is {ratio:.3g} times {self.constant:g} N D")
+        small = self.given.get("num_params")
+        if small is not None and "num_params" not in self.said and np.median(small) < SMALL:
+            so_small = "where models are so small, say columns.num_params_unit=1"
+            refused = self._refused(
+                f"models have {small.min():.4g} to {small.max():.4g} parameters"
+            )
+            raise FitError(refused.reason, f"{refused.next_step}; {so_small}")
         if wrong:
             raise FitError(
                 f"{self._row(wrong[0])}: {reasons[wrong[0]]}",

@@ -39,6 +39,9 @@ AS_WRITTEN: Mapping[str, Named] = dict.fromkeys(
 )
 """Units of a table that we wrote: single parameters, tokens and FLOPs, whatever their size."""
 
+OUR_COLUMN = "size_name"
+"""Of runs.csv as we write it, whose sizes are what they say, however small."""
+
 MEASURED = ("num_params", "num_tokens", "flops", "loss", "loss_stderr", "num_steps", "status")
 
 
@@ -181,10 +184,11 @@ def _sizes(found: _Found, columns: Mapping[str, Named], constant: float) -> Size
     """N, D and C of the rows, those that the table gives."""
     given = [sizes_of(row, found.names) for row in found.rows]
     named = sizes_given(found.names)
+    is_ours = OUR_COLUMN in found.cells.headers
     return Sizes(
         given={name: np.array([row[name] for row in given]) for name in named},
         units=found.units,
-        said=frozenset(name for name in named if f"{name}_unit" in columns),
+        said=frozenset(n for n in named if is_ours or f"{n}_unit" in columns),
         constant=constant,
         places=[row.place for row in found.rows],
     )

@@ -29,10 +29,6 @@ OTHER_UNITS = {
 
 PERPLEXITY = re.compile(r"(?:^|[\W_])(?:ppl|perplexity)(?:$|[\W_])", re.I)
 
-SMALL = 10_000.0
-"""Parameters below which a table may be in another unit, though all in it could be true; ours,
-which have a size_name, are not."""
-
 
 def notes_on_columns(
     names: Mapping[str, str], columns: Mapping[str, Named], units: Mapping[str, float]
@@ -58,19 +54,13 @@ def notes_on_loss(header: str, nats_per_unit: float) -> Iterator[str]:
 def notes_on_repeats(
     rows: Sequence[CurveRow], runs: Sequence[Run], cells: Cells, measured: Collection[str]
 ) -> Iterator[str]:
-    """What most methods don't know of these runs: repeated data, curves, learning rates, scale."""
+    """What most methods don't know of these runs: repeated data, curves, learning rates."""
     epochs = [run.num_tokens / run.unique_tokens for run in runs if run.unique_tokens]
     if epochs and max(epochs) > MANY_EPOCHS:
         most = max(epochs)
         yield f"runs see their data up to {most:.3g} times: fit=repeated knows what that costs"
     if len(rows) == len(runs):
         yield from _notes_on_groups(rows, cells, measured)
-    if all(run.num_params < SMALL for run in runs) and "size_name" not in cells.headers:
-        low, high = (f(run.num_params for run in runs) for f in (min, max))
-        yield (
-            f"models have {low:.4g} to {high:.4g} parameters: if these are in thousands or "
-            "millions, say columns.num_params_unit=M columns.num_tokens_unit=M"
-        )
 
 
 def _notes_on_groups(

@@ -182,3 +182,12 @@ def test_headers_without_a_unit(name, header):
 def test_a_column_of_another_unit_than_any_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"num_params_unit is 'inches', no unit of num_params"):
         read_table(written(tmp_path, {"N": "N", "D": "D"}), {"num_params_unit": "inches"})
+
+
+def test_models_of_a_hundred_parameters_are_asked_about_unless_they_are_ours(tmp_path):
+    path = written(tmp_path, {"N": "N", "C": "C"}, N=1e6, C=1e9)
+    with pytest.raises(UserError, match=r"num_params_unit=M columns.flops_unit=gflops would fit"):
+        read_table(path)
+    check_sizes(read_table(path, {"num_params_unit": "M", "flops_unit": "gflops"}).runs)
+    path.write_text("N,D,loss,size_name\n99,20000,3.5,width\n", encoding="utf-8")
+    assert read_table(path).runs[0].num_params == 99
