@@ -310,6 +310,8 @@ def store(rounds: int, seed: int) -> list[str]:
                 outcome = call(verb)
                 wrong = faults(verb, whole[verb], outcome, "precious")
             spoilt[spoil.__name__] += 1
+            if (number + 1) % 50 == 0:
+                print(f"{number + 1} of {rounds} rounds", file=sys.stderr, flush=True)
             if wrong:
                 last = outcome.said.splitlines()[-1:] or [""]
                 said = f"{number}: {verb} after {spoil.__name__} of {path}: {', '.join(wrong)}"
