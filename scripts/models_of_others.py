@@ -212,7 +212,7 @@ def timm_vit(embed_dim: int) -> nn.Module:
 
 def timm_convnext(width: int) -> nn.Module:
     convnext = timm_library().models.ConvNeXt
-    shape = {"depths": (1, 1, 1, 1), "dims": (width, width, 2 * width, 2 * width), "patch_size": 2}
+    shape = {"depths": (1, 1, 1, 1), "dims": (width, width, 2 * width, 2 * width), "patch_size": 1}
     return convnext(num_classes=CLASSES, **shape)
 
 

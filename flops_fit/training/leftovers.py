@@ -101,12 +101,13 @@ def kept_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _tensors_in(value: Any, depth: int = DEEPEST) -> list[Tensor]:
-    """The tensor itself, or those in containers in containers."""
+    """The tensor itself, or those in containers in containers; a dict's own way of giving its
+    values is not asked, as one of transformers' would import every model that it knows."""
     if isinstance(value, Tensor):
         return [value]
     if depth == 0 or not isinstance(value, dict | list | tuple | set | deque):
         return []
-    items = list(value.values()) if isinstance(value, dict) else list(value)
+    items = list(dict.values(value) if isinstance(value, dict) else value)
     return [tensor for item in items for tensor in _tensors_in(item, depth - 1)]
 
 
