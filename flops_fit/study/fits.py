@@ -232,6 +232,9 @@ def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
     runs, problems = folder.runs_of(planned)
     for problem in problems:
         tell(f"warning: left out: {problem}")
+    missing = len(planned) - len(runs) - len(problems)
+    if missing:
+        tell(f"note: {missing} of {len(planned)} planned runs are not trained yet")
     answer_folder = folder.plan_folder(planned)
     curves = partial(checkpoints_of, runs, folder)
     return ToFit(folder, answer_folder, runs, planned.flop_rule, curves, planned)
