@@ -92,7 +92,7 @@ def test_labels_that_a_model_moves_itself_are_moved_once(tmp_path):
     ids, target = (part[:4] for part in models.pairs())
     labels = inputs_for(given_pairs.loss, ids, target)["labels"]
     assert torch.equal(labels[:, 1:], ids[:, 1:])
-    _, given_ids = study(tmp_path, models.Shifting, data=models.tokens())
+    _, given_ids = study(tmp_path, models.Shifting, data=models.tokens(length=8))
     assert torch.equal(inputs_for(given_ids.loss, ids, ids)["labels"], ids)
     _, plain = study(tmp_path, models.DictWithLoss)
     assert torch.equal(inputs_for(plain.loss, ids, target)["labels"], target)

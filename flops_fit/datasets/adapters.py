@@ -9,7 +9,6 @@ samples, see `token_counts`. `tokens_per_sample` overrides this rule.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -28,7 +27,6 @@ from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_sam
 from flops_fit.datasets.draws import drawing
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Look, check_overlap
 from flops_fit.datasets.samples import (
-    ANY_KEY,
     HASHED_SAMPLES,
     DatasetSamples,
     SelectedSamples,
@@ -52,13 +50,10 @@ from flops_fit.datasets.source import (
     shuffled_batches,
 )
 from flops_fit.datasets.token_counts import (
-    LOOKED_AT,
-    LOOKED_AT_IDS,
     TokenCount,
-    count_of_rows,
     count_of_samples,
     pad_id_of,
-    places,
+    token_count,
 )
 from flops_fit.errors import ConfigError
 from flops_fit.settings import BATCH_SIZE, DataSettings, StepSettings
@@ -243,19 +238,6 @@ def loader_source(
     count = token_count(training, pad_id, tokens_per_sample)
     fingerprint = text_hash(parts, count.mean, type(loader.sampler).__qualname__)
     return LoaderSource(loader, batch_size, evaluation, count.mean, fingerprint, count.notes)
-
-
-def token_count(training: Samples, pad_id: int | None, given: int | None) -> TokenCount:
-    """What a sample adds to D: as given, else measured on samples that are spread evenly."""
-    if given is not None:
-        return TokenCount(given)
-    total = len(training)
-    if not math.isfinite(device_bytes_of(training)):
-        each = (training.batch(i[None], ANY_KEY) for i in places(total, LOOKED_AT))
-        return count_of_samples(each, pad_id, total)
-    rows = token_rows(training.batch(torch.tensor([0]), ANY_KEY))
-    most = 1 if rows is None else max(1, LOOKED_AT_IDS // rows.shape[1])
-    return count_of_rows(training.batch(places(total, most), ANY_KEY), pad_id, total)
 
 
 def stream_source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from flops_fit.datasets.batches import Batch, token_rows, told_tokens
+from flops_fit.datasets.samples import ANY_KEY, device_bytes_of
+from flops_fit.datasets.source import Samples
 
 LOOKED_AT = 1_000
 """Samples that user code makes one by one, evenly spread."""
@@ -139,3 +142,16 @@ def _holders(known: Any, levels: int) -> Iterator[Any]:
     yield known
     for name in HELD_BY:
         yield from _holders(getattr(known, name, None), levels - 1)
+
+
+def token_count(training: Samples, pad_id: int | None, given: int | None) -> TokenCount:
+    """What a sample adds to D: as given, else measured on samples that are spread evenly."""
+    if given is not None:
+        return TokenCount(given)
+    total = len(training)
+    if not math.isfinite(device_bytes_of(training)):
+        each = (training.batch(i[None], ANY_KEY) for i in places(total, LOOKED_AT))
+        return count_of_samples(each, pad_id, total)
+    rows = token_rows(training.batch(torch.tensor([0]), ANY_KEY))
+    most = 1 if rows is None else max(1, LOOKED_AT_IDS // rows.shape[1])
+    return count_of_rows(training.batch(places(total, most), ANY_KEY), pad_id, total)

@@ -119,7 +119,7 @@ def _alone(state: TrainingState, batch: Batch, recipe: Recipe) -> tuple[Tensor, 
             raise MustTrainAlone(reason)
     loss.backward()
     for name, buffer in model.named_buffers():
-        if not torch.equal(buffer, before[name]):
+        if name not in before or not torch.equal(buffer, before[name]):
             raise MustTrainAlone(f"its buffer {name} changes as it trains")
     gradients = {}
     for name, parameter in model.named_parameters():
