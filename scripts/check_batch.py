@@ -1,4 +1,4 @@
-"""How large may the batch be, and does the law bend where it grows with D? Writes docs/batch.md.
+"""How large may the batch be, and does the law bend as it grows? Writes docs/batch-size.md.
 
     python scripts/check_batch.py [mlp-toy] [transformer-python_source] [--only scan,law] [--keep F]
 
@@ -27,7 +27,7 @@ from check_width_scaling import Scan, experiment, held_out_loss, shipped
 from flops_fit.plan.experiment import short_number
 
 COMMAND = Path(sys.executable).parent / "flops-fit"
-PAGE = Path(__file__).parents[1] / "docs" / "batch.md"
+PAGE = Path(__file__).parents[1] / "docs" / "batch-size.md"
 
 FACTORS = (0.5, 1.0, 2.0)
 """On the recipe's learning rate."""
