@@ -155,7 +155,7 @@ def laws(pair: str, folder: Path) -> None:
 
 
 def law_of(study: Path) -> dict[str, Any]:
-    plan = study / "plans" / (study / "latest").read_text().strip()
+    plan = study / "latest"
     law = json.loads((plan / "law.json").read_text())
     experiments = json.loads((plan / "plan.json").read_text())["experiments"]
     return {
@@ -243,6 +243,23 @@ def law_lines(check: Check, one: dict[str, Any], rule: dict[str, Any]) -> list[s
             low, high = law["intervals"][method]
             texts.append(f"{law['a'][method]:.3f} ({low:.3f} to {high:.3f})")
         lines.append(f"| {method} | {' | '.join(texts)} |")
+
+    def inside(a: dict[str, Any], b: dict[str, Any], method: str) -> bool:
+        low, high = b["intervals"][method]
+        return bool(low <= a["a"][method] <= high)
+
+    within = [m for m in METHODS if inside(one, rule, m) and inside(rule, one, m)]
+    others = [m for m in METHODS if m not in within]
+    pairs = list(zip(one["budgets"], rule["budgets"], strict=True))
+    ratios = ", ".join(f"{b['N_opt'] / a['N_opt']:.2f}" for a, b in pairs)
+    changes = ", ".join(f"{b['loss'] / a['loss'] - 1:+.1%}" for a, b in pairs)
+    lines += [
+        "",
+        f"By the rule N_opt is {ratios} times that with one batch, where losses are flat: those at "
+        f"the minima change by {changes}. Either exponent lies inside the other's interval by "
+        f"{' and '.join(within) or 'no method'}"
+        + (f", not by {' and '.join(others)}." if others else "."),
+    ]
     return lines
 
 
