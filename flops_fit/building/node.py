@@ -23,6 +23,12 @@ SIZE, FLOPS = "size", "flops"
 
 TARGET = re.compile(r"_target_: ([\w.]+)")
 
+HARMLESS = re.compile(
+    r"torch\.nn\.functional\.(\w+_loss|cross_entropy|binary_cross_entropy\w*|kl_div)"
+    r"|torch\.nn\.[A-Z]\w*Loss|torch\.optim\.[A-Z]\w*"
+)
+"""Losses and optimizers of torch, which do nothing but compute."""
+
 Origins = Mapping[str, str]
 """Config group -> the file that was chosen for it, for error messages."""
 
@@ -99,17 +105,21 @@ class Part:
 
 
 def foreign_targets(node: Any) -> Iterator[str]:
-    """The `_target_`s at any depth that are no classes or functions of the shipped configs."""
+    """The `_target_`s at any depth that are neither of the shipped configs nor `HARMLESS`."""
     match node:
         case Mapping():
             target = node.get("_target_")
-            if target is not None and current_name(str(target)) not in shipped_targets():
+            if target is not None and not _is_known(current_name(str(target))):
                 yield str(target)
             for item in node.values():
                 yield from foreign_targets(item)
         case list() | tuple():
             for item in node:
                 yield from foreign_targets(item)
+
+
+def _is_known(target: str) -> bool:
+    return target in shipped_targets() or HARMLESS.fullmatch(target) is not None
 
 
 @functools.cache
