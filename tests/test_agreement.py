@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -18,6 +18,7 @@ from flops_fit.study.agreement import differences
 STUDIES = Path(__file__).parent / "assets" / "studies"
 
 TRAINED = ["study=toy", "budgets=[1e7,3e7,1e8]", "num_sizes=4", "min_steps=10", "draws=60"]
+TRAINED += ["batch_size=64"]  # of a version whose recipe had no batch rule
 RECIPE = {
     "learning_rate_rule": [
         "learning_rate_rule=power", "learning_rate_rule.coefficient=1",
@@ -79,7 +80,8 @@ def another(setting: Setting) -> Any:
     for kind, value in ((bool, True), (str, "other"), (int, 7), (float, 7.0)):
         if kind in kinds:
             return value
-    return "counted" if setting.name == "flops" else {"_target_": "c.D"}
+    words = [word for kind in kinds for word in get_args(kind) if get_origin(kind) is Literal]
+    return words[-1] if words else {"_target_": "c.D"}
 
 
 def test_every_deciding_setting_is_compared_and_no_other():

@@ -321,7 +321,7 @@ class TestJson:
 
     def test_whole_shapes_come_back_as_they_were(self):
         experiment = plan(1e15).experiments[0]
-        shape = replace(experiment, size=Size("shape", {"width": 64, "depth": 4}))
+        shape = replace(experiment, size=Size("shape", {"width": 64, "depth": 4}), id="a-run")
         planned = Plan((shape,), plan(1e15).flop_rule)
         assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flops_fit.answers.comparison import AtBudget, Comparison, Contender, Estimate
 from flops_fit.answers.crossing import Crossing
-from flops_fit.answers.verification import FrozenPrediction, Record, Verification
+from flops_fit.answers.verification import FrozenPrediction, Outcome, Record, Verification
 from flops_fit.fitting import fit_runs
 from flops_fit.fitting.answer import Answer, Reach
 from flops_fit.fitting.points import Dropped
@@ -240,11 +240,11 @@ class TestVerification:
         assert measured.endswith("N = 260M: +0.00% off")
 
     def test_the_record_counts_what_was_inside_and_how_far_off(self):
-        files = [
-            {"error": error, "inside": {"95": inside}}
+        outcomes = [
+            Outcome(error, {"95": inside})
             for error, inside in ((0.01, True), (-0.03, False), (0.02, None))
         ]
-        assert str(Record.of(files)) == (
+        assert str(Record.of(outcomes)) == (
             "3 verifications of this study so far: median error 2.00%, 1 of 2 inside the 95% "
             "interval"
         )

@@ -11,6 +11,7 @@ import pytest
 
 from flops_fit.errors import ConfigError
 from flops_fit.settings import (
+    BATCH_SIZE,
     ColumnNames,
     FitSettings,
     Kind,
@@ -259,7 +260,7 @@ def test_types_of_arguments_are_those_of_the_declarations():
 def test_shipped_settings_are_what_their_readers_expect():
     """Numbers that stand in the docs and in plans of years, once."""
     assert (SweepSettings.num_sizes, SweepSettings.span, SweepSettings.min_steps) == (7, 16.0, 100)
-    assert (SweepSettings.max_epochs, SweepSettings.batch_size, SweepSettings.seeds) == (4.0, 64, 1)
+    assert (SweepSettings.max_epochs, BATCH_SIZE, SweepSettings.seeds) == (4.0, 64, 1)
     assert SweepSettings.flops_per_param_per_token == FitSettings.flops_per_param_per_token == 6.0
     assert SweepSettings.draws == FitSettings.draws == 4000
     assert SweepSettings.checkpoint_seconds == 30.0

@@ -56,8 +56,10 @@ def stored(cls: type[S], values: Any) -> S | None:
     if not values:
         return None
     for setting in declared(cls):
-        if values.get(setting.name) is not None:
-            of_type(setting.type, values[setting.name], f"settings.{setting.name}")
+        value = values.get(setting.name)
+        is_word = isinstance(value, str) and is_of_words(setting.type)  # a later version has more
+        if value is not None and not is_word:
+            of_type(setting.type, value, f"settings.{setting.name}")
     missing = [s.name for s in declared(cls) if s.is_required and s.name not in values]
     return _typed(cls, {**dict.fromkeys(missing), **values})
 
@@ -165,6 +167,12 @@ def _nested(setting: Setting, kind: Any, values: Mapping[str, Any]) -> Any:
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def is_of_words(hint: Any) -> bool:
+    """Whether all values of this type, but null, are words to choose from."""
+    kinds = [kind for kind in alternatives(hint) if kind is not type(None)]
+    return all(get_origin(kind) is Literal for kind in kinds)
 
 
 def is_tuple(hint: Any) -> bool:

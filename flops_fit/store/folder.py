@@ -42,6 +42,11 @@ MOST_THREADS = 4096
 """CPU threads: more are no machine's."""
 
 
+def has_plan(answer_folder: Path) -> bool:
+    """Whether there is a plan, be it readable or not; a table that was fitted has none."""
+    return os.path.lexists(answer_folder / PLAN_FILE)
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """Where the files of a study lie; see "The study folder" in README."""

@@ -13,7 +13,7 @@ from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.fitting.refusal import REFUSAL_FILE
 from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
-from flops_fit.store.folder import PLAN_FILE, StudyFolder, latest_study
+from flops_fit.store.folder import StudyFolder, has_plan, latest_study
 from flops_fit.tables import AS_WRITTEN, read_table
 
 RUNS_FILE = "runs.csv"
@@ -111,7 +111,7 @@ def study_runs(folder: StudyFolder) -> list[Run]:
     A `StudyWarning` names each that can't be read, which is left out.
     """
     answer_folder = folder.latest_plan_folder()
-    if not os.path.lexists(answer_folder / PLAN_FILE):
+    if not has_plan(answer_folder):
         return read_table(within(answer_folder, RUNS_FILE), AS_WRITTEN).runs
     runs, problems = folder.runs_of(folder.read_plan())
     for problem in problems:

@@ -14,7 +14,7 @@ from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.answer import Answer
 from flops_fit.laws.prediction import FlatBand, OtherSize
 from flops_fit.settings.answers import TargetSettings
-from flops_fit.store.folder import PLAN_FILE, StudyFolder
+from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.verifications import freeze
 
 CONFIGS = "conf"
@@ -81,7 +81,7 @@ def target(law: ScalingLaw, answer: Answer, instead: float | None, folder: Study
 def optimal_run(answer: Answer, folder: StudyFolder) -> tuple[OptimalRun | None, tuple[str, ...]]:
     """The written config of the closest run, and notes; None for a study that no config trained."""
     answer_folder = folder.latest_plan_folder()
-    if not (answer_folder / PLAN_FILE).exists():
+    if not has_plan(answer_folder):
         return None, ()
     plan, prediction = folder.read_plan(), answer.prediction
     try:

@@ -18,7 +18,7 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
 from flops_fit.report.files import write_report
 from flops_fit.report.tables import answer_words
-from flops_fit.store.folder import PLAN_FILE, StudyFolder
+from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import existing, read_answer, study_runs
@@ -47,7 +47,7 @@ class Study:
         """
         folder = existing(StudyFolder(Path(path)))
         answer_folder = folder.latest_plan_folder()
-        plan = folder.read_plan() if (answer_folder / PLAN_FILE).exists() else None
+        plan = folder.read_plan() if has_plan(answer_folder) else None
         fitted = FittedStudy(folder, plan, Runs(study_runs(folder)), None, None)
         try:
             answer = read_answer(folder)
