@@ -122,9 +122,15 @@ def faults(verb: str, whole: Outcome, outcome: Outcome, outside: str) -> list[st
         found.append("code ran")
     if Path("outside").read_text() != outside or sorted(os.listdir()) != ["outputs", "outside"]:
         found.append("written outside of the study")
-    if not outcome.words and answer_of(verb, outcome) != answer_of(verb, whole):
+    changed = answer_of(verb, outcome) != answer_of(verb, whole)
+    if changed and not outcome.words and not says_missing(verb, outcome):
         found.append("silent change")
     return found
+
+
+def says_missing(verb: str, outcome: Outcome) -> bool:
+    """Whether `status` counts a run as not trained: of one that is gone there is no more to say."""
+    return verb == "status" and bool(json.loads(outcome.answer).get("missing"))
 
 
 def answer_of(verb: str, outcome: Outcome) -> Any:
@@ -238,7 +244,9 @@ def code_in_a_rule(path: Path, draw: random.Random) -> None:
     """The settings of plan.json name what is to be called."""
     data = json.loads(path.read_text())
     name = draw.choice(["batch_rule", "learning_rate_rule", "model", "dataset", "optimizer", "fit"])
-    data["settings"][name] = draw.choice([v for v in VALUES if isinstance(v, dict)])
+    data["settings"][name] = draw.choice(
+        [v for v in VALUES if isinstance(v, dict) and "_target_" in v]
+    )
     del data[CHECKSUM]
     Path("outputs/s/extra.npy").write_bytes(pickle.dumps(Payload()))
     path.write_text(json.dumps({**data, CHECKSUM: checksum_of(data)}))

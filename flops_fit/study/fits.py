@@ -234,7 +234,7 @@ def study_to_fit(folder: StudyFolder, tell: Tell) -> ToFit:
         tell(f"warning: left out: {problem}")
     missing = len(planned) - len(runs) - len(problems)
     if missing:
-        tell(f"note: {missing} of {len(planned)} planned runs are not trained yet")
+        tell(f"warning: fitted without {missing} of {len(planned)} runs of the plan: no result yet")
     answer_folder = folder.plan_folder(planned)
     curves = partial(checkpoints_of, runs, folder)
     return ToFit(folder, answer_folder, runs, planned.flop_rule, curves, planned)

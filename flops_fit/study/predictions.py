@@ -89,7 +89,7 @@ def optimal_run(answer: Answer, folder: StudyFolder) -> tuple[OptimalRun | None,
     except PlanError as error:
         return None, (f"note: no run of this study's model can be trained there: {error}",)
     except DAMAGE as error:  # of numbers and nodes that no plan of ours has
-        return None, (f"note: which run of this study is the closest can't be told: {error}",)
+        return None, (f"warning: which run of this study is the closest can't be told: {error}",)
     frozen = shortened(freeze(answer, folder))
     config = OptimalConfig(prediction, experiment, plan, folder.pinned(), str(frozen))
     size_note = note_on_size(experiment, prediction)
