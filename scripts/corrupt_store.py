@@ -18,6 +18,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -129,7 +130,10 @@ def faults(verb: str, whole: Outcome, outcome: Outcome, outside: str) -> list[st
 
 
 def says_missing(verb: str, outcome: Outcome) -> bool:
-    """Whether `status` counts a run as not trained: of one that is gone there is no more to say."""
+    """Whether a run counts as not trained, or is trained: of one that is gone there is no more to
+    say. Training gives it its real loss in place of the known one."""
+    if verb == "train":
+        return re.search(r"\+[1-9]\d* new", outcome.said) is not None
     return verb == "status" and bool(json.loads(outcome.answer).get("missing"))
 
 
