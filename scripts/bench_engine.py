@@ -51,10 +51,11 @@ SAME_LOSS = {"fp32": 1e-3, "bf16": 0.03}
 """Nats that the trained model's held-out loss may be away from the expert's, by precision."""
 
 FRAMEWORKS = {
-    "transformers": ("HF Trainer", contenders.hf_trainer),
-    "lightning": ("Lightning", contenders.lightning_trainer),
-    "accelerate": ("accelerate", contenders.accelerate_loop),
+    "transformers": ("HF Trainer", contenders.hf_trainer, ("transformers", "accelerate")),
+    "lightning": ("Lightning", contenders.lightning_trainer, ("lightning",)),
+    "accelerate": ("accelerate", contenders.accelerate_loop, ("accelerate",)),
 }
+"""Package -> name, contender, and the packages that it needs."""
 
 Contender = Callable[[Work], Outcome]
 
@@ -65,11 +66,12 @@ ENGINE_BF16, BY_HAND_BF16 = "engine, bf16", "its inner loop by hand, bf16"
 
 def installed_frameworks() -> dict[str, Contender]:
     found = {}
-    for package, (name, contender) in FRAMEWORKS.items():
+    for package, (name, contender, needed) in FRAMEWORKS.items():
         try:
-            found[f"{name} {version(package)}"] = contender
+            versions = {each: version(each) for each in needed}
         except PackageNotFoundError:
             continue
+        found[f"{name} {versions[package]}"] = contender
     return found
 
 
