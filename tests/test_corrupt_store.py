@@ -1,22 +1,13 @@
 """A small part of scripts/corrupt_store.py: spoilt files end in a sentence, never in a traceback,
 in code that runs, in a file outside of the study, or in another answer without a word."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from from_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def corrupt_store():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import corrupt_store
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return corrupt_store
+    return loaded("corrupt_store")
 
 
 def test_of_a_study(corrupt_store):

@@ -1,22 +1,13 @@
 """A small part of scripts/forecast_bench.py: published sweeps are forecast as well as it says."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from from_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import forecast_bench
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return forecast_bench
+    return loaded("forecast_bench")
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """A small part of scripts/garbage_tables.py: a law that was planted comes out of every dress, and
 nothing else ever does."""
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from from_scripts import loaded
 
 SEEDS = (1, 2, 3, 4)
 """None of them a multiple of `WHOLE`: read, and fitted by approach 2 alone."""
@@ -17,12 +14,7 @@ SEEDS = (1, 2, 3, 4)
 def script():
     pytest.importorskip("pyarrow")
     pytest.importorskip("openpyxl")
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import garbage_tables
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return garbage_tables
+    return loaded("garbage_tables")
 
 
 def test_a_hundred_tables_give_what_was_planted_or_one_sentence(script):

@@ -1,26 +1,18 @@
 """Five of scripts/check_models.py: models of others train, and go on after a stop as they were."""
 
-import sys
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
+from from_scripts import loaded
 from torch import nn
 
 from flops_fit.training.leftovers import kept_tensors
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
 
 @pytest.fixture(scope="module")
 def check():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import check_models
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return check_models
+    return loaded("check_models")
 
 
 @pytest.mark.slow

@@ -62,7 +62,8 @@ def test_a_faster_card_takes_less_and_compiling_helps(tmp_path):
 def test_two_at_once_take_half(tmp_path):
     plan, recipe = planned(tmp_path)
     there = on(KNOWN["h100"], recipe, "auto")
-    one, two = (seconds_on(KNOWN["h100"], plan, there, workers) for workers in (1, 2))
+    step = step_times_on(KNOWN["h100"], plan.experiments, there)
+    one, two = (seconds_on(KNOWN["h100"], plan, there, workers, step) for workers in (1, 2))
     assert 0.5 <= two / one < 0.7
 
 

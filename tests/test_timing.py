@@ -13,10 +13,10 @@ from flops_fit.plan.trunks import SharedTrunks
 from flops_fit.training.timing import (
     TIMED_SIZES,
     TURNS_GAIN,
-    estimated_seconds,
     fastest_threads,
     makespan,
     seconds_in_turns,
+    seconds_to_train,
     step_times,
 )
 
@@ -58,6 +58,11 @@ class TestMakespan:
         assert makespan([1.0, 1.0, 2.0], 2) == 2.0
 
 
+def by_timed_steps(plan, recipe):
+    """Seconds to train the plan in one worker with one thread."""
+    return seconds_to_train(plan, recipe, 1, step_times(plan.experiments, recipe, threads=1))
+
+
 class TestStepTimes:
     def test_are_those_of_the_timed_sizes_and_between(self, tmp_path):
         plan, recipe = sleepy(tmp_path)
@@ -72,12 +77,12 @@ class TestStepTimes:
         slept = sum(
             e.num_steps * MILLISECONDS_PER_WIDTH * e.size.value / 1000 for e in plan.experiments
         )
-        assert slept < estimated_seconds(plan, recipe, workers=1, threads=1) < 4 * slept + 10
+        assert slept < by_timed_steps(plan, recipe) < 4 * slept + 10
 
     def test_shared_trunks_take_less(self, tmp_path):
         apart, recipe = sleepy(tmp_path / "apart")
         shared, _ = sleepy(tmp_path / "shared", trunks=SharedTrunks(0.05, 0.2))
-        seconds = [estimated_seconds(plan, recipe, 1, 1) for plan in (apart, shared)]
+        seconds = [by_timed_steps(plan, recipe) for plan in (apart, shared)]
         assert seconds[1] < 0.9 * seconds[0]
 
     def test_leaves_random_numbers_and_threads_as_they_were(self, tmp_path):

@@ -1,17 +1,15 @@
 """One learning rate serves all widths: activations and their updates keep their size."""
 
 import functools
-import importlib.util
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from from_scripts import loaded
 from torch import Tensor, nn
 
 from flops_fit.datasets import PythonSource, SyntheticImages, Toy
@@ -29,16 +27,7 @@ GROWING = 0.5
 """Slope of a size that clearly does; measured with one rate for all groups: 0.9 to 1.7."""
 
 
-def script(name):
-    """A file of scripts/ as a module."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check = script("check_width_scaling")
+check = loaded("check_width_scaling")
 
 
 @dataclass(frozen=True)

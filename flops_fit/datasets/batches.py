@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flops_fit.errors import ConfigError
-from flops_fit.learning.losses import IGNORED
+from flops_fit.learning.losses import ATTENTION_MASK, IGNORED, TOKEN_IDS, inputs_for
 from flops_fit.signatures import qualified_name
 
 Content = Tensor | Mapping[str, Tensor]
@@ -22,14 +22,8 @@ Batch = tuple[Content, Content]
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
 """Of named tensors in one dict the first of these is the target."""
 
-TOKEN_IDS = "input_ids"
-"""Of several named rows of integers those that are tokens."""
-
-ATTENTION_MASK = "attention_mask"
-"""Beside them, 0 where they are padding."""
-
 LENGTHS = ("lengths", "length", "seq_lens")
-"""Or how many of each row are no padding, under one of these names."""
+"""How many of each row of tokens are no padding, under one of these names."""
 
 NOT_TOKENS = (ATTENTION_MASK, "token_type_ids", "position_ids", "segment_ids")
 """Rows of integers that say something of tokens."""
@@ -154,6 +148,13 @@ def _are_ids(tensor: Tensor) -> bool:
 def output_of(model: Callable[..., Any], inputs: Content) -> Any:
     """What the model makes of the input; named tensors are given to it by their names."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def loss_of_batch(
+    loss: Callable[[Any, Any], Tensor], model: Callable[..., Any], inputs: Content, target: Content
+) -> Tensor:
+    """The loss of what the model makes of a batch, with its labels where the loss wants it so."""
+    return loss(output_of(model, inputs_for(loss, inputs, target)), target)
 
 
 def num_samples(batch: Batch) -> int:

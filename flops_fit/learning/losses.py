@@ -116,7 +116,8 @@ def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 TOKEN_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
-"""Of named inputs the tokens, and where they are no padding."""
+"""Of several named rows of integers those that are tokens, and beside them 0 where they are
+padding."""
 
 
 def own(output: Any, target: Any) -> Tensor:

@@ -197,7 +197,7 @@ def estimate_elsewhere(
     prepared: Prepared, hardware: Hardware, settings: MachineSettings
 ) -> Estimate:
     """By what steps compute, move and hold: nothing is trained."""
-    from flops_fit.training.roofline import on, seconds_on
+    from flops_fit.training.roofline import on, seconds_on, step_times_on
     from flops_fit.training.trainer import TorchTrainer
 
     workers = min(settings.workers or 1, len(prepared.plan))
@@ -206,10 +206,15 @@ def estimate_elsewhere(
     recipe = on(hardware, prepared.trainer.recipe, settings.precision)
     memory = _memory(prepared.plan.experiments, recipe, int(hardware.memory_bytes / workers))
     plan = prepared.plan
-    seconds = seconds_on(hardware, plan, recipe, workers)
-    each = ((b, seconds_on(hardware, plan.at_budget(b), recipe, workers)) for b in plan.budgets)
-    by_budget = {budget: told for budget, told in each if told is not None}
     title = f"{hardware.title}, {recipe.precision}"
+    step = step_times_on(hardware, plan.experiments, recipe)
+    if step is None:
+        return Estimate(hardware.device, workers, None, memory, hardware.name, title)
+    seconds = seconds_on(hardware, plan, recipe, workers, step)
+    by_budget = {
+        budget: seconds_on(hardware, plan.at_budget(budget), recipe, workers, step)
+        for budget in plan.budgets
+    }
     return Estimate(hardware.device, workers, seconds, memory, hardware.name, title, by_budget)
 
 

@@ -110,6 +110,13 @@ def _check_columns(names: Mapping[str, str], headers: Sequence[str], name: str) 
             )
 
 
+def no_column(table: str, headers: Sequence[str], named: str, ours: str) -> FitError:
+    """For a column that was named and isn't there."""
+    return FitError(
+        f"{table} has no column {named!r} for {ours}", f"its columns are {listed(headers)}"
+    )
+
+
 def listed(headers: Sequence[str]) -> str:
     shown = [repr(h[:SHOWN]) for h in headers[:SHOWN]]
     return ", ".join(shown) + (", ..." if len(headers) > SHOWN else "")

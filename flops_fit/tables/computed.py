@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.tables.cells import Cells, Row, content
-from flops_fit.tables.columns import Named, listed, names_of_runs
+from flops_fit.tables.columns import Named, names_of_runs, no_column
 from flops_fit.tables.expressions import UnknownColumn, value_of
 from flops_fit.tables.units import UNIT_NAMES
 from flops_fit.tables.values import Value
@@ -56,7 +56,7 @@ def _column(cells: Cells, ours: str, theirs: Named) -> tuple[str, Callable[[Row]
             raise FitError(f"columns.{ours} is a list", "name one column: lists are for columns.id")
         for part in parts:
             if part not in cells.headers:
-                raise _no_column(cells, part, ours)
+                raise no_column(cells.name, cells.headers, part, ours)
         return f"[{', '.join(parts)}]", lambda row: "/".join(
             content(row.get(part, "")) for part in parts
         )
@@ -65,16 +65,9 @@ def _column(cells: Cells, ours: str, theirs: Named) -> tuple[str, Callable[[Row]
     try:
         return theirs, value_of(theirs, cells, names_of_runs(cells.headers))
     except UnknownColumn as error:
-        raise _no_column(cells, error.name, ours) from error
+        raise no_column(cells.name, cells.headers, error.name, ours) from error
     except FitError as error:
         raise FitError(f"columns.{ours}={theirs}: {error.reason}", error.next_step) from error
-
-
-def _no_column(cells: Cells, name: str, ours: str) -> FitError:
-    return FitError(
-        f"{cells.name} has no column {name!r} for {ours}",
-        f"its columns are {listed(cells.headers)}",
-    )
 
 
 def _cell(compute: Callable[[Row], Value], row: Row, place: str, ours: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.tables.cells import FILE, Cells, Row, quantity
-from flops_fit.tables.columns import COMMON_NAMES, Named, listed
+from flops_fit.tables.columns import COMMON_NAMES, Named, listed, no_column
 from flops_fit.tables.units import factor
 
 AXES = ("num_params", "num_tokens", "flops")
@@ -45,10 +45,7 @@ def unpivoted(cells: Cells, pivot: str, columns: Mapping[str, Named]) -> Unpivot
             )
     down_column = str(columns.get(down) or next(iter(cells.headers), ""))
     if down_column not in cells.headers:
-        raise FitError(
-            f"{cells.name} has no column {down_column!r} for {down}",
-            f"its columns are {listed(cells.headers)}",
-        )
+        raise no_column(cells.name, cells.headers, down_column, down)
     values = {
         header: value
         for header in cells.headers

@@ -11,10 +11,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import Content, output_of
+from flops_fit.datasets.batches import Content, loss_of_batch, output_of
 from flops_fit.learning.losses import inputs_for
 from flops_fit.plan.experiment import Experiment, Size
-from flops_fit.training.family import LossFunction
 from flops_fit.training.recipe import Recipe
 
 LossOf = Callable[[Content, Content], Tensor]
@@ -70,11 +69,11 @@ def loss_of_model(model: nn.Module, recipe: Recipe, experiment: Experiment) -> L
     """What the training steps call; changes the model's regions where they are compiled."""
     loss = recipe.loss
     if not compiles(recipe, experiment):
-        return partial(_loss_of, loss, model)
+        return partial(loss_of_batch, loss, model)
     _forget_other_sizes(experiment.size)
     if recipe.device.type == "cpu":
         forward: Callable[..., Any] = torch.compile(model, dynamic=False)
-        return partial(_loss_of, loss, forward)
+        return partial(loss_of_batch, loss, forward)
     if isinstance(model, HasRegions):
         for region in model.regions():
             region.compile(dynamic=False)
@@ -84,16 +83,10 @@ def loss_of_model(model: nn.Module, recipe: Recipe, experiment: Experiment) -> L
         )
 
     def whole(inputs: Content, target: Content) -> Tensor:
-        return _loss_of(loss, model, inputs, target)
+        return loss_of_batch(loss, model, inputs, target)
 
     compiled: LossOf = torch.compile(whole, dynamic=False)
     return compiled
-
-
-def _loss_of(
-    loss: LossFunction, forward: Callable[..., Any], inputs: Content, target: Content
-) -> Tensor:
-    return loss(output_of(forward, inputs_for(loss, inputs, target)), target)
 
 
 def without_compiling(model: nn.Module) -> AbstractContextManager[Any]:

@@ -33,8 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from flops_fit.datasets.batches import Batch, changed, output_of
-from flops_fit.learning.losses import inputs_for
+from flops_fit.datasets.batches import Batch, changed, loss_of_batch
 from flops_fit.training.family import LossFunction
 from flops_fit.training.leftovers import nothing_left
 from flops_fit.training.recipe import AUTOCAST, ChoosesAttention, OptimizerFactory, param_groups
@@ -128,7 +127,7 @@ def dry_step(parts: Parts) -> DryStep:
 def _forward_and_backward(model: nn.Module, batch: Batch, parts: Parts) -> None:
     inputs, target = batch
     with _autocast(parts):
-        loss = parts.loss(output_of(model, inputs_for(parts.loss, inputs, target)), target)
+        loss = loss_of_batch(parts.loss, model, inputs, target)
     loss.backward()
 
 

@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flops_fit.datasets.batches import (
     TARGET_NAMES,
-    TOKEN_IDS,
     Batch,
     Content,
+    loss_of_batch,
     micro_batches,
-    output_of,
 )
-from flops_fit.learning.losses import IGNORED, WithLabels, inputs_for, own
+from flops_fit.learning.losses import IGNORED, TOKEN_IDS, WithLabels, own
 from flops_fit.training.family import (
     BYTES_PER_PARAM,
     LossFunction,
@@ -78,14 +77,9 @@ def _works(family: ModelFamily, loss: LossFunction, batch: Batch) -> bool:
     try:
         with seeded(0):
             model = materialized(family.build(family.smallest), batch)
-            return isinstance(_loss(model, loss, batch), Tensor)
+            return isinstance(loss_of_batch(loss, model, *batch), Tensor)
     except Exception:  # whatever a model or a loss raises that lacks labels
         return False
-
-
-def _loss(model: nn.Module, loss: LossFunction, batch: Batch) -> Tensor:
-    inputs, target = batch
-    return loss(output_of(model, inputs_for(loss, inputs, target)), target)
 
 
 def _is_shifted(batch: Batch) -> bool:
@@ -114,5 +108,5 @@ def _shifts(family: ModelFamily, loss: WithLabels, batch: Batch) -> bool:
         others = (target + 1) % (target.max() + 1)
         first, last = target.clone(), target.clone()
         first[:, 0], last[:, -1] = others[:, 0], others[:, -1]
-        losses = [float(_loss(model, loss, (inputs, t))) for t in (target, first, last)]
+        losses = [float(loss_of_batch(loss, model, inputs, t)) for t in (target, first, last)]
     return losses[0] == losses[1] != losses[2]

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from flops_fit.datasets.batches import Batch, Content, micro_batches, num_samples, output_of
+from flops_fit.datasets.batches import Batch, Content, loss_of_batch, micro_batches, num_samples
 from flops_fit.laws import FORWARD_SHARE
-from flops_fit.learning.losses import IGNORED, cross_entropy, inputs_for, mse
+from flops_fit.learning.losses import IGNORED, cross_entropy, mse
 from flops_fit.training.family import LossFunction, ModelFamily, materialized
 from flops_fit.training.leftovers import changed_tensor, kept_tensors
 from flops_fit.training.memory import samples_to_try
@@ -121,7 +121,7 @@ class _Probe:
     def loss_of(self, batch: Batch) -> Tensor:
         inputs, target = batch
         with torch.no_grad():
-            return self.loss(output_of(self.model, inputs_for(self.loss, inputs, target)), target)
+            return loss_of_batch(self.loss, self.model, inputs, target)
 
     def agrees(self, weights: Weights, batch: Batch) -> bool:
         """Whether the losses of portions, so weighed, make that of the whole."""

@@ -111,12 +111,15 @@ def step_times_on(
     return of
 
 
-def seconds_on(hardware: Hardware, plan: Plan, recipe: Recipe, workers: int) -> float | None:
-    """To train the plan there, `workers` runs at once, each as fast as one alone; None where steps
-    can't be run without numbers."""
-    seconds_of = step_times_on(hardware, plan.experiments, recipe)
-    if seconds_of is None:
-        return None
+def seconds_on(
+    hardware: Hardware,
+    plan: Plan,
+    recipe: Recipe,
+    workers: int,
+    seconds_of: Callable[[Experiment], float],
+) -> float:
+    """To train the plan there, `workers` runs at once, each as fast as one alone, where an update
+    of an experiment takes so long (`step_times_on`)."""
     compiled = {
         e.size.label
         for e in plan.experiments

@@ -65,18 +65,13 @@ PRODUCTS_SHARE = 0.7
 """Of the FLOP/s of a product that the whole step of a large model has."""
 
 
-def estimated_seconds(plan: Plan, recipe: Recipe, workers: int, threads: int) -> float:
-    """Seconds to train the plan, `workers` runs at once with `threads` CPU threads each.
-
-    Counts updates and final evaluations; on a machine with nothing else to do.
-    """
-    return seconds_to_train(plan, recipe, workers, step_times(plan.experiments, recipe, threads))
-
-
 def seconds_to_train(
     plan: Plan, recipe: Recipe, workers: int, seconds_of: Callable[[Experiment], float]
 ) -> float:
-    """The same where an update of an experiment takes so long."""
+    """To train the plan, `workers` runs at once, where an update of an experiment takes so long.
+
+    Counts updates and final evaluations; on a machine with nothing else to do.
+    """
     if recipe.device.type == "cuda" and workers == 1:
         return seconds_in_turns(plan, recipe, seconds_of)
     return plan_seconds(plan, recipe.held_out_samples, seconds_of, workers)
