@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from check_width_scaling import Scan, experiment, held_out_loss, shipped
 
-from flops_fit.plan.experiment import short_number
+from flops_fit.shown import short_number
 
 COMMAND = Path(sys.executable).parent / "flops-fit"
 PAGE = Path(__file__).parents[1] / "docs" / "batch-size.md"

@@ -18,7 +18,8 @@ from flops_fit.plan.run import Run, ended_run
 from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima
-from flops_fit.report.screen import duration, run_line
+from flops_fit.report.screen import run_line
+from flops_fit.shown import duration
 from flops_fit.tables import read_table
 
 SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)

@@ -22,6 +22,7 @@ from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law, LawDraws
 from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops
 
 COMPARISON_VERSION = 1
 """Of comparison.json, which nothing reads again."""
@@ -199,7 +200,10 @@ def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
 def _warnings(a: Contender, b: Contender) -> list[str]:
     found = []
     if not ranges_overlap(a, b):
-        spans = (f"{s.name} at {s.budgets[0]:.3g} to {s.budgets[-1]:.3g} FLOPs" for s in (a, b))
+        spans = (
+            f"{s.name} at {short_flops(s.budgets[0])} to {short_flops(s.budgets[-1])} FLOPs"
+            for s in (a, b)
+        )
         found.append(
             f"the trained ranges don't overlap ({', '.join(spans)}): one of the two laws is always "
             "extrapolated; train both at a common budget"
@@ -239,7 +243,7 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
         else f"{leader} is ahead of {b.name if leader == a.name else a.name}"
     )
     changes = "".join(
-        f"; beyond {flops:.2g} FLOPs "
+        f"; beyond {short_flops(flops)} FLOPs "
         + ("they can't be told apart" if later is None else f"{later} is ahead")
         for flops, later in stretches[1:]
     )

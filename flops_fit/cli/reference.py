@@ -20,7 +20,7 @@ from flops_fit.laws.publication import (
 )
 from flops_fit.laws.published import list_of_names, published_law, published_laws
 from flops_fit.report.published import laws_table, predictions_table
-from flops_fit.report.screen import results, say
+from flops_fit.report.screen import say, show_table
 from flops_fit.settings import PredictSettings
 
 LIST = "list"
@@ -50,7 +50,7 @@ def predict_by_reference(name: str, settings: PredictSettings) -> int:
         ]
         print_document({"law": law.publication.to_json(), "predictions": shown})
     else:
-        results().print(predictions_table(found))
+        show_table(predictions_table(found))
     tell(law, found, others)
     return OK
 
@@ -105,7 +105,7 @@ def show_all(*, as_json: bool) -> int:
     if as_json:
         print_document({"laws": [law.publication.to_json() for law in published_laws()]})
     else:
-        results().print(laws_table(published_laws()))
+        show_table(laws_table(published_laws()))
         say(list_of_names())
     return OK
 

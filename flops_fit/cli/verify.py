@@ -12,7 +12,7 @@ from flops_fit.cli.plan import study_folder
 from flops_fit.errors import ConfigError
 from flops_fit.report import tables
 from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.screen import say, show
 from flops_fit.settings import VerifySettings
 from flops_fit.study.agreement import check_agreement
 from flops_fit.study.fits import FittedStudy
@@ -47,5 +47,5 @@ def show_verification(verification: Verification, frozen: Path, *, as_json: bool
         print_json({**verification.to_json(), "record": so_far.to_json()})
     else:
         for line in (*tables.verification_lines(verification), str(so_far)):
-            results().print(line, markup=False, soft_wrap=True)
+            show(line)
     say(f"verification: {verification_path(frozen, verification)}")

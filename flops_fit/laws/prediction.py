@@ -13,6 +13,7 @@ from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws import Array, Law, LawDraws, Optima
 from flops_fit.records import of_type, read_as
+from flops_fit.shown import short_flops
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -71,8 +72,8 @@ class Prediction:
         if self.extrapolation <= EXTRAPOLATION_WARNING:
             return None
         return (
-            f"{self.budget:.3g} FLOPs is {self.extrapolation:.3g} times the largest trained "
-            f"budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, not a "
+            f"{short_flops(self.budget)} FLOPs is {self.extrapolation:.3g} times the largest "
+            f"trained budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, not a "
             "law that bends: train a larger budget before you rely on it"
         )
 
@@ -173,8 +174,8 @@ def predict_at_budget(
     loss = float(law.loss_opt(budget))
     if not is_a_run(num_params, num_tokens, loss):
         raise NoSuchRun(
-            f"the law ({method}) ends before {budget:.3g} FLOPs, {budget / largest_budget:.3g} "
-            f"times the largest trained budget: it would have N = {num_params:.3g}, "
+            f"the law ({method}) ends before {short_flops(budget)} FLOPs, "
+            f"{budget / largest_budget:.3g} times the largest trained budget: it would have N = {num_params:.3g}, "
             f"D = {num_tokens:.3g} and a loss of {loss:.3g}, which no run can have; ask for a "
             "budget nearer to those that were trained"
         )

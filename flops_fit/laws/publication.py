@@ -11,6 +11,7 @@ from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws.law import Array, FlopRule, LossSurface, PowerLaw
 from flops_fit.laws.prediction import Interval, budget_for_num_params, check_budget
+from flops_fit.shown import short_flops
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,6 @@ def outside_warning(law: PublishedLaw, budget: float) -> str | None:
         return None
     off = f"{budget / high:.3g} times above" if budget > high else f"{low / budget:.3g} times below"
     return (
-        f"{budget:.3g} FLOPs is {off} what {law.publication.name} was fitted to "
+        f"{short_flops(budget)} FLOPs is {off} what {law.publication.name} was fitted to "
         f"({law.publication.trained})"
     )

@@ -17,8 +17,8 @@ from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.metrics import label, measured_by
 from flops_fit.laws import Array, Law
 from flops_fit.laws.prediction import central_intervals
-from flops_fit.plan.experiment import short_number
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_number
 
 CURVE_POINTS = 200
 LINE_POINTS = 40

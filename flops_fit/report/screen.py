@@ -1,43 +1,130 @@
-"""What a person sees while things run: messages and one progress bar, all on stderr."""
+"""What a person sees: results on stdout, messages and one progress bar on stderr.
+
+Sentences break at blanks, tables that are wider than the screen are stacked: nothing is cut.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TextIO
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from flops_fit.errors import StudyWarning
-from flops_fit.plan.experiment import Experiment, short_number
+from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status
+from flops_fit.shown import short_flops, short_loss, short_number
 
 PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""
+
+BETWEEN = 2
+"""Columns of text between two columns of a table."""
+
+FOLDED = 24
+"""Columns of text that a column of sentences needs to be read."""
 
 
 @cache
 def messages() -> Console:
     """The one console on stderr: two would tear each other's lines."""
-    width = None if sys.stderr.isatty() else PIPED_WIDTH
-    return Console(stderr=True, markup=False, highlight=False, width=width)
+    return Console(stderr=True, markup=False, highlight=False, width=_width(sys.stderr))
 
 
 @cache
 def results() -> Console:
     """The console on stdout, for what was asked for and nothing else; names may have brackets."""
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(markup=False, highlight=False, width=width)
+    return Console(markup=False, highlight=False, width=_width(sys.stdout))
+
+
+def _width(stream: TextIO) -> int | None:
+    """None where the terminal knows it."""
+    if stream.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdigit() and int(asked) else PIPED_WIDTH
 
 
 def say(text: str) -> None:
     """A line for people; square brackets are just brackets."""
-    messages().print(text, markup=False, soft_wrap=True)
+    _print(messages(), text)
+
+
+def say_command(text: str) -> None:
+    """A line to be pasted into a shell, which no line break must tear."""
+    messages().print(text, soft_wrap=True)
+
+
+def show(text: str, marker: str = "") -> None:
+    """A sentence of the result; below a `marker` such as "- " its further lines are set in."""
+    _print(results(), text, marker)
+
+
+def _print(console: Console, text: str, marker: str = "") -> None:
+    """In the lines of the screen; what is piped keeps its own."""
+    if console.width == PIPED_WIDTH:
+        console.print(f"{marker}{text}", soft_wrap=True)
+        return
+    fill = textwrap.TextWrapper(
+        console.width,
+        subsequent_indent=" " * len(marker),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in f"{marker}{text}".split("\n"):
+        console.print(fill.fill(line), soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """A result; where the screen is too narrow, its rows one below the other."""
+    console = results()
+    console.print()
+    if fits(table, console.width):
+        console.print(table)
+        return
+    if table.title:
+        show(str(table.title))
+    for line in records(table):
+        console.print(line, soft_wrap=True)
+
+
+def table_of(*columns: str) -> Table:
+    """An empty table of columns that are never cut."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, BETWEEN - 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def fits(table: Table, width: int) -> bool:
+    """Whether nothing is cut where the table stands within `width` columns of text."""
+    needed = 1
+    for column in table.columns:
+        cells = [str(column.header), *map(str, column.cells)]
+        needed += BETWEEN + (max(map(cell_len, cells)) if column.no_wrap else FOLDED)
+    return needed <= width
+
+
+def records(table: Table) -> Iterator[str]:
+    """The rows of a table one below the other: a line for each cell."""
+    names = [str(column.header) for column in table.columns]
+    longest = max(map(len, names)) + BETWEEN
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for place, (name, cell) in enumerate(zip(names, map(str, row), strict=True)):
+            set_in = " " * BETWEEN if place else ""
+            if cell:
+                yield f"{set_in}{name:<{longest}}{'' if place else set_in}{cell}"
 
 
 @contextmanager
@@ -121,18 +208,11 @@ TELLING_MFU = 0.01
 def run_line(run: Run) -> str:
     """One run in a line."""
     size = f"{run.size.name} {run.size.label}" if run.size else ""
-    head = f"C {run.budget:.3g}  {size:<12} N {short_number(run.num_params):>6}"
+    head = f"{short_flops(run.budget)}  {size:<10}  N {short_number(run.num_params):<5}"
     if run.status != Status.COMPLETED:
         return f"{head}  {run.status}: {run.error}"
+    loss = 0.0 if run.loss is None else run.loss
     spread = f" ± {run.loss_stderr:.2g}" if run.loss_stderr else ""
     tokens, seconds = short_number(run.num_tokens), run.wall_time_seconds or 0.0
     used = f"  {run.mfu:.0%} of peak" if run.mfu and run.mfu >= TELLING_MFU else ""
-    return f"{head}  D {tokens:>6}  loss {run.loss:.4f}{spread}  {seconds:.1f} s{used}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * limit:
-            return f"{seconds / limit:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    return f"{head}  D {tokens:<5}  loss {short_loss(loss)}{spread}  {seconds:.1f} s{used}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run, Status
+from flops_fit.shown import short_flops
 from flops_fit.store.folder import StudyFolder
 
 
@@ -38,7 +39,7 @@ class StudyStatus:
 
     def __str__(self) -> str:
         words = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        return f"{words}; {self.flops:.3g} of {self.plan.total_flops:.3g} FLOPs"
+        return f"{words}; {short_flops(self.flops)} of {short_flops(self.plan.total_flops)} FLOPs"
 
 
 def study_status(folder: StudyFolder) -> StudyStatus:

@@ -17,7 +17,7 @@ from flops_fit.fitting.collapse import Collapse
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
 from flops_fit.report.files import write_report
-from flops_fit.report.tables import answer_words
+from flops_fit.report.summary import answer_words
 from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy

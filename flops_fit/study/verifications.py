@@ -15,7 +15,7 @@ from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.records import read_as
 from flops_fit.report.screen import say
-from flops_fit.report.tables import answer_words
+from flops_fit.report.summary import answer_words
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_missing
 from flops_fit.store.folder import StudyFolder
