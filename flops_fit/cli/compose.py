@@ -69,10 +69,14 @@ class Job:
 
     def code(self, config: Any) -> int:
         """The exit code of the verb."""
+        from flops_fit.report.screen import say
+
         try:
             check_choices(self.verb)
             values = with_own_batch(plain_values(config), choices_of_hydra(), Folders.of_hydra())
             settings: Any = from_plain(self.verb.settings, values)
+            if self.verb.builds:
+                say(f"{settings.output_root}/{settings.study}: building model and data ..")
             return int(self.verb.function()(settings, origins()))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
             return report_failure(error)

@@ -38,6 +38,8 @@ def plan(settings: PlanningSettings, origins: Origins) -> int:
         show(str(planned.plan))
     for note in (*planned.plan.notes, *estimate.notes):
         say(f"note: {note}")
+    if planned.trains_with:
+        say(f"trains with {planned.trains_with}")
     for line in (estimate.largest_step, estimate.duration):
         if line:
             say(line)

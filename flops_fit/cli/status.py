@@ -22,6 +22,8 @@ def status(settings: StatusSettings, origins: Origins) -> int:
     if settings.json:
         print_json(found.to_json())
         return OK
-    show_table(tables.runs_table(found.plan, found.runs))
+    show_table(tables.runs_table(found.plan, found.runs, found.word))
     show(str(found))
+    for reason, count in found.failures.items():
+        show(f"{count} ended by: {reason}", "- ")
     return OK

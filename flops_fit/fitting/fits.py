@@ -94,7 +94,8 @@ def check_optima(law: FittedLaw, points: Points) -> None:
         if not (near and is_a_run(n, d, loss)):
             raise FitError(
                 f"the best size at {short_flops(flops)} FLOPs would be N = {short_number(n)} "
-                f"(D = {short_number(d)}, loss {loss:.3g}), where N = {span(smallest, largest)} were trained",
+                f"(D = {short_number(d)}, loss {loss:.3g}), where N = {span(smallest, largest)} "
+                "were trained",
                 "train sizes on both sides of the least loss, or look for rows that went wrong",
             )
 

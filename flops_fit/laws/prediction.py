@@ -73,8 +73,8 @@ class Prediction:
             return None
         return (
             f"{short_flops(self.budget)} FLOPs is {self.extrapolation:.3g} times the largest "
-            f"trained budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, not a "
-            "law that bends: train a larger budget before you rely on it"
+            f"trained budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, "
+            "not a law that bends: train a larger budget before you rely on it"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def predict_at_budget(
     if not is_a_run(num_params, num_tokens, loss):
         raise NoSuchRun(
             f"the law ({method}) ends before {short_flops(budget)} FLOPs, "
-            f"{budget / largest_budget:.3g} times the largest trained budget: it would have N = {num_params:.3g}, "
-            f"D = {num_tokens:.3g} and a loss of {loss:.3g}, which no run can have; ask for a "
-            "budget nearer to those that were trained"
+            f"{budget / largest_budget:.3g} times the largest trained budget: it would have "
+            f"N = {num_params:.3g}, D = {num_tokens:.3g} and a loss of {loss:.3g}, "
+            "which no run can have; ask for a budget nearer to those that were trained"
         )
     intervals = {}
     if draws is not None:

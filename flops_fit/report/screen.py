@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +19,13 @@ from typing import Any, TextIO
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status
-from flops_fit.shown import short_flops, short_loss, short_number
+from flops_fit.shown import duration, short_flops, short_loss, short_number
 
 PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""
@@ -146,9 +147,17 @@ def warnings_said() -> Iterator[None]:
         yield
 
 
+NAMED_RUNS = 3
+"""Runs under way that are named beside the bar."""
+
+HEARTBEAT_SECONDS = 60.0
+"""Between lines on what is under way, where there is no terminal to draw a bar on."""
+
+
 @dataclass
 class SweepProgress:
-    """Watches a sweep: a bar that counts FLOPs, and a line for each run that ended.
+    """Watches a sweep: a bar that counts FLOPs with the runs under way, and a line for each run
+    that ended.
 
     `stop_requested` is set by whoever handles signals.
     """
@@ -158,21 +167,17 @@ class SweepProgress:
     stop_requested: bool = False
     ended: int = 0
     _done_flops: float = 0.0  # of runs that ended
-    _running: dict[str, float] = field(default_factory=dict)  # id -> FLOPs so far
+    _running: dict[str, Underway] = field(default_factory=dict)  # by id
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = field(default_factory=time.monotonic)  # when the last line was
     _bar: Progress | None = None
     _task: TaskID | None = None
 
     def __enter__(self) -> SweepProgress:
         if messages().is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.percentage:>3.0f}% of FLOPs"),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=messages(), speed_estimate_period=300)
-            self._task = self._bar.add_task(self._description, total=self.total_flops)
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None))
+            self._bar = Progress(*columns, console=messages(), expand=True)
+            self._task = self._bar.add_task(str(self), total=self.total_flops)
             self._bar.start()
         return self
 
@@ -181,11 +186,28 @@ class SweepProgress:
             self._bar.stop()
 
     @property
-    def _description(self) -> str:
-        return f"training {self.ended}/{self.num_runs} runs"
+    def flops(self) -> float:
+        """Spent so far."""
+        return self._done_flops + sum(run.flops for run in self._running.values())
+
+    def __str__(self) -> str:
+        share = self.flops / self.total_flops if self.total_flops else 1.0
+        total = short_flops(self.total_flops)
+        words = [f"{self.ended}/{self.num_runs} runs, {share:.0%} of {total} FLOPs"]
+        if 0 < share < 1:
+            left = (1 - share) / share * (time.monotonic() - self._started)
+            words.append(f"{duration(left)} left")
+        names = [str(run) for run in self._running.values()]
+        more = [f"{len(names) - NAMED_RUNS} more"] if len(names) > NAMED_RUNS else []
+        if names:
+            words.append("at " + ", ".join(names[:NAMED_RUNS] + more))
+        return "; ".join(words)
 
     def progress(self, experiment: Experiment, flops: float) -> None:
-        self._running[experiment.id] = flops
+        self._running[experiment.id] = Underway(experiment, flops)
+        if self._bar is None and time.monotonic() > self._said + HEARTBEAT_SECONDS:
+            say(str(self))
+            self._said = time.monotonic()
         self._draw()
 
     def finished(self, run: Run) -> None:
@@ -193,12 +215,24 @@ class SweepProgress:
         self._done_flops += run.flops if run.flops_spent is None else run.flops_spent
         self.ended += 1
         say(f"[{self.ended}/{self.num_runs}] {run_line(run)}")
+        self._said = time.monotonic()
         self._draw()
 
     def _draw(self) -> None:
         if self._bar and self._task is not None:
-            done = self._done_flops + sum(self._running.values())
-            self._bar.update(self._task, completed=done, description=self._description)
+            self._bar.update(self._task, completed=self.flops, description=str(self))
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A run that is being trained, and the FLOPs spent on it."""
+
+    experiment: Experiment
+    flops: float
+
+    def __str__(self) -> str:
+        e = self.experiment
+        return f"{e.size.name} {e.size.label} {min(1.0, self.flops / e.flops):.0%}"
 
 
 TELLING_MFU = 0.01

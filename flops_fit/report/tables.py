@@ -285,16 +285,15 @@ def variants_table(variants: Sequence[Variant]) -> Table:
     return table
 
 
-def runs_table(plan: Plan, runs: Mapping[str, Run]) -> Table:
-    """A row per experiment with what became of it."""
+def runs_table(plan: Plan, runs: Mapping[str, Run], words: Callable[[Experiment], str]) -> Table:
+    """A row per experiment with what became of it, in `words`."""
     table = table_of("run", "budget", plan.experiments[0].size.name, "status", "loss", "seconds")
     table.columns[0].justify = "left"
     for e in plan.experiments:
         run = runs.get(e.id)
-        loss = f"{run.loss:.4f}" if run and run.loss is not None else ""
+        loss = short_loss(run.loss) if run and run.loss is not None else ""
         seconds = f"{run.wall_time_seconds:.1f}" if run and run.wall_time_seconds else ""
-        status = run.status if run else "missing"
-        table.add_row(e.id, short_flops(e.budget), e.size.label, status, loss, seconds)
+        table.add_row(e.id, short_flops(e.budget), e.size.label, words(e), loss, seconds)
     return table
 
 

@@ -16,7 +16,7 @@ from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
-from flops_fit.store.execution import train_plan
+from flops_fit.store.execution import Patience, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
 from flops_fit.study.estimates import (
@@ -48,6 +48,7 @@ class Planned:
     plan: Plan
     path: Path
     estimate: Estimate
+    trains_with: str
 
 
 def plan_study(
@@ -62,7 +63,8 @@ def plan_study(
     path = folder.write_plan(plan)
     if not folder.has_runs:
         folder.put_in_force(plan)
-    return Planned(plan, path / "plan.json", estimated(prepared, folder, settings, hardware))
+    estimate = estimated(prepared, folder, settings, hardware)
+    return Planned(plan, path / "plan.json", estimate, prepared.trains_with)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ def train_study(
     retry = [settings.retry] if settings.retry else []
     todo = folder.missing(plan, retry)
     tell_what_is_there(plan, folder, len(todo), tell)
+    if todo and prepared.trains_with:
+        tell(f"trains with {prepared.trains_with}")
     with launched(todo, spec, prepared, folder, settings) as (execute, progress):
         runs = train_plan(plan, folder, execute, progress, retry)
     tell_of_other_lengths(runs, tell)
@@ -198,10 +202,12 @@ def launched(
     if todo:
         for note in notes_on_memory(trainer, todo, machine):
             say(f"note: {note}")
+        if prepared.device is not None and "kernels" not in folder.pinned():
+            say("trying which kernels are fastest here ..")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
         folder.pin({"threads": machine.threads, **trainer.pins})
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
-    running = executor(spec, trainer, folder, machine, fail_fast=settings.fail_fast)
+    running = executor(spec, trainer, folder, machine, Patience(settings.fail_fast))
     with progress, stop_on_signals(progress), running as execute:
         yield execute, progress
 

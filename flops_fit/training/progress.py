@@ -130,6 +130,7 @@ class Progress:
     def save_checkpoint(self) -> None:
         with self._going_on_without("a checkpoint"):
             self.state.save(self.folder / "checkpoint.pt", self.seconds)
+        self.write_curve()
 
     def write_curve(self) -> None:
         with self._going_on_without("its curve"):
