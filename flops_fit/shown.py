@@ -20,6 +20,11 @@ def short_flops(flops: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def significant(value: float, digits: int) -> str:
+    """A number with so many digits as it is typed: 0.1293, 6296, 1.267e9."""
+    return f"{value:.{digits}g}".replace("e+0", "e").replace("e+", "e")
+
+
 def short_loss(loss: float) -> str:
     """A loss with four digits, and no more than four places where these show three: 2.330, 0.1058,
     0.0616."""

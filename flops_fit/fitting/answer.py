@@ -12,7 +12,7 @@ import numpy as np
 from flops_fit.files import plain
 from flops_fit.laws import Law
 from flops_fit.laws.prediction import Intervals, Prediction
-from flops_fit.shown import short_flops, short_loss, short_number
+from flops_fit.shown import significant
 
 STEP = 1.01
 """Factor of C over which a law's local exponents are taken."""
@@ -121,14 +121,12 @@ class Answer:
 
 def local_formula(law: Law, budget: float) -> str:
     """N_opt, D_opt and loss of any law near a budget, as power laws."""
-    rows = (
-        ("N_opt", law.N_opt, short_number),
-        ("D_opt", law.D_opt, short_number),
-        ("loss", law.loss_opt, short_loss),
-    )
+    rows = (("N_opt", law.N_opt), ("D_opt", law.D_opt), ("loss", law.loss_opt))
     said = []
-    for name, answer, shown in rows:
+    for name, answer in rows:
         value, further = (float(answer(c)) for c in (budget, STEP * budget))
         exponent = np.log(further / value) / np.log(STEP)
-        said.append(f"{name} = {shown(value)} (C / {short_flops(budget)})^{exponent:.3f}")
+        said.append(
+            f"{name} = {significant(value, 4)} (C / {significant(budget, 3)})^{exponent:.3f}"
+        )
     return ", ".join(said)

@@ -110,22 +110,22 @@ def table_of(*columns: str) -> Table:
 
 def fits(table: Table, width: int) -> bool:
     """Whether nothing is cut where the table stands within `width` columns of text."""
-    needed = 1
+    needed = BETWEEN * (len(table.columns) - 1)
     for column in table.columns:
         cells = [str(column.header), *map(str, column.cells)]
-        needed += BETWEEN + (max(map(cell_len, cells)) if column.no_wrap else FOLDED)
+        needed += max(map(cell_len, cells)) if column.no_wrap else FOLDED
     return needed <= width
 
 
 def records(table: Table) -> Iterator[str]:
     """The rows of a table one below the other: a line for each cell."""
     names = [str(column.header) for column in table.columns]
-    longest = max(map(len, names)) + BETWEEN
+    column = max(map(len, names)) + 2 * BETWEEN
     for row in zip(*(column.cells for column in table.columns), strict=True):
         for place, (name, cell) in enumerate(zip(names, map(str, row), strict=True)):
-            set_in = " " * BETWEEN if place else ""
+            head = " " * BETWEEN + name if place else name
             if cell:
-                yield f"{set_in}{name:<{longest}}{'' if place else set_in}{cell}"
+                yield f"{head:<{column}}{cell}"
 
 
 @contextmanager
