@@ -18,6 +18,7 @@ from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.report import tables
 from flops_fit.report.plots import plot_comparison
+from flops_fit.shown import short_flops, short_loss, span, times
 from flops_fit.tables import write_runs
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
@@ -106,7 +107,7 @@ def test_crossing_is_told_with_its_interval_and_the_share_of_draws(noisy):
     low, high = noisy.crossing.intervals["80"]
     assert low < noisy.crossing.flops < high
     assert 0.9 < noisy.crossing.share_of_draws <= 1
-    assert noisy.verdict.startswith("early is ahead of late at 1e+18 to")
+    assert noisy.verdict.startswith("early is ahead of late at 1e18 to")
     assert "they can't be told apart" in noisy.verdict
     assert noisy.verdict.endswith("late is ahead")
     shares = [row.share_a_better for row in noisy.rows]
@@ -146,8 +147,8 @@ def test_flops_to_reach_is_the_inverse_of_the_law():
 def test_ranges_that_do_not_overlap_are_warned_about():
     far = side("far", SLOWER, budgets=(1e21, 3e21, 1e22))
     comparison = compare_laws(side("near", SURFACE), far)
-    assert any("ranges don't overlap (near at 1e+18" in text for text in comparison.warnings)
-    assert "between the ranges they were trained in (1e+20 to 1e+21 FLOPs)" in comparison.verdict
+    assert any("ranges don't overlap (near at 1e18" in text for text in comparison.warnings)
+    assert "between the ranges they were trained in (1e20 to 1e21 FLOPs)" in comparison.verdict
     assert {row.trained_in for row in comparison.rows} == {("near",), ("far",), ()}
     one = side("near", SURFACE), side("other", SURFACE, answer=IsoflopFit())
     assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
@@ -176,12 +177,11 @@ def test_table_and_crossing_line_say_what_the_values_say(noisy):
     row = noisy.rows[0]
     low, high = row.multiplier.intervals["95"]
     assert "A = early, B = late" in text
-    assert f"{row.loss_a.value:.4f}" in text
-    assert f"{row.multiplier.value:.3g}" in text
-    assert f"{low:.3g} - {high:.3g}" in text
-    assert f"{noisy.crossing.flops:.3g} FLOPs" in tables.crossing_line(noisy.crossing)
+    assert short_loss(row.loss_a.value) in text
+    assert f"{row.multiplier.value:.3g}x ({low:.3g}-{high:.3g}x)" in text
+    assert f"cross at {short_flops(noisy.crossing.flops)} " in tables.crossing_line(noisy.crossing)
     none = replace(noisy.crossing, flops=None)
-    assert tables.crossing_line(none).startswith("the losses don't cross")
+    assert tables.crossing_line(none).startswith("The losses don't cross")
 
 
 def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
@@ -224,7 +224,7 @@ def test_a_crossing_is_extrapolated_from_the_smaller_top_budget():
     late = side("late", LATE, budgets=(1e18, 3e18, 1e19))
     crossing = compare_laws(side("early", EARLY), late).crossing
     assert crossing.extrapolation == pytest.approx(CROSSING / 1e19, rel=1e-2)
-    assert "times the smaller top budget" in tables.crossing_line(crossing)
+    assert "the smaller of the largest budgets" in tables.crossing_line(crossing)
 
 
 def test_a_row_names_those_that_were_trained_at_its_budget():
@@ -273,33 +273,30 @@ def test_every_cell_of_the_comparison_stands_under_its_header(noisy):
     table = tables.comparison_table(noisy)
     headers = [column.header for column in table.columns]
     first = [next(iter(column.cells)) for column in table.columns]
-    row, loss, ratio = noisy.rows[0], "{:.4f}".format, "{:.3g}".format
+    row = noisy.rows[0]
 
-    def dashed(estimate, shown_as):
-        return " - ".join(map(shown_as, estimate.intervals["95"]))
+    def bracketed(estimate, shown_as):
+        return f"{shown_as(estimate.value)} ({span(*estimate.intervals['95'], shown_as)})"
 
     assert list(zip(headers, first, strict=True)) == [
-        ("budget", "1e+18"),
-        ("x top budget", "0.01"),
-        ("trained in", "A and B"),
-        ("loss A", loss(row.loss_a.value)),
-        ("95%", dashed(row.loss_a, loss)),
-        ("loss B", loss(row.loss_b.value)),
-        ("95%", dashed(row.loss_b, loss)),
-        ("B needs, x", ratio(row.multiplier.value)),
-        ("95%", dashed(row.multiplier, ratio)),
-        ("x top of B", ratio(row.multiplier_extrapolation)),
+        ("budget", "1e18"),
+        ("x smaller top", "0.01x"),
+        ("trained", "A B"),
+        ("loss A (95%)", bracketed(row.loss_a, short_loss)),
+        ("loss B (95%)", bracketed(row.loss_b, short_loss)),
+        ("B needs (95%)", bracketed(row.multiplier, times)),
+        ("x top of B", times(row.multiplier_extrapolation)),
     ]
 
 
 def test_the_crossing_is_said_with_its_interval_reach_and_share_of_draws():
     crossing = Crossing(1.3e20, 1.34, {"95": (1.1e20, np.inf)}, 0.83)
     assert tables.crossing_line(crossing) == (
-        "the losses cross at 1.3e+20 FLOPs (95%: 1.1e+20 - no limit), 1.34 times the smaller top "
-        "budget; 83% of the draws cross"
+        "The losses cross at 1.3e20 (over 1.1e20) FLOPs, 1.34x the smaller of the largest budgets; "
+        "83% of the draws cross."
     )
     below = replace(crossing, intervals={"95": (0.0, 1.5e20)}, share_of_draws=None)
-    assert "(95%: below - 1.5e+20), 1.34 times" in tables.crossing_line(below)
+    assert "1.3e20 (under 1.5e20) FLOPs, 1.34x" in tables.crossing_line(below)
 
 
 def test_flops_counted_in_two_ways_are_warned_about():

@@ -361,13 +361,15 @@ class TestLaw:
             f"L = {found.E:.4g} + {found.A:.4g}/N^{found.alpha:.3f} + "
             f"{found.B:.4g}/D^{found.beta:.3f}  (approach 3)"
         )
-        scale, power = re.fullmatch(r"N_opt = (\S+) C\^([.\d]+) \(.*\)", answer).groups()
+        scale, power = re.fullmatch(
+            r"N_opt = (\S+) C\^([.\d]+) \(.*\)  \(combined\)", answer
+        ).groups()
         largest = law.largest_budget
         assert float(scale) * largest ** float(power) == pytest.approx(
             float(law.law.N_opt(largest)), rel=0.05
         )
         low, high = law.intervals["combined.a"]["95"]
-        assert answer.endswith(f"C^{law.law.a:.3f} ({low:.3f}-{high:.3f})")
+        assert answer.endswith(f"C^{law.law.a:.3f} ({low:.3f}-{high:.3f})  (combined)")
         assert others.strip() == (
             f"by approach 2 C^{exponent(law, 'isoflop')}, "
             f"by approach 3 C^{exponent(law, 'surface')}"

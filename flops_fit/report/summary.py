@@ -118,7 +118,7 @@ def formulas(law: ScalingLaw) -> Iterator[str]:
             yield f"{surface_formula(found.surface)}  ({number_of(method)})"
     a = law.fits.laws[law.answer].a
     scale = float(law.law.N_opt(law.largest_budget)) / law.largest_budget**a
-    yield f"N_opt = {scale:.3g} C^{exponent(law, law.answer)}"
+    yield f"N_opt = {scale:.3g} C^{exponent(law, law.answer)}  ({number_of(law.answer)})"
     others = [
         f"by {number_of(method)} C^{exponent(law, method)}"
         for method in law.fits.laws
