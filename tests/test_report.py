@@ -17,7 +17,6 @@ from flops_fit.report import tables
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.plots import plot_isoflop, plot_optima
 from flops_fit.report.screen import run_line
-from flops_fit.shown import duration
 from flops_fit.tables import read_table
 
 SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
@@ -123,20 +122,6 @@ def test_line_of_a_failed_run_says_why():
     assert "loss 0.2500" in run_line(run)
     assert run_line(replace(run, mfu=0.456)).endswith("  46% of peak")
     assert "of peak" not in run_line(replace(run, mfu=0.0001))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.2, "1 seconds"),
-        (90, "90 seconds"),
-        (600, "10 minutes"),
-        (7200, "2 hours"),
-        (8e5, "9 days"),
-    ],
-)
-def test_durations_as_people_say_them(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_variants_show_what_they_trained_and_found():

@@ -379,7 +379,7 @@ def test_its_words_hold_the_numbers(runs):
 def test_the_next_budget_is_advised_by_what_it_would_narrow(law, draws):
     (said,) = advice(law)
     assert f"a budget of {short_flops(3 * LARGEST)} brings" in said
-    now, then = (float(word.rstrip("%")) / 100 for word in said.split() if word.endswith("%"))  # fmt: skip
+    now, then = (float(word.rstrip("%")) / 100 for word in said.split() if word.endswith("%"))
     low, high = np.quantile(draws.loss_opt(10 * LARGEST), (0.1, 0.9))
     assert now == pytest.approx(np.log(high / low) / 2, rel=0.15)
     assert then < now
