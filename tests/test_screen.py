@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -100,3 +101,38 @@ def test_status_tells_running_paused_and_missing_apart(tmp_path):
     last = plan.experiments[-1]
     folder.write_run(ended_run(last, "failed", f"{last.id} fell over\nat line 3"))
     assert study_status(folder).failures == {".. fell over": 1}
+
+
+NOISY = """
+import json
+import os
+from torch import nn
+
+print("imported")
+
+
+class Net(nn.Module):
+    def __init__(self, width, in_features):
+        super().__init__()
+        print("built")
+        self.layers = nn.Sequential(nn.Linear(in_features, width), nn.Linear(width, 1))
+
+    def forward(self, x):
+        os.write(1, b"past Python\\n")
+        return self.layers(x)
+"""
+
+
+@pytest.mark.slow
+def test_stdout_holds_one_document_whatever_a_users_model_prints(tmp_path):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/noisy.yaml").write_text(
+        "_target_: noisy.Net\nsize: {name: width, min: 2, max: 64}\nin_features: ${dataset.dim}\n"
+    )
+    words = ["train", "model=noisy", "dataset=toy", "budgets=[1e6,3e6]", "num_sizes=2"]
+    words += ["min_steps=5", "batch_size=32", "draws=0", "json=true", "workers=2"]
+    command = [sys.executable, "-m", "flops_fit", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "refusal" in json.loads(done.stdout)
+    assert {"imported", "built", "past Python"} <= set(done.stderr.splitlines())

@@ -13,8 +13,8 @@ from flops_fit.errors import ConfigError, StudyError
 from flops_fit.laws.publication import PublishedLaw
 from flops_fit.laws.published import is_published, published_law, published_names
 from flops_fit.report import tables
+from flops_fit.report.documents import print_json
 from flops_fit.report.files import write_comparison, write_optima
-from flops_fit.report.printing import print_json
 from flops_fit.report.screen import results, say, show, show_table
 from flops_fit.settings import CompareSettings
 from flops_fit.study.found import found_study, read_law, study_runs

@@ -9,7 +9,8 @@ from flops_fit.cli.exit_codes import NO_LAW, OK
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.errors import ConfigError
 from flops_fit.fitting.refusal import REFUSAL_FILE
-from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.documents import print_json
+from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import FitSettings
 from flops_fit.study.fits import FittedStudy, Fitting, ToFit, fit_again, study_to_fit, table_to_fit

@@ -13,7 +13,7 @@ from flops_fit.cli.groups import USER_CONFIGS
 from flops_fit.cli.words import split_flags
 from flops_fit.plan.proposal import Proposal
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
+from flops_fit.report.documents import print_json
 from flops_fit.report.screen import results, say, show, show_table
 from flops_fit.settings import PlaceSettings, PlanningSettings
 from flops_fit.store.folder import StudyFolder

@@ -27,7 +27,8 @@ def predict(settings: PredictSettings, origins: Origins) -> int:
 
 def predict_by_study(settings: PredictSettings) -> int:
     """The optimum by the law of the study, and the run that comes closest."""
-    from flops_fit.report.printing import print_answers, print_json
+    from flops_fit.report.documents import print_json
+    from flops_fit.report.printing import print_answers
     from flops_fit.report.screen import say, show
     from flops_fit.report.summary import Summary
     from flops_fit.study.found import fitted_study, read_law, stands_on

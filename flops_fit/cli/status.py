@@ -5,7 +5,7 @@ from __future__ import annotations
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
+from flops_fit.report.documents import print_json
 from flops_fit.report.screen import say, show, show_table
 from flops_fit.settings import StatusSettings
 from flops_fit.study.found import found_study

@@ -13,8 +13,9 @@ from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
+from flops_fit.report.documents import print_json
 from flops_fit.report.files import is_current, write_report
-from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
 from flops_fit.study.fits import FittedStudy, Fitting

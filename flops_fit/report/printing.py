@@ -1,10 +1,8 @@
-"""Results on stdout: a law for people, and JSON for programs."""
+"""A law on stdout, for people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.fitting.answer import Answer
@@ -47,8 +45,3 @@ def print_refusal(refusal: Refusal) -> None:
         show_table(tables.refused_budgets_table(refusal))
     if refusal.dropped:
         show(left_out_line(refusal.dropped), "- ")
-
-
-def print_json(value: Any) -> None:
-    """One JSON document."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
