@@ -200,7 +200,7 @@ et al. 2025, arXiv 2507.02119).
 
 `flops-fit report` warns where they don't; from Python:
 
-```py
+```python
 from flops_fit import Study
 
 found = Study.open("outputs/mlp-toy").collapse()
