@@ -29,7 +29,7 @@ flops-fit compare studies=mlp-toy,chinchilla            # your study beside it
 flops-fit compare studies=chinchilla,besiroglu
 ```
 
-```py
+```python
 from flops_fit import published_law
 
 law = published_law("chinchilla")

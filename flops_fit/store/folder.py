@@ -50,7 +50,7 @@ def has_plan(answer_folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where the files of a study lie; see "The study folder" in README."""
+    """Where the files of a study lie; see docs/study-folder.md."""
 
     path: Path
 
