@@ -165,7 +165,7 @@ class TestCrossing:
 
     def test_open_bounds_are_words(self):
         open_ended = replace(self.crossing, intervals={"95": (0.0, math.inf)})
-        assert "(95%: below - no limit)" in tables.crossing_line(open_ended)
+        assert "(95%: no limit either way)" in tables.crossing_line(open_ended)
 
     def test_without_draws_nothing_is_said_of_them(self):
         bare = replace(self.crossing, intervals={}, share_of_draws=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from flops_fit.cli.exit_codes import OK
 from flops_fit.errors import ConfigError
 from flops_fit.laws.prediction import (
@@ -20,7 +18,7 @@ from flops_fit.laws.publication import (
 )
 from flops_fit.laws.published import list_of_names, published_law, published_laws
 from flops_fit.report.published import laws_table, predictions_table
-from flops_fit.report.screen import results, say
+from flops_fit.report.screen import json_text, results, say
 from flops_fit.settings import PredictSettings
 
 LIST = "list"
@@ -112,4 +110,4 @@ def show_all(*, as_json: bool) -> int:
 
 def print_document(value: object) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    print(json_text(value))

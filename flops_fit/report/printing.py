@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.fitting.methods import in_words
 from flops_fit.report import tables
-from flops_fit.report.screen import results
+from flops_fit.report.screen import json_text, results
 
 
 def print_law(law: ScalingLaw) -> None:
@@ -42,4 +41,4 @@ def print_refusal(refusal: Refusal) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+    print(json_text(value))

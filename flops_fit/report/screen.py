@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
-from flops_fit.errors import StudyWarning
+from flops_fit.errors import CONTROLS, StudyWarning, printable
 from flops_fit.plan.experiment import Experiment, short_number
 from flops_fit.plan.run import Run, Status
 
@@ -21,18 +23,34 @@ PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""
 
 
+class Screen(Console):
+    """A console on which no text, wherever it comes from, moves the cursor or changes a colour."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 @cache
 def messages() -> Console:
     """The one console on stderr: two would tear each other's lines."""
     width = None if sys.stderr.isatty() else PIPED_WIDTH
-    return Console(stderr=True, markup=False, highlight=False, width=width)
+    return Screen(stderr=True, markup=False, highlight=False, width=width)
 
 
 @cache
 def results() -> Console:
     """The console on stdout, for what was asked for and nothing else; names may have brackets."""
     width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(markup=False, highlight=False, width=width)
+    return Screen(markup=False, highlight=False, width=width)
+
+
+def json_text(value: Any) -> str:
+    """One JSON document, in which nothing stands that a terminal would obey."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    return text.translate({code: f"\\u{code:04x}" for code in CONTROLS if code >= 127})
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -261,14 +261,12 @@ def left_out_line(dropped: Sequence[Dropped]) -> str:
 
 def band_line(band: FlatBand) -> str:
     """How flat the optimum is."""
-    low, high = (
-        f"{short_number(value)}{_shown_bounds(band.intervals.get(name), short_number)}"
-        for name, value in (("low", band.low), ("high", band.high))
+    ends = "".join(
+        f" {word} {short_number(value)}{_shown_bounds(band.intervals.get(name), short_number)}"
+        for name, word, value in (("low", "from", band.low), ("high", "to", band.high))
+        if 0 < value < inf
     )
-    return (
-        f"at {band.budget:.3g} FLOPs all sizes from {low} to {high} lose less than "
-        f"{band.tolerance:.1%}"
-    )
+    return f"at {band.budget:.3g} FLOPs all sizes{ends} lose less than {band.tolerance:.1%}"
 
 
 def cost_line(other: OtherSize, budget: float, metric: str = LOSS) -> str:
@@ -373,7 +371,7 @@ def _count(value: float | None) -> str:
 
 def _interval(prediction: Prediction, name: str, shown: Callable[[float], str]) -> str:
     bounds = prediction.intervals.get(name, {}).get(SHOWN_LEVEL)
-    return f"{shown(bounds[0])} - {shown(bounds[1])}" if bounds else ""
+    return _range(bounds, shown) if bounds else ""
 
 
 def _estimate(estimate: Estimate, shown: Callable[[float], str]) -> tuple[str, str]:
@@ -402,5 +400,6 @@ def _shown_bounds(intervals: Intervals | None, shown: Callable[[float], str]) ->
 def _range(bounds: Interval, shown: Callable[[float], str]) -> str:
     """Both ends, an open one in words."""
     low, high = bounds
-    start = shown(low) if low > 0 else "below"
-    return f"{start} - {shown(high) if isfinite(high) else 'no limit'}"
+    if not low > 0:
+        return f"below {shown(high)}" if isfinite(high) else "no limit either way"
+    return f"{shown(low)} - {shown(high) if isfinite(high) else 'no limit'}"
