@@ -34,6 +34,9 @@ Scalar = float | str
 """A number or a word that a logger keeps."""
 
 
+Point = tuple[int, Mapping[str, float]]
+
+
 class Log(Protocol):
     """Where curves and answer of one study go beside its own files.
 
@@ -43,8 +46,8 @@ class Log(Protocol):
     def begin(self, run: str, settings: Mapping[str, Scalar]) -> None:
         """A run, by its id, and what tells it from the others."""
 
-    def point(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """Its curve after so many steps, as a line of metrics.jsonl has it."""
+    def points(self, run: str, points: Sequence[Point]) -> None:
+        """New ones of its curve: steps, and what a line of metrics.jsonl has of each."""
 
     def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
         """How it ended."""

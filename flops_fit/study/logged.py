@@ -15,7 +15,7 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run
 from flops_fit.report.files import is_current, write_report
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Log, Logger, Scalar, Watcher
+from flops_fit.store.protocols import Log, Logger, Point, Scalar, Watcher
 from flops_fit.study.fits import FittedStudy
 
 LOOK_SECONDS = 2.0
@@ -104,13 +104,12 @@ class LoggedWatcher:
         if run not in self._steps:
             self._steps[run] = 0
             self._log.do(lambda log: log.begin(run, settings))
-        for step, values in self._new_points(run):
-            self._log.do(lambda log, step=step, values=values: log.point(run, step, values))  # type: ignore[misc]
-            self._steps[run] = step
+        if points := list(self._new_points(run)):
+            self._steps[run] = points[-1][0]
+            self._log.do(lambda log: log.points(run, points))
 
-    def _new_points(self, run: str) -> Iterator[tuple[int, dict[str, float]]]:
-        """(step, numbers) of the lines that are new; one that is being written has its turn
-        later."""
+    def _new_points(self, run: str) -> Iterator[Point]:
+        """Of the lines that are new; one that is being written has its turn later."""
         try:
             lines = read_text(self._folder.run_folder(run) / "metrics.jsonl").splitlines()
         except (FileNotFoundError, StudyError):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flops_fit.report.loggers.package import check_package
-from flops_fit.store.protocols import Scalar
+from flops_fit.store.protocols import Point, Scalar
+
+MOST_METRICS = 1000
+"""Of one request, by MLflow's documentation."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +38,22 @@ class MlflowLog:
     def __init__(self, uri: str | None, study: Path) -> None:
         from mlflow import MlflowClient
 
-        study.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=uri or f"sqlite:///{study / 'mlflow.db'}")
-        place = None if uri else (study / "mlflow").as_uri()
-        found = self._client.get_experiment_by_name(study.name)
-        self._experiment: str = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(study.name, artifact_location=place)
-        )
         self._runs: dict[str, str] = {}
+        with _without_news():
+            self._client = MlflowClient(tracking_uri=uri or f"sqlite:///{study / 'mlflow.db'}")
+            found = self._client.get_experiment_by_name(study.name)
+        if found is None:
+            place = None if uri else (study / "mlflow").as_uri()
+            self._experiment = str(self._client.create_experiment(study.name, place))
+        else:
+            self._experiment = str(found.experiment_id)
 
     def begin(self, run: str, settings: Mapping[str, Scalar]) -> None:
         self._runs[run] = self._begun(run)
-        self._log(self._runs[run], settings={k: str(v) for k, v in settings.items()})
+        self._log(self._runs[run], (), {name: str(value) for name, value in settings.items()})
 
-    def point(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        self._log(self._runs[run], values, step)
+    def points(self, run: str, points: Sequence[Point]) -> None:
+        self._log(self._runs[run], points)
 
     def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
         begun = self._runs.pop(run)
@@ -75,18 +78,29 @@ class MlflowLog:
     def _log_result(self, run: str, result: Mapping[str, Scalar]) -> None:
         numbers = {name: value for name, value in result.items() if not isinstance(value, str)}
         words = {name: value for name, value in result.items() if isinstance(value, str)}
-        self._log(run, numbers, settings=words)
+        self._log(run, [(0, numbers)], words)
 
-    def _log(
-        self,
-        run: str,
-        values: Mapping[str, float] | None = None,
-        step: int = 0,
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
+    def _log(self, run: str, points: Sequence[Point], words: Mapping[str, str] = {}) -> None:
+        """All at once: each time costs a transaction."""
         from mlflow.entities import Metric, Param
 
         now = int(1000 * time.time())
-        metrics: list[Any] = [Metric(k, float(v), now, step) for k, v in (values or {}).items()]
-        params = [Param(name, value) for name, value in (settings or {}).items()]
-        self._client.log_batch(run, metrics=metrics, params=params)
+        metrics = [Metric(k, float(v), now, step) for step, of in points for k, v in of.items()]
+        params = [Param(name, value) for name, value in words.items()]
+        for start in range(0, len(metrics) or 1, MOST_METRICS):
+            batch = metrics[start : start + MOST_METRICS]
+            self._client.log_batch(run, metrics=batch, params=params if not start else ())
+
+
+@contextmanager
+def _without_news() -> Iterator[None]:
+    """A database that is made says so in ten lines."""
+    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flops_fit.report.loggers.package import check_package
-from flops_fit.store.protocols import Scalar
+from flops_fit.store.protocols import Point, Scalar
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -39,9 +39,12 @@ class TensorBoardLog:
         self._writers[run] = self._writer(run)
         self._settings[run] = dict(settings)
 
-    def point(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writers[run].add_scalar(name, value, step)
+    def points(self, run: str, points: Sequence[Point]) -> None:
+        writer = self._writers[run]
+        for step, values in points:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+        writer.flush()
 
     def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
         writer, settings = self._writers.pop(run), self._settings.pop(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flops_fit.report.loggers.package import check_package
-from flops_fit.store.protocols import Scalar
+from flops_fit.store.protocols import Point, Scalar
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class WandbLog:
     def begin(self, run: str, settings: Mapping[str, Scalar]) -> None:
         self._runs[run] = self._begun(run, settings)
 
-    def point(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        self._runs[run].log(dict(values), step=step)
+    def points(self, run: str, points: Sequence[Point]) -> None:
+        for step, values in points:
+            self._runs[run].log(dict(values), step=step)
 
     def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
         begun = self._runs.pop(run)
