@@ -44,8 +44,8 @@ def span(low: float, high: float, shown: Callable[[float], str] = short_number) 
     An end that is open (0 or below, infinite) is said in words.
     """
     if not isfinite(high):
-        return "no limit" if low <= 0 else f"over {shown(low)}"
-    if low <= 0:
+        return f"over {shown(low)}" if low > 0 else "no limit"
+    if not low > 0:
         return f"under {shown(high)}"
     first, last = shown(low), shown(high)
     letter = last[-1:]

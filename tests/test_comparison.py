@@ -12,10 +12,12 @@ from rich.console import Console
 
 from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.answers.crossing import Crossing, flops_to_reach
+from flops_fit.answers.optima import Side, compare_optima
 from flops_fit.cli import main
 from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
+from flops_fit.laws.prediction import NoSuchRun
 from flops_fit.report import tables
 from flops_fit.report.plots import plot_comparison
 from flops_fit.shown import short_flops, short_loss, span, times
@@ -152,6 +154,37 @@ def test_ranges_that_do_not_overlap_are_warned_about():
     assert {row.trained_in for row in comparison.rows} == {("near",), ("far",), ()}
     one = side("near", SURFACE), side("other", SURFACE, answer=IsoflopFit())
     assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
+
+
+def test_budgets_at_which_a_law_has_no_answer_are_left_out_and_said():
+    far = replace(side("far", SLOWER), budgets=(1e18, 1e39, 1e45))
+    comparison = compare_laws(side("near", SURFACE), far)
+    assert [row.budget for row in comparison.rows] == pytest.approx([*BUDGETS, 1e39])
+    assert "nothing is compared at 1e+45, 1e+46, 1e+47 FLOPs" in comparison.warnings[-1]
+    both = compare_optima(*(Side.of_study(s) for s in (comparison.a, far)))
+    assert [row.budget for row in both.rows] == pytest.approx([*BUDGETS, 1e39])
+    assert "nothing is compared at 1e+45, 1e+46, 1e+47 FLOPs" in both.warnings[-1]
+    for each in (comparison, both):
+        assert max(row["budget"] for row in each.to_json()["rows"]) == pytest.approx(1e39)
+
+
+def test_laws_without_a_budget_in_common_are_not_compared():
+    nowhere = replace(side("near", SURFACE), budgets=(1e50, 1e51))
+    far = replace(side("far", SLOWER), budgets=(1e50, 1e51))
+    with pytest.raises(NoSuchRun, match="near and far can't be compared"):
+        compare_laws(nowhere, far)
+    with pytest.raises(NoSuchRun, match="the law of near has no answer at 1e"):
+        compare_optima(Side.of_study(nowhere), Side.of_study(far))
+
+
+def test_no_multiplier_is_of_a_run_that_can_not_be():
+    """What B would need 1e30 times the compute for it never reaches."""
+    slow = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.03, beta=0.03)
+    law = side("slow", slow).law
+    with np.errstate(all="ignore"):
+        target = law.loss_opt(1e42)
+    assert law.N_opt(1e42) > 1e18
+    assert flops_to_reach(law, target) == np.inf
 
 
 def test_laws_of_different_metrics_are_warned_about_and_figures_name_theirs():

@@ -14,13 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.answers.crossing import Crossing, Gaps, Pairs, crossing_of, flops_to_reach
+from flops_fit.answers.crossing import (
+    Crossing,
+    Gaps,
+    Pairs,
+    answer_both,
+    crossing_of,
+    flops_to_reach,
+)
 from flops_fit.files import plain
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law, LawDraws
-from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
+from flops_fit.laws.prediction import (
+    PLAUSIBLE_LOSS,
+    Intervals,
+    NoSuchRun,
+    central_intervals,
+    turned_over,
+)
 from flops_fit.plan.run import Run
 from flops_fit.shown import short_flops, significant
 
@@ -64,7 +77,9 @@ class Contender:
 
     def loss_intervals(self, budget: float) -> Intervals:
         """The intervals of the best loss at `budget`; empty without draws."""
-        return {} if self.draws is None else central_intervals(self.draws.loss_opt(budget))
+        if self.draws is None:
+            return {}
+        return central_intervals(self.draws.loss_opt(budget), PLAUSIBLE_LOSS)
 
     def has_trained(self, budget: float) -> bool:
         """Whether `budget` lies in the trained range."""
@@ -137,19 +152,41 @@ class Comparison:
 
 
 def compare_laws(a: Contender, b: Contender) -> Comparison:
-    """Losses at equal compute, the compute multiplier of A over B, and where they cross."""
+    """Losses at equal compute, the compute multiplier of A over B, and where they cross.
+
+    Where one of the laws has no answer nothing is compared. Raises `NoSuchRun` where that is so of
+    all budgets.
+    """
     pairs = None if a.draws is None or b.draws is None else Pairs.of(a.draws, b.draws)
     ends = min(a.budgets[0], b.budgets[0]), max(a.budgets[-1], b.budgets[-1])
-    rows = tuple(_at_budget(a, b, pairs, budget) for budget in _budgets(a, b))
+    budgets = _budgets(a, b)
+    answered = [budget for budget in budgets if answer_both(a.law, b.law, budget)]
     gaps = Gaps.between(a.law, b.law, pairs, ends)
+    if not answered or len(gaps.log_flops) < 2:
+        raise NoSuchRun(
+            f"{a.name} and {b.name} can't be compared: at no budget of theirs do both laws call "
+            "best what a run can be; train both at a common budget"
+        )
+    rows = tuple(_at_budget(a, b, pairs, budget) for budget in answered)
     return Comparison(
         a=a,
         b=b,
         verdict=_verdict(a, b, rows, gaps),
-        warnings=tuple(_warnings(a, b)),
+        warnings=(*_warnings(a, b), *unanswered(budgets, answered)),
         rows=rows,
         crossing=crossing_of(a.law, b.law, gaps, min(a.budgets[-1], b.budgets[-1])),
     )
+
+
+def unanswered(budgets: Sequence[float], answered: Sequence[float]) -> list[str]:
+    """A warning of the budgets that are left out of a comparison."""
+    left_out = [f"{budget:.3g}" for budget in budgets if budget not in answered]
+    if not left_out:
+        return []
+    return [
+        f"nothing is compared at {', '.join(left_out)} FLOPs: what one of the laws calls best "
+        "there no run can be"
+    ]
 
 
 def common_range(a: Contender, b: Contender) -> tuple[float, float]:

@@ -23,9 +23,9 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from flops_fit.cli.exit_codes import ERROR, OK
 from flops_fit.cli.groups import Folders, choices_of_hydra
-from flops_fit.cli.mistakes import column_called
+from flops_fit.cli.mistakes import column_called, folders_of
 from flops_fit.cli.verbs import VERBS
-from flops_fit.errors import UserError
+from flops_fit.errors import UserError, printable
 from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
 
@@ -63,14 +63,22 @@ def report_composition(error: Exception) -> int:
     told = UserError | HydraException | OmegaConfBaseException | YAMLError | BrokenPipeError
     if isinstance(error, told) or (isinstance(error, OSError) and error.filename):
         return report_failure(error)
+    if isinstance(error, UnicodeDecodeError):
+        say(f"error: {file_holding(error.object)} is no UTF-8 text: save it as UTF-8")
+        return ERROR
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
 
 
+def file_holding(content: bytes) -> str:
+    """The user's config in which these bytes stand."""
+    folders = folders_of(sys.argv[1:]).paths[1:]
+    files = (file for folder in folders for file in sorted(folder.rglob("*.y*ml")))
+    return next((f"{file}" for file in files if content in file.read_bytes()), "a config")
+
+
 def _hint(error: Exception) -> str:
     match error:
-        case UnicodeDecodeError():
-            return " (a config is no UTF-8 text)"
         case ValueError() | AssertionError() if "defaults" in str(error) or not str(error):
             return (
                 " (a `defaults` list takes names of configs, [group: name, ..]: quote one that "
@@ -230,4 +238,4 @@ SENTENCES = (
 
 def say(text: str) -> None:
     """A line on stderr, without the console, which help and checks of words need not."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)

@@ -61,7 +61,7 @@ def show_proposal(proposed: Proposed, command: str, *, as_json: bool) -> None:
         )
     else:
         show_table(tables.proposal_table(proposal.plan, estimate.by_budget, results().width))
-    for note in (*proposal.notes, *proposal.plan.notes, *estimate.notes):
+    for note in proposed.notes:
         say(f"note: {note}")
     for line in (estimate.largest_step, estimate.duration):
         if line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flops_fit.answers.verification import Verification
-from flops_fit.building.from_config import build_spec
+from flops_fit.building.from_config import build_spec, logger_of
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
@@ -27,12 +27,13 @@ def verify(settings: VerifySettings, origins: Origins) -> int:
         raise ConfigError("verify needs a budget to train at, such as budget=1e13 (FLOPs)")
     folder = study_folder(settings)
     plan, law = folder.read_plan(), read_law(folder)
-    check_agreement(settings, plan, folder)
+    answer = law.predict(settings.target)
+    check_agreement(settings, plan, folder, answer.prediction)
     spec = build_spec(settings, origins)
     study = FittedStudy(folder, plan, Runs(), law, None, spec)
-    answer = law.predict(settings.target)
     try:
-        verification = verified(study, answer, settings=settings)
+        logger = logger_of(settings, origins)
+        verification = verified(study, answer, settings, logger)
     except RunFailed as error:
         say(f"error: {error}")
         return SOME_FAILED

@@ -202,7 +202,9 @@ def _experiment(
 ) -> Experiment:
     per_token = flops(model)
     shape = model.num_params, budget / per_token  # N and D
-    batch_size = _batch_size(sweep, data, *shape)
+    batch_size = samples_per_step(
+        sweep.batch_size, sweep.batch_tokens, data.tokens_per_sample, *shape
+    )
     batch_tokens = round(batch_size * data.tokens_per_sample)
     unique = data.unique_samples
     return Experiment(
@@ -223,11 +225,17 @@ def _experiment(
     )
 
 
-def _batch_size(sweep: Sweep, data: DataShape, num_params: float, num_tokens: float) -> int:
-    """Samples per step: as set, or whole samples for the tokens that the rule says."""
-    if sweep.batch_tokens is None:
-        return sweep.batch_size
-    return max(1, round(sweep.batch_tokens(num_params, num_tokens) / data.tokens_per_sample))
+def samples_per_step(
+    batch_size: int,
+    rule: Rule | None,
+    tokens_per_sample: float,
+    num_params: float,
+    num_tokens: float,
+) -> int:
+    """The batch of a run: as set, or whole samples for the tokens that the rule says."""
+    if rule is None:
+        return batch_size
+    return max(1, round(rule(num_params, num_tokens) / tokens_per_sample))
 
 
 def _refusal(experiment: Experiment, sweep: Sweep) -> str | None:

@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from flops_fit.errors import CONTROLS
+
 
 def print_json(value: Any) -> None:
     """One JSON document."""
     out = _DOCUMENTS[-1] if _DOCUMENTS else sys.stdout
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False), file=out, flush=True)
+    print(json_text(value), file=out, flush=True)
+
+
+def json_text(value: Any) -> str:
+    """Of a value, with nothing in it that a terminal would obey."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    return text.translate({code: f"\\u{code:04x}" for code in CONTROLS if code >= 127})
 
 
 _DOCUMENTS: list[TextIO] = []

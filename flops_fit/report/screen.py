@@ -18,11 +18,12 @@ from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.segment import Segment
 from rich.table import Table
 
-from flops_fit.errors import StudyWarning
+from flops_fit.errors import StudyWarning, printable
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status
 from flops_fit.shown import duration, short_flops, short_loss, short_number
@@ -37,16 +38,26 @@ FOLDED = 24
 """Columns of text that a column of sentences needs to be read."""
 
 
+class Screen(Console):
+    """A console on which no text, wherever it comes from, moves the cursor or changes a colour."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 @cache
 def messages() -> Console:
     """The one console on stderr: two would tear each other's lines."""
-    return Console(stderr=True, markup=False, highlight=False, width=_width(sys.stderr))
+    return Screen(stderr=True, markup=False, highlight=False, width=_width(sys.stderr))
 
 
 @cache
 def results() -> Console:
     """The console on stdout, for what was asked for and nothing else; names may have brackets."""
-    return Console(markup=False, highlight=False, width=_width(sys.stdout))
+    return Screen(markup=False, highlight=False, width=_width(sys.stdout))
 
 
 def _width(stream: TextIO) -> int | None:

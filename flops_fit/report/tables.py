@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from rich.table import Table
 from rich.text import Text
@@ -218,13 +219,13 @@ def crossing_line(crossing: Crossing) -> str:
 
 def band_line(band: FlatBand) -> str:
     """How flat the optimum is."""
-    low, high = (
-        short_number(value) + in_brackets(band.intervals.get(name))
-        for name, value in (("low", band.low), ("high", band.high))
+    ends = "".join(
+        f" {word} {short_number(value)}{in_brackets(band.intervals.get(name))}"
+        for name, word, value in (("low", "from", band.low), ("high", "to", band.high))
+        if 0 < value < inf
     )
     return (
-        f"at {short_flops(band.budget)} FLOPs all sizes from {low} to {high} lose less than "
-        f"{band.tolerance:.1%}"
+        f"at {short_flops(band.budget)} FLOPs all sizes{ends} lose less than {band.tolerance:.1%}"
     )
 
 

@@ -19,7 +19,9 @@ from flops_fit.report.summary import answer_words
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_missing
 from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Logger
 from flops_fit.study.fits import FittedStudy, Tell
+from flops_fit.study.logged import opened
 from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there
 
 PREDICTIONS, VERIFICATIONS = "predictions", "verifications"
@@ -36,6 +38,7 @@ def verified(
     study: FittedStudy,
     answer: Answer,
     settings: SweepSettings | None = None,
+    logger: Logger | None = None,
     tell: Tell = say,
 ) -> Verification:
     """The answer put to the test with the study's own recipe, and kept beside its law.
@@ -53,8 +56,11 @@ def verified(
     plan = prepared.plan
     todo = folder.missing(plan)
     tell_what_is_there(plan, folder, len(todo), tell)
-    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
-        (run,) = train_missing(plan, folder, execute, progress)
+    with (
+        opened(logger, folder) as log,
+        launched(todo, spec, prepared, folder, settings, log) as (execute, watcher),
+    ):
+        (run,) = train_missing(plan, folder, execute, watcher)
     return keep(path, run)
 
 
