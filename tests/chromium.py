@@ -29,22 +29,26 @@ TIMEOUT = 90
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of a page: its document, what its console says, and the addresses asked for."""
+    """What became of a page: its document, what its console says, and what it asked for."""
 
     html: str
     console: tuple[str, ...]
-    asked: frozenset[str]
+    asked: tuple[str, ...]
+
+
+ASKED = """
+document.body.dataset.asked = JSON.stringify(
+  performance.getEntriesByType("resource").map((one) => one.name));
+"""
 
 
 def seen(page: Path, folder: Path, *, then: str = "", width: int = 1100) -> Seen:
     """A page opened with nothing cached; `then` is a script that runs at its end."""
-    if then:
-        page = with_script(page, folder / f"{page.stem}-then.html", then)
-    log = folder / "net.json"
-    done = run(page, folder, f"--window-size={width},1200", f"--log-net-log={log}", "--dump-dom")
+    page = with_script(page, folder / f"{page.stem}-then.html", then + ASKED)
+    done = run(page, folder, f"--window-size={width},1200", "--dump-dom")
     console = tuple(re.findall(r"CONSOLE.*?\] (.*)", done.stderr))
-    asked = frozenset(re.findall(r'"url":"([^"]*)"', log.read_text(errors="replace")))
-    return Seen(done.stdout, console, asked)
+    ((body, _),) = Elements(done.stdout).of("body")
+    return Seen(done.stdout, console, tuple(json.loads(body["data-asked"] or "")))
 
 
 def screenshot(page: Path, to: Path, *, width: int, height: int, flags: tuple[str, ...]) -> None:

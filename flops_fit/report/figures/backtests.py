@@ -85,7 +85,7 @@ def backtests(law: ScalingLaw) -> Picture | None:
             rolling.size if rolling else None,
             [(t, 10**e) for t in alone if (e := t.log10_num_params_error) is not None],
             np.exp,
-            Axis("forecast over measured N_{opt}", Shown.FACTOR),
+            Axis("forecast over measured best N", Shown.FACTOR),
         ),
     ]
     found = tuple(panel for panel in panels if panel is not None)

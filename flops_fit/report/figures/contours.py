@@ -15,6 +15,7 @@ from flops_fit.plan.run import Run
 from flops_fit.report.figures.marks import (
     Axis,
     Contours,
+    Corner,
     Dashes,
     Line,
     Mark,
@@ -80,6 +81,7 @@ def contours(runs: Sequence[Run], law: ScalingLaw) -> Picture | None:
                     *_path(fitted, trained_range(runs, law), n, d),
                     *_runs(known),
                 ),
+                corner=Corner.LOWER_LEFT,
             ),
         ),
     )

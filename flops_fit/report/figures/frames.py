@@ -15,7 +15,7 @@ LOG_FROM = 3.0
 MOST = 0.9
 """Share of the numbers that always shows."""
 
-ROOM = 0.5
+ROOM = 1.5
 """What lies beyond the share of `MOST` by this multiple of its range, and further, is clipped."""
 
 MARGIN = 0.06

@@ -27,6 +27,7 @@ from flops_fit.report.figures.marks import (
 )
 from flops_fit.report.figures.optima import (
     BAND_LEVEL,
+    TRAINED,
     band,
     line_in_two,
     reach_of_lines,
@@ -95,7 +96,7 @@ def _lines(runs: Sequence[Run], law: ScalingLaw) -> list[Mark]:
     answer = np.asarray(law.law.loss_opt(flops))
     name = f"answer ({number_of(law.answer)})"
     marks += line_in_two(flops, answer, trained, "answer", name, width=2.0)
-    return [*marks, Rule(law.largest_budget, is_vertical=True, label="trained up to here")]
+    return [*marks, Rule(law.largest_budget, is_vertical=True, label=TRAINED)]
 
 
 def _runs(known: Measured, shown: Frame) -> list[Mark]:

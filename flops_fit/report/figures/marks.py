@@ -125,14 +125,23 @@ class Rule:
 Mark = Line | Band | Points | Contours | Rule
 
 
+class Corner(StrEnum):
+    """Where a panel has room for its legend."""
+
+    UPPER_LEFT = "upper left"
+    UPPER_RIGHT = "upper right"
+    LOWER_LEFT = "lower left"
+
+
 @dataclass(frozen=True)
 class Panel:
-    """Two axes and what is drawn on them, the first mark lowest. `notes` stand beneath."""
+    """Two axes and what is drawn on them, the first mark lowest. `notes` stand above."""
 
     x: Axis
     y: Axis
     marks: tuple[Mark, ...]
     notes: tuple[str, ...] = ()
+    corner: Corner = Corner.UPPER_RIGHT
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flops_fit.report.figures.isoflop import intervals_of_minima
 from flops_fit.report.figures.marks import (
     Axis,
     Band,
+    Corner,
     Dashes,
     Line,
     Mark,
@@ -40,6 +41,8 @@ BAND_LEVEL = "95"
 
 INSIDE, OUTSIDE = Dashes.SOLID, Dashes.DASHED
 
+TRAINED = "trained up to here"
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -54,11 +57,11 @@ class Quantity:
 
 
 SIZE = Quantity(
-    "N", "best size N_{opt}, parameters", lambda law: law.N_opt, lambda d: d.N_opt,
+    "N", "best size N (parameters)", lambda law: law.N_opt, lambda d: d.N_opt,
     lambda b: b.N_opt, "a",
 )  # fmt: skip
 TOKENS = Quantity(
-    "D", "best length D_{opt}, training tokens", lambda law: law.D_opt, lambda d: d.D_opt,
+    "D", "best length D (training tokens)", lambda law: law.D_opt, lambda d: d.D_opt,
     lambda b: b.D_opt, "b",
 )  # fmt: skip
 
@@ -128,12 +131,13 @@ def _panel(
     answer = quantity.of_law(law.law)(flops)
     marks += line_in_two(flops, answer, trained, "answer", name, width=2.0)
     marks += [_star(optimum, quantity, law, minima) for optimum in law.budgets]
-    marks.append(Rule(law.largest_budget, is_vertical=True, label="trained up to here"))
+    marks.append(Rule(law.largest_budget, is_vertical=True, label=TRAINED))
     return Panel(
         Axis("training compute C, FLOPs", Shown.FLOPS),
         Axis(quantity.label, Shown.COUNT),
         tuple(marks),
         (formula(law, quantity, trained),),
+        Corner.UPPER_LEFT,
     )
 
 

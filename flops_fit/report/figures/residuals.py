@@ -35,6 +35,9 @@ from flops_fit.report.figures.style import budget_role, power
 class KnowsRepeats(Protocol):
     """A law that tells the loss of a run by how many of its tokens are different, too."""
 
+    @property
+    def unique_tokens(self) -> float: ...
+
     def loss(self, num_params: ArrayLike, num_tokens: ArrayLike, unique: ArrayLike) -> Array: ...
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from flops_fit.fitting.collapse import WINDOW, Collapse, Curve
 from flops_fit.laws import Array
-from flops_fit.report.figures.frames import frame
+from flops_fit.report.figures.frames import frame, linear_frame
 from flops_fit.report.figures.marks import Axis, Line, Mark, Panel, Picture, Shown
 from flops_fit.report.figures.style import budget_role, power
 
@@ -17,6 +17,9 @@ MOST_CURVES = 60
 
 CURVE_POINTS = 60
 """To which a curve is averaged: evenly in logs of the tokens seen."""
+
+FIRST_COMPARED = WINDOW[0] / 2
+"""Share of the training from which curves are laid on each other."""
 
 FEWEST_POINTS = 2
 
@@ -36,11 +39,12 @@ def training(
     `flops` are those of whole runs by id, `near` the curves that should have one shape and
     `collapse` how well they do. None without curves.
     """
-    curves = [curve for curve in curves if len(averaged(curve)[0]) >= FEWEST_POINTS]
+    curves = [curve for curve in curves if _is_drawn(curve)]
     if not curves:
         return None
     step = -(-len(curves) // MOST_CURVES)
     panels = [_along(curves[::step], flops, budgets)]
+    near = [curve for curve in near if _is_drawn(curve)]
     if near:
         panels.append(_on_one(near, budgets, collapse))
     return Picture(
@@ -54,6 +58,12 @@ def training(
         panels=tuple(panels),
         legend="budget, FLOPs",
     )  # fmt: skip
+
+
+def _is_drawn(curve: Curve) -> bool:
+    """Whether it has a line even where curves are laid on each other."""
+    share, _ = averaged(curve)
+    return int((share > FIRST_COMPARED).sum()) >= FEWEST_POINTS
 
 
 def averaged(curve: Curve) -> tuple[Array, Array]:
@@ -91,19 +101,17 @@ def _on_one(near: Sequence[Curve], budgets: Sequence[float], collapse: Collapse 
     values = []
     for curve in near:
         share, loss = averaged(curve)
-        late = share > WINDOW[0] / 2
-        if late.sum() < FEWEST_POINTS:
-            continue
+        late = share > FIRST_COMPARED
         name = "" if curve.budget in named else power(curve.budget)
         named.add(curve.budget)
         colour = budget_role(curve.budget, budgets, "run")
         over_end = loss[late] / curve.final
         marks.append(Line(share[late], over_end, colour, name, width=0.9))
         values.append(over_end)
-    shown = frame(np.concatenate(values)) if values else None
+    shown = linear_frame(np.concatenate(values))
     return Panel(
-        Axis("share of the training", Shown.PLAIN, False, (WINDOW[0] / 2, 1.0)),
-        Axis("training loss over loss at the end", Shown.PLAIN, False, shown and shown.limits),
+        Axis("share of the training", Shown.PLAIN, False, (FIRST_COMPARED, 1.0)),
+        Axis("training loss over loss at the end", Shown.PLAIN, False, shown.limits),
         tuple(marks),
         () if collapse is None else (_verdict(collapse),),
     )
@@ -113,6 +121,6 @@ def _verdict(collapse: Collapse) -> str:
     """How the noise share changes over the sweep, beside what well-chosen rates show."""
     low, high = np.exp(collapse.allowed)
     return (
-        f"noise share from the smallest to the largest budget: ×{np.exp(collapse.drift):.2g} "
-        f"(×{low:.2g} to ×{high:.2g} with rates that suit all sizes)"
+        f"noise share from first to last budget: ×{np.exp(collapse.drift):.2g} "
+        f"(well-chosen rates: ×{low:.2g} to ×{high:.2g})"
     )

@@ -36,32 +36,9 @@
 
   const plainText = (html) => html.replace(/<[^>]*>/g, "").replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&quot;|&#34;/g, '"').replace(/&#x27;|&#39;/g, "'").replace(/&amp;/g, "&");
 
-  // The lowest and the highest number of a panel along one side, with a little room.
-  function extent(panel, side) {
-    const axis = panel[side];
-    if (axis.limits) return axis.limits;
-    const found = [];
-    for (const mark of panel.marks) {
-      if (mark.kind === "rule") {
-        if (mark.vertical === (side === "x")) found.push(mark.at);
-        continue;
-      }
-      if (mark.kind === "band" && side === "y") found.push(...mark.low, ...mark.high);
-      else found.push(...mark[side]);
-      if (mark.kind === "points" && mark[side + "Bars"]) found.push(...mark[side + "Bars"].flat());
-    }
-    const known = found.filter((value) => value !== null && (!axis.log || value > 0));
-    let [low, high] = d3.extent(known);
-    if (axis.log) {
-      const room = Math.max(Math.log(high / low) * 0.05, 0.02);
-      return [low * Math.exp(-room), high * Math.exp(room)];
-    }
-    const room = (high - low) * 0.05 || Math.abs(low) * 0.05 || 1;
-    return [low - room, high + room];
-  }
-
   // Round numbers at most so many, on a logarithmic side as 1, 3, 10 or closer.
-  function ticks(axis, [low, high], most) {
+  function ticks(axis, most) {
+    const [low, high] = axis.limits;
     if (!axis.log) return d3.ticks(low, high, most);
     const decades = Math.log10(high / low);
     for (const heads of [[1, 1.5, 2, 3, 4, 5, 7], [1, 2, 5], [1, 3], [1]]) {
@@ -88,6 +65,13 @@
       yBar: mark.yBars && mark.yBars[i],
       text: mark.texts && mark.texts[i],
     }));
+  }
+
+  // The points of a grid that is even in logs.
+  function cells(mark) {
+    const along = ([low, high], count) => d3.range(count).map((i) => low * (high / low) ** (i / (count - 1)));
+    const [xs, ys] = [along(mark.x, mark.width), along(mark.y, mark.height)];
+    return mark.z.map((z, i) => ({ x: xs[i % mark.width], y: ys[Math.floor(i / mark.width)], z }));
   }
 
   const isWhole = (pair) => pair && pair[0] !== null && pair[1] !== null;
@@ -118,9 +102,9 @@
     if (mark.kind === "contours") {
       const places = mark.places.map(([level, x, y]) => ({ level, x, y }));
       return [
-        Plot.contour(mark.z, {
-          width: mark.width, height: mark.height, x1: mark.x[0], x2: mark.x[1], y1: mark.y[0], y2: mark.y[1],
-          value: Plot.identity, thresholds: mark.levels, fill: null, stroke: "var(--muted)", strokeWidth: 0.9,
+        Plot.contour(cells(mark), {
+          x: "x", y: "y", value: "z", interpolate: "barycentric", pixelSize: 3,
+          thresholds: mark.levels, stroke: "var(--muted)", strokeWidth: 0.9, clip: true,
         }),
         Plot.text(places, { x: "x", y: "y", text: (d) => digits(d.level, 3), fill: "var(--soft)", stroke: "var(--paper)", strokeWidth: 4, fontSize: 10 }),
       ];
@@ -129,12 +113,12 @@
     if (mark.vertical) {
       return [
         Plot.ruleX([mark.at], line),
-        Plot.text([mark.label], { x: mark.at, frameAnchor: "bottom", text: (d) => d, rotate: -90, textAnchor: "start", dx: -7, dy: -6, fill: "var(--soft)", fontSize: 10 }),
+        Plot.text([mark.label], { x: mark.at, frameAnchor: "bottom", text: (d) => d, textAnchor: "end", dx: -5, dy: -6, fill: "var(--soft)", fontSize: 10 }),
       ];
     }
     return [
       Plot.ruleY([mark.at], line),
-      Plot.text([mark.label], { y: mark.at, frameAnchor: "right", text: (d) => d, textAnchor: "end", dy: -7, fill: "var(--soft)", fontSize: 10 }),
+      Plot.text([mark.label], { y: mark.at, frameAnchor: "left", text: (d) => d, textAnchor: "start", dx: 4, dy: -7, fill: "var(--soft)", fontSize: 10 }),
     ];
   }
 
@@ -161,13 +145,12 @@
     const panel = figure.panels[Number(container.dataset.panel)];
     const width = Math.max(260, container.clientWidth);
     const height = Math.round(Math.min(430, Math.max(270, width * 0.68)));
-    const [xDomain, yDomain] = [extent(panel, "x"), extent(panel, "y")];
-    const side = (axis, domain, most) => ({
+    const side = (axis, most) => ({
       type: axis.log ? "log" : "linear",
-      domain,
+      domain: axis.limits,
       label: plainText(axis.label),
       labelArrow: "none",
-      ticks: ticks(axis, domain, most),
+      ticks: ticks(axis, most),
       tickFormat: WRITERS[axis.shown],
       grid: true,
     });
@@ -180,8 +163,8 @@
       marginTop: 26,
       marginBottom: 42,
       style: { background: "none", color: "var(--ink)", fontSize: "11px", fontFamily: "inherit" },
-      x: { ...side(panel.x, xDomain, Math.max(3, Math.round(width / 90))), labelAnchor: "center" },
-      y: { ...side(panel.y, yDomain, 7), labelAnchor: "top" },
+      x: { ...side(panel.x, Math.max(3, Math.round(width / 90))), labelAnchor: "center" },
+      y: { ...side(panel.y, 7), labelAnchor: "top" },
       marks: [
         Plot.frame({ stroke: "var(--edge)" }),
         ...panel.marks.flatMap(drawn),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -11,23 +12,27 @@ import numpy as np
 
 from flops_fit.fitting import Refusal, ScalingLaw
 from flops_fit.laws import Array
+from flops_fit.laws.prediction import Interval
 from flops_fit.plan.run import Run
+from flops_fit.report.figures.extents import limits
 from flops_fit.report.figures.marks import (
     Axis,
     Band,
     Contours,
     Line,
+    Mark,
+    Panel,
     Picture,
     Points,
     Rule,
 )
-from flops_fit.report.figures.style import as_html, power
+from flops_fit.report.figures.style import as_html
 
 DIGITS = 6
 """Of a number that is drawn."""
 
 MOST_DRAWN = 2000
-"""Points of one mark that are drawn: of more every other, or third."""
+"""Points of one panel that are drawn: of more every other, or third."""
 
 MOST_ROWS = 10_000
 """Runs that the table of a page lists; runs.csv has all."""
@@ -45,32 +50,32 @@ def figure_data(picture: Picture) -> dict[str, Any]:
         "name": picture.name,
         "panels": [
             {
-                "x": _axis(panel.x),
-                "y": _axis(panel.y),
-                "marks": [mark_data(mark) for mark in panel.marks],
+                "x": _axis(panel.x, limits(panel, "x")),
+                "y": _axis(panel.y, limits(panel, "y")),
+                "marks": [mark_data(mark, stride(panel)) for mark in panel.marks],
             }
             for panel in picture.panels
         ],
     }
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _axis(axis: Axis, ends: Interval) -> dict[str, Any]:
     return {
         "label": as_html(axis.label),
         "shown": axis.shown.value,
         "log": axis.is_log,
-        "limits": None if axis.limits is None else list(axis.limits),
+        "limits": list(ends),
     }
 
 
 @singledispatch
-def mark_data(mark: object) -> dict[str, Any]:
-    """A mark as JSON."""
+def mark_data(mark: object, step: int) -> dict[str, Any]:
+    """A mark as JSON, with every `step`-th of its points."""
     raise TypeError(f"a page can't draw a {type(mark).__name__}")
 
 
 @mark_data.register
-def _line(mark: Line) -> dict[str, Any]:
+def _line(mark: Line, step: int) -> dict[str, Any]:
     return {
         "kind": "line", "x": numbers(mark.x), "y": numbers(mark.y), "colour": mark.colour,
         "name": mark.name, "dashes": mark.dashes.value, "width": mark.width,
@@ -78,7 +83,7 @@ def _line(mark: Line) -> dict[str, Any]:
 
 
 @mark_data.register
-def _band(mark: Band) -> dict[str, Any]:
+def _band(mark: Band, step: int) -> dict[str, Any]:
     return {
         "kind": "band", "x": numbers(mark.x), "low": numbers(mark.low),
         "high": numbers(mark.high), "colour": mark.colour, "name": mark.name,
@@ -86,8 +91,7 @@ def _band(mark: Band) -> dict[str, Any]:
 
 
 @mark_data.register
-def _points(mark: Points) -> dict[str, Any]:
-    step = stride(mark)
+def _points(mark: Points, step: int) -> dict[str, Any]:
     bars = {
         side: None if values is None else [numbers(pair) for pair in values[::step]]
         for side, values in (("xBars", mark.x_bars), ("yBars", mark.y_bars))
@@ -99,13 +103,14 @@ def _points(mark: Points) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def stride(mark: Points) -> int:
-    """Every which of the points is drawn."""
-    return -(-len(mark) // MOST_DRAWN) or 1
+def stride(panel: Panel) -> int:
+    """Every which of the points of a panel is drawn."""
+    count = sum(len(mark) for mark in panel.marks if isinstance(mark, Points))
+    return -(-count // MOST_DRAWN) or 1
 
 
 @mark_data.register
-def _contours(mark: Contours) -> dict[str, Any]:
+def _contours(mark: Contours, step: int) -> dict[str, Any]:
     places = [(level, *place) for level in mark.levels if (place := _on_diagonal(mark, level))]
     return {
         "kind": "contours", "x": [mark.x[0], mark.x[-1]], "y": [mark.y[0], mark.y[-1]],
@@ -124,7 +129,7 @@ def _on_diagonal(mark: Contours, level: float) -> tuple[float, float] | None:
 
 
 @mark_data.register
-def _rule(mark: Rule) -> dict[str, Any]:
+def _rule(mark: Rule, step: int) -> dict[str, Any]:
     return {"kind": "rule", "at": mark.at, "vertical": mark.is_vertical, "label": mark.label}
 
 
@@ -141,12 +146,8 @@ def _number(value: float | None, digits: int = DIGITS) -> float | int | None:
 
 
 def thinned(shown: Sequence[Picture]) -> int:
-    """The largest stride of any mark: 1 where all points are drawn."""
-    points = (
-        mark for picture in shown for panel in picture.panels for mark in panel.marks
-        if isinstance(mark, Points)
-    )  # fmt: skip
-    return max(map(stride, points), default=1)
+    """The largest stride of any panel: 1 where all points are drawn."""
+    return max((stride(panel) for picture in shown for panel in picture.panels), default=1)
 
 
 Cell = float | int | str | None
@@ -154,7 +155,7 @@ Cell = float | int | str | None
 COLUMNS: tuple[tuple[str, str, Callable[[Run], Cell]], ...] = (
     ("run", "text", lambda run: run.id),
     ("status", "text", lambda run: run.status),
-    ("size", "text", lambda run: run.size and run.size.label),
+    ("size", "text", lambda run: None if run.size is None else run.size.label),
     ("budget, FLOPs", "flops", lambda run: run.budget),
     ("N", "count", lambda run: run.num_params),
     ("D", "count", lambda run: run.num_tokens),
@@ -178,7 +179,9 @@ def run_columns(runs: Sequence[Run], answer: ScalingLaw | Refusal) -> list[dict[
     metrics = sorted({name for run in runs for name in run.metrics})
     columns = [(name, shown, [cell(run) for run in runs]) for name, shown, cell in COLUMNS]
     columns += [(name, "loss", [run.metrics.get(name) for run in runs]) for name in metrics]
-    why = [reasons.get(run.id) or (run.error or "").split("\n")[0] or None for run in runs]
+    why: list[Cell] = [
+        reasons.get(run.id) or (run.error or "").split("\n")[0] or None for run in runs
+    ]
     columns.append(("left out because", "text", why))
     return [
         {"name": name, "shown": shown, **_packed([_finite(cell) for cell in cells])}
@@ -188,7 +191,7 @@ def run_columns(runs: Sequence[Run], answer: ScalingLaw | Refusal) -> list[dict[
 
 
 def _finite(cell: Cell) -> Cell:
-    return _number(cell, 10) if isinstance(cell, float) else cell
+    return _number(cell, DIGITS) if isinstance(cell, float) else cell
 
 
 def _packed(cells: list[Cell]) -> dict[str, Any]:
@@ -206,17 +209,28 @@ def _says_something(cells: Sequence[Cell]) -> bool:
     )
 
 
-def legend(picture: Picture) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Legend:
+    """The entries of a figure: of all its panels together where it has a heading for them, else of
+    each panel."""
+
+    shared: tuple[Mapping[str, str], ...]
+    panels: tuple[tuple[Mapping[str, str], ...], ...]
+
+
+def legend(picture: Picture) -> Legend:
     """Each name once, with the mark that it stands for."""
-    found: dict[str, dict[str, str]] = {}
-    for panel in picture.panels:
-        for mark in panel.marks:
-            if isinstance(mark, Line | Band | Points) and mark.name:
-                look = mark.symbol if isinstance(mark, Points) else getattr(mark, "dashes", "band")
-                found.setdefault(mark.name, {"colour": mark.colour, "look": str(look)})
-    return [{"name": name, **entry} for name, entry in found.items()]
+    if picture.legend:
+        marks = [mark for panel in picture.panels for mark in panel.marks]
+        return Legend(_entries(marks), tuple(() for _ in picture.panels))
+    return Legend((), tuple(_entries(panel.marks) for panel in picture.panels))
 
 
-def flops_words(value: float) -> str:
-    """FLOPs as HTML."""
-    return as_html(power(value))
+def _entries(marks: Sequence[Mark]) -> tuple[Mapping[str, str], ...]:
+    found: dict[str, Mapping[str, str]] = {}
+    for mark in marks:
+        if isinstance(mark, Line | Band | Points) and mark.name:
+            look = mark.symbol if isinstance(mark, Points) else getattr(mark, "dashes", "band")
+            entry = {"name": mark.name, "colour": mark.colour, "look": str(look)}
+            found.setdefault(mark.name, entry)
+    return tuple(found.values())

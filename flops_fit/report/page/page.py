@@ -126,7 +126,7 @@ WRITERS: Mapping[str, Callable[[float], str]] = {
     "count": short_number,
     "flops": power,
     "loss": loss_words,
-    "times": lambda value: f"{value:.3g}×",
+    "times": lambda value: f"{value:,.4g}×" if value < 1e4 else f"{value:.3g}×",
     "ratio": lambda value: f"{value:.3g}",
     "share": lambda value: f"{value:+.2%}",
     "exponent": lambda value: f"{value:.3f}",
