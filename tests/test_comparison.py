@@ -19,7 +19,8 @@ from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.laws.prediction import NoSuchRun
 from flops_fit.report import tables
-from flops_fit.report.plots import plot_comparison
+from flops_fit.report.figures.comparison import comparison as picture_of
+from flops_fit.report.figures.marks import Band, Line, Points
 from flops_fit.shown import short_flops, short_loss, span, times
 from flops_fit.tables import write_runs
 
@@ -194,8 +195,7 @@ def test_laws_of_different_metrics_are_warned_about_and_figures_name_theirs():
     both = compare_laws(replace(a, metric="error_rate"), other)
     assert not any("metric=" in text for text in both.warnings)
     assert both.to_json()["a"]["metric"] == "error_rate"
-    (axes,) = plot_comparison(both).axes
-    assert axes.get_ylabel() == "best held-out error rate at C"
+    assert picture_of(both).panels[0].y.label == "best held-out error rate"
 
 
 def shown(table) -> str:
@@ -218,20 +218,37 @@ def test_table_and_crossing_line_say_what_the_values_say(noisy):
 
 
 def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
-    (axes,) = plot_comparison(noisy).axes
-    lines = {line.get_label(): line for line in axes.lines}
-    for contender, band in zip((noisy.a, noisy.b), axes.collections, strict=True):
-        x, y = lines[contender.name].get_data()
-        np.testing.assert_allclose(y, contender.law.loss_opt(x))
-        assert x[0] == pytest.approx(1e18)
-        assert lines[f"{contender.name} trained"].get_xdata() == pytest.approx(contender.budgets)
-        corners = band.get_paths()[0].vertices
-        at_start = corners[np.isclose(corners[:, 0], x[0]), 1]
-        bounds = contender.loss_intervals(x[0])["95"]
-        assert (at_start.min(), at_start.max()) == pytest.approx(bounds)
-    (mark,) = (line for line in axes.lines if line.get_marker() == "o")
-    assert mark.get_xdata()[0] == noisy.crossing.flops
-    assert mark.get_ydata()[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+    losses, _ = picture_of(noisy).panels
+    marks = losses.marks
+    named = {mark.name: mark for mark in marks if isinstance(mark, Line | Points)}
+    bands = [mark for mark in marks if isinstance(mark, Band)]
+    for contender, band in zip((noisy.a, noisy.b), bands, strict=True):
+        line = named[contender.name]
+        np.testing.assert_allclose(line.y, contender.law.loss_opt(line.x))
+        assert line.x[0] == pytest.approx(1e18)
+        assert named[f"{contender.name}, trained"].x == pytest.approx(contender.budgets)
+        assert (band.low[0], band.high[0]) == contender.loss_intervals(band.x[0])["95"]
+    at = named["equal loss"]
+    assert at.x[0] == noisy.crossing.flops
+    assert at.y[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+
+
+def test_the_sides_are_told_apart_by_more_than_colour(noisy):
+    losses, _ = picture_of(noisy).panels
+    lines = [mark for mark in losses.marks if isinstance(mark, Line)]
+    trained = [m for m in losses.marks if isinstance(m, Points) and m.name.endswith("trained")]
+    assert len({line.dashes for line in lines}) == len({dots.symbol for dots in trained}) == 2
+
+
+def test_the_multiplier_is_drawn_with_the_intervals_of_the_table(noisy):
+    _, panel = picture_of(noisy).panels
+    (line,) = (mark for mark in panel.marks if isinstance(mark, Line))
+    (dots,) = (mark for mark in panel.marks if isinstance(mark, Points))
+    assert dots.y.tolist() == [row.multiplier.value for row in noisy.rows]
+    assert np.exp(np.interp(np.log(dots.x), np.log(line.x), np.log(line.y))) == pytest.approx(
+        dots.y, rel=0.02
+    )
+    assert tuple(dots.y_bars[0]) == noisy.rows[0].multiplier.intervals["95"]
 
 
 def sides_of_unequal_reach(**options):
@@ -392,7 +409,9 @@ def test_two_tables_are_compared_on_the_command_line(two_tables, capsys, words):
     found = json.loads(said.out)
     folder = two_tables / "outputs/compare-fast-slow"
     assert json.loads((folder / "comparison.json").read_text()) == found
-    assert (folder / "comparison.png").stat().st_size > 0
+    assert all(
+        (folder / f"comparison.{kind}").stat().st_size > 0 for kind in ("png", "svg", "html")
+    )
     assert found["comparable"] == COMPARABLE
     assert COMPARABLE in said.err
     low, high = found["rows"][2]["multiplier"]["intervals"]["95"]

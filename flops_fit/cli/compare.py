@@ -14,7 +14,7 @@ from flops_fit.laws.publication import PublishedLaw
 from flops_fit.laws.published import is_published, published_law, published_names
 from flops_fit.report import tables
 from flops_fit.report.documents import print_json
-from flops_fit.report.files import write_comparison, write_optima
+from flops_fit.report.files import write_comparison
 from flops_fit.report.screen import results, say, show, show_table
 from flops_fit.settings import CompareSettings
 from flops_fit.study.found import found_study, read_law, study_runs
@@ -60,7 +60,8 @@ def compare_to_published(a: Side, b: Side, settings: CompareSettings) -> int:
             say(f"{one.name} is {one.published.publication}")
     for line in (f"note: {comparison.losses}", *(f"warning: {t}" for t in comparison.warnings)):
         say(line)
-    say(f"wrote {write_optima(comparison, Path(settings.output_root))}")
+    for path in write_comparison(comparison, Path(settings.output_root)):
+        say(f"wrote {path}")
     return OK
 
 

@@ -15,6 +15,7 @@ from flops_fit.report.screen import say
 from flops_fit.settings import FitSettings
 from flops_fit.study.fits import FittedStudy, Fitting, ToFit, fit_again, study_to_fit, table_to_fit
 from flops_fit.study.found import found_study, stands_on
+from flops_fit.study.reports import page_of_study
 
 
 def fit(settings: FitSettings, origins: Origins) -> int:
@@ -36,6 +37,7 @@ def fit(settings: FitSettings, origins: Origins) -> int:
     else:
         print_law(study.law, asked)
     say(f"law of {stands_on(study.law)}: {given.answer_folder / 'law.json'}")
+    say(f"report: {page_of_study(study.runs, study.law, given.answer_folder)}")
     return OK
 
 

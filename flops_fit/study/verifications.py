@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flops_fit.answers.verification import FrozenPrediction, Outcome, Record, Verification
 from flops_fit.errors import StudyError, StudyWarning
@@ -23,6 +25,8 @@ from flops_fit.store.protocols import Logger
 from flops_fit.study.fits import FittedStudy, Tell
 from flops_fit.study.logged import opened
 from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there
+
+T = TypeVar("T")
 
 PREDICTIONS, VERIFICATIONS = "predictions", "verifications"
 """Folders beside law.json."""
@@ -103,16 +107,24 @@ def verification_path(prediction: Path, verification: Verification) -> Path:
 
 
 def record(prediction: Path) -> Record:
-    """All verifications of the study that a frozen prediction is of.
-
-    A `StudyWarning` names each that can't be read, which is left out.
-    """
+    """All verifications of the study that a frozen prediction is of."""
     plans = prediction.parent.parent.parent
-    outcomes = []
+    return Record.of(_read_all(plans, lambda data: read_as(Outcome, data)))
+
+
+def verifications_in(study: Path) -> list[Verification]:
+    """All verifications of a study, those of its earlier plans too, by rising budget."""
+    found = _read_all(study / "plans", Verification.from_json)
+    return sorted(found, key=lambda verification: verification.prediction.budget)
+
+
+def _read_all(plans: Path, read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """Of all plans. A `StudyWarning` names each that can't be read, which is left out."""
+    found = []
     for path in sorted(plans.glob(f"*/{VERIFICATIONS}/*.json")):
         try:
             with reading(path, "verification"):
-                outcomes.append(read_as(Outcome, read_record(path)))
+                found.append(read(read_record(path)))
         except (FileNotFoundError, StudyError) as error:
-            warnings.warn(f"left out: {error}", StudyWarning, stacklevel=2)
-    return Record.of(outcomes)
+            warnings.warn(f"left out: {error}", StudyWarning, stacklevel=3)
+    return found

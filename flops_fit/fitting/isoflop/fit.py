@@ -235,6 +235,11 @@ class IsoflopFit:
             found[row] = log_n.std(), loss.std() / loss.mean()
         return [optimum for _, optimum in bracketed], found
 
+    def errors_of_optima(self, points: Points) -> dict[float, float]:
+        """Budget -> standard deviation of ln N of its bracketed optimum by its runs' noise."""
+        optima, deviations = self.measured(points)
+        return {o.budget: float(d) for o, d in zip(optima, deviations[:, 0], strict=True)}
+
     def _redrawn(
         self, optimum: BudgetOptimum, group: Points, relative: Array
     ) -> tuple[Array, Array]:
