@@ -62,10 +62,13 @@ def results() -> Console:
 
 def _width(stream: TextIO) -> int | None:
     """None where the terminal knows it."""
-    if stream.isatty():
-        return None
+    return None if stream.isatty() else asked_width() or PIPED_WIDTH
+
+
+def asked_width() -> int | None:
+    """What the environment says of a screen that is none."""
     asked = os.environ.get("COLUMNS", "")
-    return int(asked) if asked.isdigit() and int(asked) else PIPED_WIDTH
+    return int(asked) if asked.isdigit() and int(asked) else None
 
 
 def say(text: str) -> None:
@@ -85,7 +88,7 @@ def show(text: str, marker: str = "") -> None:
 
 def _print(console: Console, text: str, marker: str = "") -> None:
     """In the lines of the screen; what is piped keeps its own."""
-    if console.width == PIPED_WIDTH:
+    if not (console.is_terminal or asked_width()):
         console.print(f"{marker}{text}", soft_wrap=True)
         return
     fill = textwrap.TextWrapper(
