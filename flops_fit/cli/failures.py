@@ -30,6 +30,9 @@ from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
 
 
+LONG_NUMBER = re.compile(r"\d{1000}")
+
+
 def report_failure(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
     if isinstance(error, BrokenPipeError):  # of `flops-fit plan --cfg job | head`
@@ -58,6 +61,11 @@ def report_composition(error: Exception) -> int:
         return report_failure(error)
     if isinstance(error, UnicodeDecodeError):
         say(f"error: {file_holding(error.object)} is no UTF-8 text: save it as UTF-8")
+        return ERROR
+    if "set_int_max_str_digits" in f"{error}":
+        words = [word for word in sys.argv if LONG_NUMBER.search(word)]
+        place = words[0].partition("=")[0] if words else "a config"
+        say(f"error: {place} holds a number of thousands of digits: write numbers as 1e21")
         return ERROR
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
