@@ -29,7 +29,6 @@ from flops_fit.errors import UserError, printable
 from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
 
-
 LONG_NUMBER = re.compile(r"\d{1000}")
 
 
