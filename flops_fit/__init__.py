@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from flops_fit.study.study import Study as Study
     from flops_fit.study.sweeps import Proposed as Proposed
 
-    __version__: str
+__version__ = "0.2.0"
+"""The one place of it: pyproject.toml, light/pyproject.toml and CITATION.cff follow."""
 
 _WHERE = {
     "find_optimal": "api",
@@ -53,10 +54,6 @@ __all__ = [*_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # a tenth of the time that help takes
-
-        return version("flops-fit")
     if name in _WHERE:
         return getattr(import_module(f"flops_fit.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

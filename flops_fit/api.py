@@ -291,7 +291,7 @@ def fit_table(
 
     `columns` maps our names to the table's, such as {"loss": "val_loss"}; the other settings are
     those of `flops-fit fit` (docs/settings.md). law.json and runs.csv are kept under `output_dir`
-    (None: outputs/<name of the table>). Raises `FitError` where the table can't be read; where no
+    (None: one of its name in outputs). Raises `FitError` where the table can't be read; where no
     method gives a law the study has none, and `refusal` says why.
     """
     check_names(settings, TableFitSettings)

@@ -130,7 +130,7 @@ def test_resume_false_trains_again_and_loses_nothing(sweep):
 def test_plan_only(sweep, left_out):
     plan = find_optimal(**{**sweep, "dataset": waves(20_000), **left_out})
     assert isinstance(plan, Plan)
-    assert str(plan) == f"Plan(6 experiments, 2 budgets, total_flops={plan.total_flops:.2e})"
+    assert repr(plan) == f"Plan(6 experiments, 2 budgets, total_flops={plan.total_flops:.2e})"
     assert not sweep["output_dir"].exists()
 
 

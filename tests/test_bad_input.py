@@ -10,7 +10,8 @@ import pytest
 from rich.table import Table
 
 from flops_fit.cli import main
-from flops_fit.report.screen import Screen, json_text
+from flops_fit.report.documents import json_text
+from flops_fit.report.screen import Screen
 
 TINY = ["budgets=[3e6,6e6]", "batch_size=8", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 

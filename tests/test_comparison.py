@@ -19,7 +19,9 @@ from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.laws.prediction import NoSuchRun
 from flops_fit.report import tables
-from flops_fit.report.plots import plot_comparison
+from flops_fit.report.figures.comparison import comparison as picture_of
+from flops_fit.report.figures.marks import Band, Line, Points
+from flops_fit.shown import short_flops, short_loss, span, times
 from flops_fit.tables import write_runs
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
@@ -108,7 +110,7 @@ def test_crossing_is_told_with_its_interval_and_the_share_of_draws(noisy):
     low, high = noisy.crossing.intervals["80"]
     assert low < noisy.crossing.flops < high
     assert 0.9 < noisy.crossing.share_of_draws <= 1
-    assert noisy.verdict.startswith("early is ahead of late at 1e+18 to")
+    assert noisy.verdict.startswith("early is ahead of late at 1e18 to")
     assert "they can't be told apart" in noisy.verdict
     assert noisy.verdict.endswith("late is ahead")
     shares = [row.share_a_better for row in noisy.rows]
@@ -148,8 +150,8 @@ def test_flops_to_reach_is_the_inverse_of_the_law():
 def test_ranges_that_do_not_overlap_are_warned_about():
     far = side("far", SLOWER, budgets=(1e21, 3e21, 1e22))
     comparison = compare_laws(side("near", SURFACE), far)
-    assert any("ranges don't overlap (near at 1e+18" in text for text in comparison.warnings)
-    assert "between the ranges they were trained in (1e+20 to 1e+21 FLOPs)" in comparison.verdict
+    assert any("ranges don't overlap (near at 1e18" in text for text in comparison.warnings)
+    assert "between the ranges they were trained in (1e20 to 1e21 FLOPs)" in comparison.verdict
     assert {row.trained_in for row in comparison.rows} == {("near",), ("far",), ()}
     one = side("near", SURFACE), side("other", SURFACE, answer=IsoflopFit())
     assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
@@ -193,8 +195,7 @@ def test_laws_of_different_metrics_are_warned_about_and_figures_name_theirs():
     both = compare_laws(replace(a, metric="error_rate"), other)
     assert not any("metric=" in text for text in both.warnings)
     assert both.to_json()["a"]["metric"] == "error_rate"
-    (axes,) = plot_comparison(both).axes
-    assert axes.get_ylabel() == "best held-out error rate at C"
+    assert picture_of(both).panels[0].y.label == "best held-out error rate"
 
 
 def shown(table) -> str:
@@ -209,29 +210,45 @@ def test_table_and_crossing_line_say_what_the_values_say(noisy):
     row = noisy.rows[0]
     low, high = row.multiplier.intervals["95"]
     assert "A = early, B = late" in text
-    assert f"{row.loss_a.value:.4f}" in text
-    assert f"{row.multiplier.value:.3g}" in text
-    assert f"{low:.3g} - {high:.3g}" in text
-    assert f"{noisy.crossing.flops:.3g} FLOPs" in tables.crossing_line(noisy.crossing)
+    assert short_loss(row.loss_a.value) in text
+    assert f"{row.multiplier.value:.3g}x ({low:.3g}-{high:.3g}x)" in text
+    assert f"cross at {short_flops(noisy.crossing.flops)} " in tables.crossing_line(noisy.crossing)
     none = replace(noisy.crossing, flops=None)
-    assert tables.crossing_line(none).startswith("the losses don't cross")
+    assert tables.crossing_line(none).startswith("The losses don't cross")
 
 
 def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
-    (axes,) = plot_comparison(noisy).axes
-    lines = {line.get_label(): line for line in axes.lines}
-    for contender, band in zip((noisy.a, noisy.b), axes.collections, strict=True):
-        x, y = lines[contender.name].get_data()
-        np.testing.assert_allclose(y, contender.law.loss_opt(x))
-        assert x[0] == pytest.approx(1e18)
-        assert lines[f"{contender.name} trained"].get_xdata() == pytest.approx(contender.budgets)
-        corners = band.get_paths()[0].vertices
-        at_start = corners[np.isclose(corners[:, 0], x[0]), 1]
-        bounds = contender.loss_intervals(x[0])["95"]
-        assert (at_start.min(), at_start.max()) == pytest.approx(bounds)
-    (mark,) = (line for line in axes.lines if line.get_marker() == "o")
-    assert mark.get_xdata()[0] == noisy.crossing.flops
-    assert mark.get_ydata()[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+    losses, _ = picture_of(noisy).panels
+    marks = losses.marks
+    named = {mark.name: mark for mark in marks if isinstance(mark, Line | Points)}
+    bands = [mark for mark in marks if isinstance(mark, Band)]
+    for contender, band in zip((noisy.a, noisy.b), bands, strict=True):
+        line = named[contender.name]
+        np.testing.assert_allclose(line.y, contender.law.loss_opt(line.x))
+        assert line.x[0] == pytest.approx(1e18)
+        assert named[f"{contender.name}, trained"].x == pytest.approx(contender.budgets)
+        assert (band.low[0], band.high[0]) == contender.loss_intervals(band.x[0])["95"]
+    at = named["equal loss"]
+    assert at.x[0] == noisy.crossing.flops
+    assert at.y[0] == pytest.approx(float(noisy.b.law.loss_opt(noisy.crossing.flops)))
+
+
+def test_the_sides_are_told_apart_by_more_than_colour(noisy):
+    losses, _ = picture_of(noisy).panels
+    lines = [mark for mark in losses.marks if isinstance(mark, Line)]
+    trained = [m for m in losses.marks if isinstance(m, Points) and m.name.endswith("trained")]
+    assert len({line.dashes for line in lines}) == len({dots.symbol for dots in trained}) == 2
+
+
+def test_the_multiplier_is_drawn_with_the_intervals_of_the_table(noisy):
+    _, panel = picture_of(noisy).panels
+    (line,) = (mark for mark in panel.marks if isinstance(mark, Line))
+    (dots,) = (mark for mark in panel.marks if isinstance(mark, Points))
+    assert dots.y.tolist() == [row.multiplier.value for row in noisy.rows]
+    assert np.exp(np.interp(np.log(dots.x), np.log(line.x), np.log(line.y))) == pytest.approx(
+        dots.y, rel=0.02
+    )
+    assert tuple(dots.y_bars[0]) == noisy.rows[0].multiplier.intervals["95"]
 
 
 def sides_of_unequal_reach(**options):
@@ -257,7 +274,7 @@ def test_a_crossing_is_extrapolated_from_the_smaller_top_budget():
     late = side("late", LATE, budgets=(1e18, 3e18, 1e19))
     crossing = compare_laws(side("early", EARLY), late).crossing
     assert crossing.extrapolation == pytest.approx(CROSSING / 1e19, rel=1e-2)
-    assert "times the smaller top budget" in tables.crossing_line(crossing)
+    assert "the smaller of the largest budgets" in tables.crossing_line(crossing)
 
 
 def test_a_row_names_those_that_were_trained_at_its_budget():
@@ -306,33 +323,30 @@ def test_every_cell_of_the_comparison_stands_under_its_header(noisy):
     table = tables.comparison_table(noisy)
     headers = [column.header for column in table.columns]
     first = [next(iter(column.cells)) for column in table.columns]
-    row, loss, ratio = noisy.rows[0], "{:.4f}".format, "{:.3g}".format
+    row = noisy.rows[0]
 
-    def dashed(estimate, shown_as):
-        return " - ".join(map(shown_as, estimate.intervals["95"]))
+    def bracketed(estimate, shown_as):
+        return f"{shown_as(estimate.value)} ({span(*estimate.intervals['95'], shown_as)})"
 
     assert list(zip(headers, first, strict=True)) == [
-        ("budget", "1e+18"),
-        ("x top budget", "0.01"),
-        ("trained in", "A and B"),
-        ("loss A", loss(row.loss_a.value)),
-        ("95%", dashed(row.loss_a, loss)),
-        ("loss B", loss(row.loss_b.value)),
-        ("95%", dashed(row.loss_b, loss)),
-        ("B needs, x", ratio(row.multiplier.value)),
-        ("95%", dashed(row.multiplier, ratio)),
-        ("x top of B", ratio(row.multiplier_extrapolation)),
+        ("budget", "1e18"),
+        ("x smaller top", "0.01x"),
+        ("trained", "A B"),
+        ("loss A (95%)", bracketed(row.loss_a, short_loss)),
+        ("loss B (95%)", bracketed(row.loss_b, short_loss)),
+        ("B needs (95%)", bracketed(row.multiplier, times)),
+        ("x top of B", times(row.multiplier_extrapolation)),
     ]
 
 
 def test_the_crossing_is_said_with_its_interval_reach_and_share_of_draws():
     crossing = Crossing(1.3e20, 1.34, {"95": (1.1e20, np.inf)}, 0.83)
     assert tables.crossing_line(crossing) == (
-        "the losses cross at 1.3e+20 FLOPs (95%: 1.1e+20 - no limit), 1.34 times the smaller top "
-        "budget; 83% of the draws cross"
+        "The losses cross at 1.3e20 (over 1.1e20) FLOPs, 1.34x the smaller of the largest budgets; "
+        "83% of the draws cross."
     )
     below = replace(crossing, intervals={"95": (0.0, 1.5e20)}, share_of_draws=None)
-    assert "(95%: below 1.5e+20), 1.34 times" in tables.crossing_line(below)
+    assert "1.3e20 (under 1.5e20) FLOPs, 1.34x" in tables.crossing_line(below)
 
 
 def test_flops_counted_in_two_ways_are_warned_about():
@@ -395,7 +409,9 @@ def test_two_tables_are_compared_on_the_command_line(two_tables, capsys, words):
     found = json.loads(said.out)
     folder = two_tables / "outputs/compare-fast-slow"
     assert json.loads((folder / "comparison.json").read_text()) == found
-    assert (folder / "comparison.png").stat().st_size > 0
+    assert all(
+        (folder / f"comparison.{kind}").stat().st_size > 0 for kind in ("png", "svg", "html")
+    )
     assert found["comparable"] == COMPARABLE
     assert COMPARABLE in said.err
     low, high = found["rows"][2]["multiplier"]["intervals"]["95"]

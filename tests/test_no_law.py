@@ -25,8 +25,10 @@ from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
 from flops_fit.plan.run import Run
+from flops_fit.report.figures.isoflop import isoflop
+from flops_fit.report.figures.marks import Line, Points, Symbol
 from flops_fit.report.files import write_report
-from flops_fit.report.plots import plot_isoflop
+from flops_fit.report.report import Report
 
 TINY = ["model=mlp", "dataset=toy", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2"]
 TINY += ["workers=1", "center=10"]
@@ -56,8 +58,14 @@ def answer(study: str = "mlp-toy") -> Path:
 
 def written(study: str = "mlp-toy") -> set[str]:
     """The files of an answer that people look at."""
-    found = {"runs.csv", "figures/isoflop.png", "figures/optima.png", "law.json", "refusal.json"}
-    return {name for name in found if (answer(study) / name).exists()}
+    found = {"runs.csv", "report.html", "law.json", "refusal.json"}
+    figures = {f"figures/{path.name}" for path in answer(study).glob("figures/*.png")}
+    return {name for name in found if (answer(study) / name).exists()} | figures
+
+
+PAGE = {"runs.csv", "report.html"}
+DRAWN = {"figures/isoflop.png", "figures/loss.png", "figures/training.png"}
+"""What runs show without a law, where there are training curves."""
 
 
 def test_runs_that_all_diverged_are_the_reason_and_come_first(capsys):
@@ -66,17 +74,17 @@ def test_runs_that_all_diverged_are_the_reason_and_come_first(capsys):
     text = "\n".join(rest)
     assert text.count("0 of 3 runs can be used (3 diverged): lower the learning rate") == 2
     assert len(rest) < 10
-    assert written() == {"runs.csv", "figures/isoflop.png", "refusal.json"}
+    assert written() == {*PAGE, "refusal.json"}
     rows = csv.DictReader((answer() / "runs.csv").read_text().splitlines())
     assert [row["status"] for row in rows] == ["diverged"] * 6
 
 
 def test_a_report_of_it_says_the_same(capsys, folder):
     trained = said(capsys, *DIVERGING)
-    (answer() / "figures/isoflop.png").unlink()
+    (answer() / "report.html").unlink()
     (answer() / "runs.csv").unlink()
     assert said(capsys, "report") == trained
-    assert written() == {"runs.csv", "figures/isoflop.png", "refusal.json"}
+    assert written() == {*PAGE, "refusal.json"}
     study = Study.open("outputs/mlp-toy")
     assert str(study).splitlines() == [
         "Study mlp-toy: 6 runs",
@@ -84,7 +92,7 @@ def test_a_report_of_it_says_the_same(capsys, folder):
         *study.fitted.refusal.sentences,
     ]
     assert len(study.fitted.refusal.sentences) == 2
-    assert [path.name for path in study.report()] == ["runs.csv", "isoflop.png"]
+    assert [path.name for path in study.report()] == ["runs.csv", "report.html"]
     with pytest.raises(UserError, match="no law to predict with: 6 of 6 runs diverged"):
         study.predict(1e9)
 
@@ -93,7 +101,7 @@ def test_one_budget_is_told_to_train_another(capsys):
     first, *rest = said(capsys, *ONE_BUDGET)
     assert first.startswith("no law: 1 budget: an exponent needs at least two budgets: train")
     assert "isoflop" not in first
-    assert [line.split()[0] for line in rest if "1e+07" in line] == ["1e+07"]
+    assert [line.split()[0] for line in rest if "1e7" in line] == ["1e7"]
     assert said(capsys, *ONE_BUDGET) == [first, *rest]  # nothing is trained again
     assert said(capsys, "report") == [first, *rest]
     assert said(capsys, "fit") == [first, *rest]
@@ -106,7 +114,7 @@ def test_a_single_run_is_no_sweep_that_went_wrong(capsys, folder):
     assert main(single) == 0
     first, *_ = capsys.readouterr().out.splitlines()
     assert first == "no law: one size at one budget was trained, a law needs several of both"
-    assert written("single") == {"runs.csv", "figures/isoflop.png"}
+    assert written("single") == {*PAGE, *DRAWN}
     assert main([*single, "optimizer.lr=1e6"]) == 3
 
 
@@ -120,7 +128,9 @@ def test_json_has_the_refusal_the_budgets_and_the_number_of_runs(capsys, words):
     assert document["statuses"] == {"completed": 3}
     assert [budget["budget"] for budget in document["budgets"]] == [1e7]
     assert len(document["rows_used"]) == 3
-    assert [Path(path).name for path in document["files"]] == ["runs.csv", "isoflop.png"]
+    names = [Path(path).name for path in document["files"]]
+    assert (names[0], names[-1]) == ("runs.csv", "report.html")
+    assert {"isoflop.png", "isoflop.svg"} <= set(names)
     assert all(Path(path).exists() for path in document["files"])
 
 
@@ -136,8 +146,8 @@ def test_a_table_without_a_law_is_shown_and_reported_all_the_same(capsys):
     path = table("few.csv", runs)
     lines = said(capsys, "fit", f"runs={path}")
     assert lines[0].startswith("no law: 1 budget: ")
-    assert any(line.split()[:1] == ["1e+18"] and " ok " in line for line in lines)
-    assert written("few") == {"runs.csv", "figures/isoflop.png", "refusal.json"}
+    assert any(line.split()[:1] == ["1e18"] and " ok " in line for line in lines)
+    assert written("few") == {*PAGE, "refusal.json", "figures/isoflop.png", "figures/loss.png"}
     assert said(capsys, "report", "study=few") == lines
     study = fit_table(path, output_dir="outputs/other")
     assert (study.law, study.refusal) == (None, lines[0])
@@ -147,7 +157,7 @@ def test_an_earlier_law_stands_and_a_later_one_replaces_the_refusal(capsys):
     many = simulate_sweep(SURFACE, (1e18, 3e18, 1e19), sizes=(1 / 8, 1 / 3, 1, 3, 8))
     fit = ["fit", f"runs={table('t.csv', many)}", "draws=20"]
     said(capsys, *fit, "where=budget < 2e18")
-    assert written("t") == {"runs.csv", "figures/isoflop.png", "refusal.json"}
+    assert written("t") == {*PAGE, "refusal.json", "figures/isoflop.png", "figures/loss.png"}
     assert main(fit) == 0
     assert "law.json" in written("t")
     law = (answer("t") / "law.json").read_text()
@@ -160,14 +170,11 @@ def test_figures_draw_the_points_of_lost_budgets_and_the_curves_of_the_others():
     runs = simulate_sweep(SURFACE, (1e18, 1e19), sizes=(0.25, 0.5, 1, 2, 4))
     runs[5:8] = [replace(r, status="diverged", loss=None) for r in runs[5:8]]
     refusal = refused(runs)
-    (axes,) = plot_isoflop(runs, refusal).axes
-    curves = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
-    assert len(curves) == 1
-    np.testing.assert_allclose(
-        curves[0].get_ydata(), refusal.budgets[0].curve(curves[0].get_xdata())
-    )
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert len(points) == 7
+    (panel,) = isoflop(runs, refusal).panels
+    (curve,) = (mark for mark in panel.marks if isinstance(mark, Line))
+    np.testing.assert_allclose(curve.y, refusal.budgets[0].curve(curve.x))
+    dots = (m for m in panel.marks if isinstance(m, Points) and m.symbol is Symbol.DOT)
+    assert sum(map(len, dots)) == 7
 
 
 def refused(runs, error=None, **how) -> Refusal:
@@ -209,9 +216,9 @@ def test_each_budget_has_one_sentence():
     refusal = refused(runs)
     assert [b.verdict for b in refusal.budgets] == ["few", "few", "ok"]
     assert refusal.sentences == [
-        "budget 1e+18 is few: 0 of 5 runs can be used (5 failed): mend what failed and run the "
+        "budget 1e18, few: 0 of 5 runs can be used (5 failed): mend what failed and run the "
         "same command again",
-        "budget 3e+18 is few: 2 of 5 runs can be used (3 diverged): lower the learning rate, or "
+        "budget 3e18, few: 2 of 5 runs can be used (3 diverged): lower the learning rate, or "
         "leave this budget out",
     ]
     (alone,) = refused(runs[-1:]).budgets
@@ -250,10 +257,8 @@ def test_rows_that_cannot_be_true_are_the_reason_themselves(tmp_path):
     refusal = refused([*runs, replace(runs[0], id="x", loss=-1.0)], wrong)
     assert refusal.reason == f"no law: {wrong}"
     assert refusal.budgets == ()
-    assert [path.name for path in write_report(runs, refusal, tmp_path)] == [
-        "runs.csv",
-        "isoflop.png",
-    ]
+    written = write_report(Report("wrong", runs, refusal), tmp_path)
+    assert [path.name for path in written] == ["runs.csv", "loss.png", "loss.svg", "report.html"]
 
 
 def test_another_metric_is_named():

@@ -35,6 +35,7 @@ from flops_fit.laws.prediction import (
     turned_over,
 )
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops, significant
 
 COMPARISON_VERSION = 1
 """Of comparison.json, which nothing reads again."""
@@ -236,7 +237,10 @@ def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
 def _warnings(a: Contender, b: Contender) -> list[str]:
     found = []
     if not ranges_overlap(a, b):
-        spans = (f"{s.name} at {s.budgets[0]:.3g} to {s.budgets[-1]:.3g} FLOPs" for s in (a, b))
+        spans = (
+            f"{s.name} at {short_flops(s.budgets[0])} to {short_flops(s.budgets[-1])} FLOPs"
+            for s in (a, b)
+        )
         found.append(
             f"the trained ranges don't overlap ({', '.join(spans)}): one of the two laws is always "
             "extrapolated; train both at a common budget"
@@ -276,11 +280,11 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
         else f"{leader} is ahead of {b.name if leader == a.name else a.name}"
     )
     changes = "".join(
-        f"; beyond {flops:.2g} FLOPs "
+        f"; beyond {_flops(flops)} FLOPs "
         + ("they can't be told apart" if later is None else f"{later} is ahead")
         for flops, later in stretches[1:]
     )
-    reach = f"; by these laws nothing changes beyond, to {np.exp(gaps.log_flops[-1]):.2g} FLOPs"
+    reach = f"; by these laws nothing changes beyond, to {_flops(np.exp(gaps.log_flops[-1]))} FLOPs"
     end = min(high, stretches[1][0]) if changes else high
     inside = [r for r in rows if low / SAME_BUDGET <= r.budget <= end * SAME_BUDGET]
     return f"{ahead} {_where(a, b, end)}: {_need(a.name, b.name, inside)}{changes or reach}"
@@ -289,7 +293,11 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
 def _where(a: Contender, b: Contender, end: float) -> str:
     """The budgets that the verdict begins with, in words."""
     low, high = common_range(a, b)
-    span = f"{low:.2g} to {end:.2g} FLOPs" if end > SAME_BUDGET * low else f"{low:.2g} FLOPs"
+    span = (
+        f"{_flops(low)} to {_flops(end)} FLOPs"
+        if end > SAME_BUDGET * low
+        else f"{_flops(low)} FLOPs"
+    )
     if end < high:
         return f"at {span}"
     if ranges_overlap(a, b):
@@ -326,3 +334,8 @@ def _need(a: str, b: str, rows: Sequence[AtBudget]) -> str:
     least = "" if len(values) == len(rows) else "at least "
     times = f"{least}{' to '.join(ends)} times"
     return f"{b} needs {times} the compute of {a} for the same loss{interval}"
+
+
+def _flops(flops: float) -> str:
+    """Of a place that two laws tell roughly."""
+    return significant(flops, 2)

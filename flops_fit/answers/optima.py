@@ -37,6 +37,7 @@ from flops_fit.laws.publication import (
     outside_warning,
     trained_budgets,
 )
+from flops_fit.shown import short_flops
 
 PLAUSIBLE_RATIO = (1e-6, 1e9)
 """Tokens per parameter of any run that can be: a thousand times beyond those there are."""
@@ -233,8 +234,8 @@ def _verdict(a: Side, b: Side, rows: Sequence[OptimaRow]) -> str:
     trained = [row for row in rows if row.trained_in]
     first, last = (trained or rows)[-1], rows[-1]
     return (
-        f"at {first.budget:.3g} FLOPs {_in_words(a, b, first)}; at {last.budget:.3g} FLOPs "
-        f"{_in_words(a, b, last)}"
+        f"at {short_flops(first.budget)} FLOPs {_in_words(a, b, first)}; at "
+        f"{short_flops(last.budget)} FLOPs {_in_words(a, b, last)}"
     )
 
 

@@ -56,6 +56,11 @@ class Verification:
             raise UserError(f"{run.id} has no loss to verify with: it is {run.status}")
         return cls(frozen, run.id, run.num_params, run.num_tokens, run.loss, run.loss_stderr)
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verification:
+        """Raises `StudyError` for what is no verification."""
+        return read_as(cls, {**data, "frozen": data})
+
     @property
     def prediction(self) -> Prediction:
         return self.frozen.prediction

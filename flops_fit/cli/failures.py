@@ -30,6 +30,10 @@ from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
 
 LONG_NUMBER = re.compile(r"\d{1000}")
+WITHOUT_TORCH = (
+    "plan, train and verify need torch, which is not installed: pip install torch "
+    "(fit, predict, compare, report and status do without)"
+)
 
 
 def report_failure(error: Exception) -> int:
@@ -44,6 +48,8 @@ def report_failure(error: Exception) -> int:
         )
     elif isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError):
         say(f"error: {explained(error)}")
+    elif isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        say(f"error: {WITHOUT_TORCH}")
     else:
         traceback.print_exception(error)
         say("error: this is a fault in flops-fit or in a class that the config names, see above")

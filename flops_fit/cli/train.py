@@ -13,13 +13,15 @@ from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
-from flops_fit.report.files import is_current, write_report
-from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.documents import print_json
+from flops_fit.report.files import PAGE, is_current
+from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
 from flops_fit.study.fits import FittedStudy, Fitting
+from flops_fit.study.frozen import RunFailed, keep
+from flops_fit.study.reports import report_study
 from flops_fit.study.sweeps import train_study
-from flops_fit.study.verifications import RunFailed, keep
 
 
 def train(settings: SweepSettings, origins: Origins) -> int:
@@ -63,9 +65,9 @@ def show(study: FittedStudy, *, as_json: bool) -> None:
     if study.law is None:
         return
     if not is_current(study.answer_folder):
-        write_report(study.runs, study.law, study.answer_folder)
+        report_study(study.runs, study.law, study.answer_folder)
     if as_json:
         print_json(study.law.to_json())
     else:
         print_law(study.law)
-    say(f"law, runs.csv and figures: {study.answer_folder}")
+    say(f"report: {study.answer_folder / PAGE}")

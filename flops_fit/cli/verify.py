@@ -11,14 +11,15 @@ from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
 from flops_fit.errors import ConfigError
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.documents import print_json
+from flops_fit.report.screen import say, show
 from flops_fit.settings import VerifySettings
 from flops_fit.study.agreement import check_agreement
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import read_law
+from flops_fit.study.frozen import RunFailed, freeze, record, verification_path
 from flops_fit.study.runs import Runs
-from flops_fit.study.verifications import RunFailed, freeze, record, verification_path, verified
+from flops_fit.study.verifications import verified
 
 
 def verify(settings: VerifySettings, origins: Origins) -> int:
@@ -48,5 +49,5 @@ def show_verification(verification: Verification, frozen: Path, *, as_json: bool
         print_json({**verification.to_json(), "record": so_far.to_json()})
     else:
         for line in (*tables.verification_lines(verification), str(so_far)):
-            results().print(line, markup=False, soft_wrap=True)
+            show(line)
     say(f"verification: {verification_path(frozen, verification)}")

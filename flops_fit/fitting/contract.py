@@ -159,12 +159,13 @@ class MethodKind:
     `numbers` are the keys of its section that hold null where the method refused.
 
     `optima(method, points, law)` are those of each budget by itself, kept under "budgets" of its
-    section and read by `read_optima`. `examined(method, points, law, draws)` is asked of every fit,
-    law None where the method refused; `read_numbers` reads what it keeps. `refit(method, points)`
-    is its law of some of the points, `exponents_of_parts` may refit to many parts at once; what is
-    not `probed` is never refitted, since it probes itself. `read_draws(columns, law)` reads the
-    draws of a law back. `knows_any_size(law)` says whether a law that can be asked for the loss of
-    any size has an answer.
+    section and read by `read_optima`; `errors_of_optima(method, points)` says by how much the noise
+    of the runs moves ln N of each, a standard deviation by budget. `examined(method, points, law,
+    draws)` is asked of every fit, law None where the method refused; `read_numbers` reads what it
+    keeps. `refit(method, points)` is its law of some of the points, `exponents_of_parts` may refit
+    to many parts at once; what is not `probed` is never refitted, since it probes itself.
+    `read_draws(columns, law)` reads the draws of a law back. `knows_any_size(law)` says whether a
+    law that can be asked for the loss of any size has an answer.
     """
 
     name: str
@@ -180,6 +181,7 @@ class MethodKind:
     reads_curves: bool = False
     optima: Callable[[Any, Points, Any], Sequence[Optimum]] | None = None
     read_optima: Callable[[Mapping[str, Any]], Sequence[Optimum]] | None = None
+    errors_of_optima: Callable[[Any, Points], Mapping[float, float]] | None = None
     examined: Callable[[Any, Points, Any, Any], Examined] = nothing_to_add
     read_numbers: Callable[[Mapping[str, Any]], MethodNumbers] | None = None
     exponents_of_parts: Callable[[Any, Points, Sequence[Mask], Any], Exponents] | None = None

@@ -13,6 +13,7 @@ from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws import Array, Law, LawDraws, Optima
 from flops_fit.records import of_type, read_as
+from flops_fit.shown import short_flops
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -72,9 +73,9 @@ class Prediction:
         if self.extrapolation <= EXTRAPOLATION_WARNING:
             return None
         return (
-            f"{self.budget:.3g} FLOPs is {self.extrapolation:.3g} times the largest trained "
-            f"budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, not a "
-            "law that bends: train a larger budget before you rely on it"
+            f"{short_flops(self.budget)} FLOPs is {self.extrapolation:.3g} times the largest "
+            f"trained budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, "
+            "not a law that bends: train a larger budget before you rely on it"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def predict_at_budget(
     check_budget(budget)
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
     loss = float(law.loss_opt(budget))
-    whose = f"the law ({method}), trained up to {largest_budget:.3g} FLOPs,"
+    whose = f"the law ({method}), trained up to {short_flops(largest_budget)} FLOPs,"
     check_optimum(whose, budget, num_params, num_tokens, loss)
     intervals = {}
     if draws is not None:

@@ -16,6 +16,7 @@ from flops_fit.laws.prediction import (
     check_budget,
     check_optimum,
 )
+from flops_fit.shown import short_flops
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,6 @@ def outside_warning(law: PublishedLaw, budget: float) -> str | None:
         return None
     off = f"{budget / high:.3g} times above" if budget > high else f"{low / budget:.3g} times below"
     return (
-        f"{budget:.3g} FLOPs is {off} what {law.publication.name} was fitted to "
+        f"{short_flops(budget)} FLOPs is {off} what {law.publication.name} was fitted to "
         f"({law.publication.trained})"
     )

@@ -19,6 +19,7 @@ from flops_fit.plan.flops import FlopCount, FormulaFlops
 from flops_fit.plan.rules import Rule
 from flops_fit.plan.trunks import SharedTrunks, chains, flops_to_train, with_phases
 from flops_fit.settings import PlanSettings, StepSettings
+from flops_fit.shown import short_flops
 
 COMPUTE_OPTIMAL_TOKENS_PER_PARAM = 20.0
 """Where a grid is centred when nobody knows better (Hoffmann et al. 2022, table 3)."""
@@ -314,8 +315,9 @@ def note_on_trunks(plan: Plan) -> str:
     groups = chains(plan.experiments)
     spent = math.fsum(map(flops_to_train, groups))
     return (
-        f"{len(groups)} trunks for {len(plan)} runs: {spent:.3g} FLOPs are trained for the "
-        f"{plan.total_flops:.3g} that the runs stand for ({spent / plan.total_flops:.2f} of them)"
+        f"{len(groups)} trunks for {len(plan)} runs: {short_flops(spent)} FLOPs are trained for "
+        f"the {short_flops(plan.total_flops)} that the runs stand for "
+        f"({spent / plan.total_flops:.2f} of them)"
     )
 
 

@@ -130,7 +130,9 @@ class CompareSettings(AnswerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings(AnswerSettings):
-    """What `report` can be told."""
+    """Report"""
+
+    open: bool = answer(False, "show report.html in the browser", python="")
 
 
 @dataclass(frozen=True, kw_only=True)

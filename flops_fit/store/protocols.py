@@ -146,6 +146,7 @@ class Prepared:
     plan: Plan
     trainer: Trainer
     device: torch.device | None  # None: the trainer's own affair
+    trains_with: str = ""  # loss, rate, batch and held-out part, in a sentence
 
 
 class Spec(Protocol):

@@ -13,10 +13,11 @@ from flops_fit.errors import StudyError, StudyWarning
 from flops_fit.files import parsed, read_text
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run
-from flops_fit.report.files import is_current, write_report
+from flops_fit.report.files import is_current
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Log, Logger, Point, Scalar, Watcher
 from flops_fit.study.fits import FittedStudy
+from flops_fit.study.reports import report_study
 
 LOOK_SECONDS = 2.0
 """Between looks at the curve of a run that is under way."""
@@ -159,7 +160,7 @@ def log_answer(log: GuardedLog | None, study: FittedStudy) -> None:
 
     def told(log: Log) -> None:
         if study.law is not None and not is_current(study.answer_folder):
-            write_report(study.runs, study.law, study.answer_folder)
+            report_study(study.runs, study.law, study.answer_folder)
         figures = sorted((study.answer_folder / "figures").glob("*.png"))
         log.answer(summary_of(study), figures)
 

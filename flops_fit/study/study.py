@@ -16,12 +16,12 @@ from flops_fit.fitting.answer import Answer
 from flops_fit.fitting.collapse import Collapse
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
-from flops_fit.report.files import write_report
-from flops_fit.report.tables import answer_words
+from flops_fit.report.summary import answer_words
 from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import existing, read_answer, study_runs
+from flops_fit.study.reports import report_study
 from flops_fit.study.runs import Runs
 from flops_fit.study.status import StudyStatus, study_status
 from flops_fit.study.verifications import verified
@@ -105,12 +105,12 @@ class Study:
         return collapse_of(self.runs, self.fitted.folder, self.law)
 
     def report(self) -> list[Path]:
-        """Writes runs.csv and the figures beside law.json; returns their paths.
+        """Writes report.html, the figures and runs.csv beside law.json; returns their paths.
 
-        Without a law the figure of the losses alone.
+        Without a law what the runs alone show.
         """
         answer = self.law or self.fitted.refusal or Refusal("nothing was fitted")
-        return write_report(self.runs, answer, self.fitted.folder.latest_plan_folder())
+        return report_study(self.runs, answer, self.fitted.folder.latest_plan_folder())
 
     def status(self) -> StudyStatus:
         """How much of the plan is completed, failed, diverged and missing."""

@@ -16,7 +16,7 @@ from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
-from flops_fit.store.execution import train_plan
+from flops_fit.store.execution import Patience, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Logger, Prepared, Spec, Watcher
 from flops_fit.study.estimates import (
@@ -49,6 +49,7 @@ class Planned:
     plan: Plan
     path: Path
     estimate: Estimate
+    trains_with: str
 
 
 def plan_study(
@@ -63,7 +64,8 @@ def plan_study(
     path = folder.write_plan(plan)
     if not folder.has_runs:
         folder.put_in_force(plan)
-    return Planned(plan, path / "plan.json", estimated(prepared, folder, settings, hardware))
+    estimate = estimated(prepared, folder, settings, hardware)
+    return Planned(plan, path / "plan.json", estimate, prepared.trains_with)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def train_study(
     retry = [settings.retry] if settings.retry else []
     todo = folder.missing(plan, retry)
     tell_what_is_there(plan, folder, len(todo), tell)
+    if todo and prepared.trains_with:
+        tell(f"trains with {prepared.trains_with}")
     with opened(logger, folder) as log:
         with launched(todo, spec, prepared, folder, settings, log) as (execute, watcher):
             runs = train_plan(plan, folder, execute, watcher, retry)
@@ -226,10 +230,12 @@ def launched(
     if todo:
         for note in notes_on_memory(trainer, todo, machine):
             say(f"note: {note}")
+        if prepared.device is not None and "kernels" not in folder.pinned():
+            say("trying which kernels are fastest here ..")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
         folder.pin({"threads": machine.threads, **trainer.pins})
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
-    running = executor(spec, trainer, folder, machine, fail_fast=settings.fail_fast)
+    running = executor(spec, trainer, folder, machine, Patience(settings.fail_fast))
     watcher = progress if log is None else LoggedWatcher(progress, log, folder)
     with progress, stop_on_signals(progress), running as execute:
         yield execute, watcher

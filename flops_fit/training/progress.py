@@ -136,6 +136,7 @@ class Progress:
     def save_checkpoint(self) -> None:
         with self._going_on_without("a checkpoint"):
             self.state.save(self.folder / "checkpoint.pt", self.seconds)
+        self.write_curve()
 
     def show_curve(self) -> None:
         """What is new of it, every now and then, for whoever looks on."""

@@ -68,7 +68,7 @@ NAMES_METHODS = ("fitting/__init__.py", *(f"fitting/{room}/" for room in COMBINI
 """The door, and what combines others."""
 
 OTHER_MEANINGS = {
-    ("report/files.py", "figures/isoflop.png"),
+    ("report/figures/isoflop.py", "isoflop"),
 }
 """Strings outside of the methods' rooms with the name of a method in them."""
 

@@ -17,7 +17,8 @@ from flops_fit.laws.prediction import (
 )
 from flops_fit.laws.publication import predict_published
 from flops_fit.laws.published import published_law
-from flops_fit.report.tables import answer_words, band_line, cost_line
+from flops_fit.report.summary import answer_words
+from flops_fit.report.tables import band_line, cost_line
 
 SIX = FlopRule.constant()
 

@@ -32,5 +32,6 @@ KIND = MethodKind(
     preference=2,
     optima=optima_of,
     read_optima=budgets_from_json,
+    errors_of_optima=lambda settings, points: settings.errors_of_optima(points),
     examined=examined,
 )

@@ -1,0 +1,1 @@
+"""Figures: what is drawn, as values; matplotlib and the page draw the same ones."""

@@ -1,0 +1,1 @@
+"""report.html: one file that holds all it needs, and asks nothing of any other place."""
