@@ -225,6 +225,14 @@ def test_what_is_drawn_on_a_screen_is_without_commands_of_a_terminal():
     assert json_text({"id": "a\x1b\x9b\x7f"}) == '{\n  "id": "a\\u001b\\u009b\\u007f"\n}'
 
 
+def test_a_setting_of_thousands_of_digits(folder, capsys):
+    said = message(capsys, "predict", "law=chinchilla", f"budget={'1' * 5000}")
+    assert "budgets holds a number of thousands of digits: write numbers as 1e21" in said
+    (folder / "conf/model/long.yaml").write_text(FILES["conf/model/net.yaml"] + f"x: {'1' * 5000}")
+    said = message(capsys, "plan", "model=long", "dataset=mine", *TINY)
+    assert "a config holds a number of thousands of digits" in said
+
+
 def test_a_table_with_a_number_of_thousands_of_digits(folder, capsys):
     line = '{"N": 1e8, "D": 1e9, "loss": 2, "seed": ' + "1" * 5000 + "}"
     (folder / "runs.jsonl").write_text(line)
