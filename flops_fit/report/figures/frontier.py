@@ -113,10 +113,16 @@ def _runs(known: Measured, shown: Frame) -> list[Mark]:
     others = known.where(lambda run: run.budget not in known.budgets)
     used = [run for run in others if run.id in known.used]
     left_out = [run for run in others if run.id not in known.used]
-    marks += known.points(used, _flops, "run", Symbol.DOT, "runs" if used else "", shown)
+    marks += known.points(
+        used, _flops, "run", Symbol.DOT, _name_of_others(known) if used else "", shown
+    )
     name = "left out of the fit" if left_out else ""
     marks += known.points(left_out, _flops, "muted", Symbol.HOLLOW, name, shown)
     return marks
+
+
+def _name_of_others(known: Measured) -> str:
+    return "runs at other compute" if known.budgets else "runs"
 
 
 def _star(known: Measured, answer: ScalingLaw | Refusal, shown: Frame) -> Points:

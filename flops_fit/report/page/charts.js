@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const SUPERSCRIPTS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
   const SYMBOLS = { dot: "circle", hollow: "circle", star: "star", "hollow star": "star", diamond: "diamond", square: "square", above: "triangle" };
-  const RADII = { dot: 3.2, hollow: 3.2, star: 7, "hollow star": 7, diamond: 4.5, square: 4, above: 4 };
+  const RADII = { dot: 3.2, hollow: 3.2, star: 5.5, "hollow star": 5.5, diamond: 4.5, square: 4, above: 4 };
   const DASHES = { solid: null, dashed: "6,4", dotted: "2,3", dashdot: "7,3,2,3" };
 
   const digits = (value, count) => String(Number(value.toPrecision(count)));

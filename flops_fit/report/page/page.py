@@ -19,7 +19,6 @@ from flops_fit.plan.experiment import short_number
 from flops_fit.report.figures.marks import Picture
 from flops_fit.report.figures.style import as_html, palette, power, span
 from flops_fit.report.page.data import (
-    MOST_ROWS,
     embedded,
     figure_data,
     legend,
@@ -40,10 +39,8 @@ SCRIPTS = ("charts.js", "table.js")
 def study_page(report: Report, shown: Sequence[Picture]) -> str:
     """The report of a study as one HTML document."""
     words = study_words(report)
-    data = {
-        "figures": [figure_data(picture) for picture in shown],
-        "runs": run_columns(report.runs, report.answer),
-    }
+    runs = run_columns(report.runs, report.answer)
+    data = {"figures": [figure_data(picture) for picture in shown], "runs": runs}
     return _page(
         "study.html",
         title=report.name,
@@ -53,7 +50,7 @@ def study_page(report: Report, shown: Sequence[Picture]) -> str:
         report=report,
         words=words,
         num_runs=len(report.runs),
-        listed=min(len(report.runs), MOST_ROWS),
+        listed=len(runs[0]["cells"]) if runs else 0,
         settings=settings_text(words),
     )
 
@@ -126,7 +123,7 @@ WRITERS: Mapping[str, Callable[[float], str]] = {
     "count": short_number,
     "flops": power,
     "loss": loss_words,
-    "times": lambda value: f"{value:,.4g}×" if value < 1e4 else f"{value:.3g}×",
+    "times": lambda value: f"{value:,.3g}×" if value < 1e3 else f"{value:,.0f}×",
     "ratio": lambda value: f"{value:.3g}",
     "share": lambda value: f"{value:+.2%}",
     "exponent": lambda value: f"{value:.3f}",

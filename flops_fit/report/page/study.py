@@ -27,6 +27,9 @@ LEVEL = "95"
 TARGET = 10.0
 """Multiple of the largest trained budget that is answered for first."""
 
+LARGEST = 0.99
+"""Extrapolation from which a budget is the largest that was trained, or lies beyond."""
+
 MOST_REASONS = 5
 """Reasons for leaving runs out that are named."""
 
@@ -85,6 +88,16 @@ class StudyWords:
     left_out: tuple[tuple[str, int], ...]
     facts: tuple[tuple[str, str], ...]
     settings: Mapping[str, Any]
+
+    @property
+    def answers_shown(self) -> tuple[Said, ...]:
+        """At the largest trained budget and beyond, which is what people ask for."""
+        return tuple(s for s in self.answers if s.prediction.extrapolation > LARGEST)
+
+    @property
+    def answers_hidden(self) -> tuple[Said, ...]:
+        """At the smaller budgets."""
+        return tuple(s for s in self.answers if s.prediction.extrapolation <= LARGEST)
 
 
 def study_words(report: Report) -> StudyWords:
