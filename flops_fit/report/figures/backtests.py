@@ -34,6 +34,13 @@ SYMBOLS = (Symbol.SQUARE, Symbol.DIAMOND, Symbol.HOLLOW)
 """Of single methods, which are told apart by more than colour."""
 
 
+DOTS = (
+    "Each dot: the weighed methods fitted up to a budget (its colour), asked for a larger one that "
+    "was trained; dots of one distance stand side by side. Bars: the 95% interval stated for it, "
+    "which should hold the dotted line (exact) in 19 of 20. "
+)
+
+
 class Forecast(Protocol):
     """One forecast of ln of a number from what was known at `level` FLOPs: its error, forecast
     less measured, and the standard deviation that was stated for it."""
@@ -74,7 +81,8 @@ def backtests(law: ScalingLaw) -> Picture | None:
 
     None where there are none.
     """
-    rolling = law.law if isinstance(law.law, RollingTested) else None
+    laws = (law.law, *law.fits.laws.values())
+    rolling = next((one for one in laws if isinstance(one, RollingTested)), None)
     alone = law.diagnostics.numbers.back_tests
     panels = [
         _panel(
@@ -99,10 +107,8 @@ def backtests(law: ScalingLaw) -> Picture | None:
         name="backtests",
         title="Forecasts of budgets from smaller ones",
         caption=(
-            "Each dot: the law of all up to a budget (its colour), asked for a larger one that "
-            "was trained; dots of one distance stand side by side. Bars: the 95% interval stated "
-            "for it, which should hold the dotted line (exact) in 19 of 20. Other symbols: one "
-            "method alone, without the largest budget."
+            (DOTS if rolling is not None and rolling.loss.tests else "")
+            + "Squares and diamonds: one method alone, without the largest budget."
         ),
         panels=found,
         legend="fitted up to, FLOPs",

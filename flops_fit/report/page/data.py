@@ -145,9 +145,9 @@ def _number(value: float | None, digits: int = DIGITS) -> float | int | None:
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
-def thinned(shown: Sequence[Picture]) -> int:
-    """The largest stride of any panel: 1 where all points are drawn."""
-    return max((stride(panel) for picture in shown for panel in picture.panels), default=1)
+def thinned(picture: Picture) -> int:
+    """The largest stride of its panels: 1 where all points are drawn."""
+    return max(map(stride, picture.panels))
 
 
 Cell = float | int | str | None
@@ -173,7 +173,7 @@ ALL_SHOWN = ("run", "status", "N", "D", "loss")
 
 
 def run_columns(runs: Sequence[Run], answer: ScalingLaw | Refusal) -> list[dict[str, Any]]:
-    """The table of as many runs as there is room for, by columns, without those that say nothing."""
+    """The table of as many runs as there is room for, without columns that say nothing."""
     whole = _columns(runs, answer)
     size = len(embedded({"runs": whole}))
     return whole if size <= ROOM_FOR_RUNS else _columns(runs[: _fitting(runs, size)], answer)

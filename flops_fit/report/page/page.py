@@ -78,12 +78,10 @@ def _page(
     template: str, *, data: Mapping[str, Any], shown: Sequence[Picture], num_budgets: int,
     **context: Any,
 ) -> str:  # fmt: skip
-    stride = thinned(shown)
     return environment().get_template(template).render(
         version=flops_fit.__version__,
         data=Markup(embedded(data)),
-        figures=[(picture, legend(picture)) for picture in shown],
-        stride=stride,
+        figures=[(picture, legend(picture), thinned(picture)) for picture in shown],
         colours=palette(num_budgets),
         style=Markup(_text("style.css")),
         vendored=[Markup(_text(f"vendor/{name}")) for name in VENDORED],
