@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from flops_fit.api import find_optimal as find_optimal
     from flops_fit.api import fit_table as fit_table
     from flops_fit.api import load_law as load_law
+    from flops_fit.api import propose_budgets as propose_budgets
     from flops_fit.errors import UserError as UserError
     from flops_fit.fitting.answer import Answer as Answer
     from flops_fit.fitting.result import ScalingLaw as ScalingLaw
@@ -21,17 +22,21 @@ if TYPE_CHECKING:
     from flops_fit.plan.rules import PowerRule as PowerRule
     from flops_fit.plan.run import Run as Run
     from flops_fit.study.study import Study as Study
+    from flops_fit.study.sweeps import Proposed as Proposed
 
-    __version__: str
+__version__ = "0.2.0"
+"""The one place of it: pyproject.toml, light/pyproject.toml and CITATION.cff follow."""
 
 _WHERE = {
     "find_optimal": "api",
     "fit_table": "api",
     "load_law": "api",
+    "propose_budgets": "api",
     "published_law": "laws.published",
     "Study": "study.study",
     "Plan": "plan.experiment",
     "Run": "plan.run",
+    "Proposed": "study.sweeps",
     "ScalingLaw": "fitting.result",
     "Answer": "fitting.answer",
     "Prediction": "laws.prediction",
@@ -49,10 +54,6 @@ __all__ = [*_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # a tenth of the time that help takes
-
-        return version("flops-fit")
     if name in _WHERE:
         return getattr(import_module(f"flops_fit.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

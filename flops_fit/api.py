@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
@@ -27,14 +27,17 @@ from flops_fit.signatures import qualified_name
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.fits import Fitting, fit_again, table_to_fit
 from flops_fit.study.study import Study
-from flops_fit.study.sweeps import train_study
+from flops_fit.study.sweeps import Proposed, propose_study, train_study
 from flops_fit.tables import Asked, name_of, table_files
 
 if TYPE_CHECKING:
     from flops_fit.training.family import LossFunction, ModelFactory, SizeSpec
+    from flops_fit.training.spec import StudySpec
 
 DEFAULT_FIT, DEFAULT_SELECT = "auto", "every"
 """Options of configs/fit and configs/select that are meant where none is named."""
+
+NO_LOGGER = "none"
 
 
 @overload
@@ -115,45 +118,101 @@ def find_optimal(
 
     Raises `PlanError` or `ConfigError` for what can't be planned or doesn't fit together.
     """
+    budgets = checked_budgets(compute_budgets)
+    call = read_call(model_cls, model_size_param, model_kwargs, dataset, budgets, settings)
+    if dataset is None or loss_fn is None:
+        return plan_without_data(model_cls, call.size, call.face, call.sweep)
+    spec, folder = call.spec(dataset, loss_fn), call.folder
+    if not train:
+        return spec.prepare(folder).plan
+    how = Fitting(method(settings.get("fit")), call.sweep.draws, call.sweep.seed)
+    logger = logger_called(settings.get("logger"))
+    if not call.face.resume:
+        folder.set_aside(spec.prepare(folder).plan)
+    kept = recorded(call.sweep)
+    return Study(train_study(spec, folder, kept, how, logger=logger, warn=warned))
+
+
+def propose_budgets(
+    *,
+    model_cls: ModelFactory,
+    model_size_param: str,
+    dataset: Any,
+    loss_fn: LossFunction,
+    machine: str | Path | None = None,
+    **settings: Unpack[SweepKeywords],
+) -> Proposed:
+    """Budgets that data and sizes carry, for `find_optimal` with the same arguments:
+    `find_optimal(**{**arguments, **proposed.arguments})`. What `flops-fit plan` does without any.
+
+    `machine` is a GPU such as "h100", or a YAML file, for which time and memory are told; None:
+    here. Nothing is trained or written. Raises `PlanError` where data and sizes carry no budgets.
+    """
+    from flops_fit.training.hardware import named
+
+    given: dict[str, Any] = {**settings}
+    call = read_call(
+        model_cls, model_size_param, given.pop("model_kwargs", None), dataset, (), given
+    )
+    spec = call.spec(dataset, loss_fn)
+    hardware = None if machine is None else named(str(machine))
+    return propose_study(spec, call.folder, recorded(call.sweep), hardware)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What this face was given: a model's class and the settings as they were, and as read."""
+
+    model_cls: ModelFactory
+    size: SizeSpec
+    face: FaceSettings
+    sweep: SweepSettings
+    folder: StudyFolder
+    settings: Mapping[str, Any]
+
+    def spec(self, dataset: Any, loss_fn: LossFunction) -> StudySpec:
+        """Raises `ConfigError` or `PlanError` for what doesn't fit together."""
+        from flops_fit.building.from_objects import ingredients  # torch, which not all need
+        from flops_fit.building.ingredients import study_spec
+
+        rules = Rules(self.settings.get("learning_rate_rule"), self.settings.get("batch_rule"))
+        brought = ingredients(
+            model_cls=self.model_cls,
+            arguments=self.face.model_kwargs or {},
+            size=self.size,
+            dataset=dataset,
+            loss=loss_fn,
+            optimizer_cls=self.face.optimizer_cls,
+            learning_rate=self.face.learning_rate,
+            schedule=self.settings.get("schedule"),
+            metrics=self.settings.get("metrics"),
+            rules=rules,
+        )
+        return replace(study_spec(brought, self.sweep), settings=recorded(self.sweep))
+
+
+def read_call(
+    model_cls: ModelFactory,
+    model_size_param: str,
+    model_kwargs: Mapping[str, Any] | None,
+    dataset: Any,
+    budgets: tuple[float, ...],
+    settings: Mapping[str, Any],
+) -> Call:
+    """Raises `ConfigError` for settings that there are not, or of another type."""
     check_names(settings, FaceSettings, SweepSettings)
     face = from_keywords(FaceSettings, settings, {"model_kwargs": model_kwargs})
     name = "-".join(qualified_name(part).rpartition(".")[2] for part in (model_cls, dataset))
     folder = StudyFolder(Path(face.output_dir or Path(PlaceSettings.output_root) / name))
-    sweep = from_keywords(SweepSettings, settings, given(face, compute_budgets, folder))
-    size = size_argument(model_size_param, face)
-    if dataset is None or loss_fn is None:
-        return plan_without_data(model_cls, size, face, sweep)
-
-    from flops_fit.building.from_objects import ingredients  # torch, which a plan's file needs not
-    from flops_fit.building.ingredients import study_spec
-
-    brought = ingredients(
-        model_cls=model_cls,
-        arguments=face.model_kwargs or {},
-        size=size,
-        dataset=dataset,
-        loss=loss_fn,
-        optimizer_cls=face.optimizer_cls,
-        learning_rate=face.learning_rate,
-        schedule=settings.get("schedule"),
-        metrics=settings.get("metrics"),
-        rules=Rules(settings.get("learning_rate_rule"), settings.get("batch_rule")),
-    )
-    kept = recorded(sweep)
-    spec = replace(study_spec(brought, sweep), settings=kept)
-    if not train or not face.resume:
-        plan = spec.prepare(folder).plan
-        if not train:
-            return plan
-        folder.set_aside(plan)
-    how = Fitting(method(settings.get("fit")), sweep.draws, sweep.seed)
-    return Study(train_study(spec, folder, kept, how, warn=warned))
+    given: dict[str, Any] = {"budgets": budgets, "study": folder.path.name}
+    if face.epochs is not None and "max_epochs" not in settings:
+        given["max_epochs"] = face.epochs
+    sweep = from_keywords(SweepSettings, settings, given)
+    return Call(model_cls, size_argument(model_size_param, face), face, sweep, folder, settings)
 
 
-def given(
-    face: FaceSettings, compute_budgets: Sequence[float], folder: StudyFolder
-) -> dict[str, Any]:
-    """Settings that this face takes under other names."""
+def checked_budgets(compute_budgets: Sequence[float]) -> tuple[float, ...]:
+    """FLOPs. Raises `ConfigError` for what is no list, `PlanError` for an empty one."""
     if isinstance(compute_budgets, str) or not isinstance(compute_budgets, Iterable):
         raise ConfigError(
             f"compute_budgets is {compute_budgets!r}: give a list of FLOPs, such as "
@@ -161,9 +220,11 @@ def given(
         )
     budgets = tuple(compute_budgets)
     if not budgets:
-        raise PlanError("compute_budgets is empty: give some in FLOPs, such as [1e15, 1e16]")
-    epochs = {} if face.epochs is None else {"max_epochs": face.epochs}
-    return {"budgets": budgets, "study": folder.path.name, **epochs}
+        raise PlanError(
+            "compute_budgets is empty: give some in FLOPs, such as [1e15, 1e16], or those that "
+            "propose_budgets finds for your data and sizes"
+        )
+    return budgets
 
 
 def recorded(sweep: SweepSettings) -> SweepSettings:
@@ -177,6 +238,7 @@ def recorded(sweep: SweepSettings) -> SweepSettings:
         metrics={},
         schedule={},
         fit={},
+        logger=None,
     )
 
 
@@ -209,6 +271,13 @@ def method(fit: Any) -> Any:
     return chosen("fit", fit or DEFAULT_FIT) if fit is None or isinstance(fit, str) else fit
 
 
+def logger_called(logger: Any) -> Any:
+    """An option of configs/logger by name, or an object; None without one."""
+    if isinstance(logger, str):
+        return None if logger == NO_LOGGER else chosen("logger", logger)
+    return logger
+
+
 def warned(text: str) -> None:
     """As a warning of Python's, seen where `find_optimal` was called."""
     warnings.warn(text, stacklevel=4)
@@ -222,7 +291,7 @@ def fit_table(
 
     `columns` maps our names to the table's, such as {"loss": "val_loss"}; the other settings are
     those of `flops-fit fit` (docs/settings.md). law.json and runs.csv are kept under `output_dir`
-    (None: outputs/<name of the table>). Raises `FitError` where the table can't be read; where no
+    (None: one of its name in outputs). Raises `FitError` where the table can't be read; where no
     method gives a law the study has none, and `refusal` says why.
     """
     check_names(settings, TableFitSettings)

@@ -17,5 +17,14 @@ class ConfigError(UserError):
     """A model, dataset, loss or optimizer can't be built or doesn't fit the others."""
 
 
+CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if code not in b"\n\t"}
+"""What terminals take for commands, or for the beginning of one."""
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: it may come from a stranger's file."""
+    return text.translate(CONTROLS)
+
+
 class StudyWarning(UserWarning):
     """A file of a study is not used, or not as it was written; the work goes on without it."""

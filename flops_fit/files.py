@@ -133,7 +133,7 @@ def parsed(text: str) -> Any:
     with: too deep, numbers beyond all use, halves of characters."""
     try:
         value = json.loads(
-            text, parse_int=_whole, parse_float=_finite_number, parse_constant=_finite_number
+            text, parse_int=whole_number, parse_float=_finite_number, parse_constant=_finite_number
         )
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
@@ -148,7 +148,8 @@ def parsed(text: str) -> Any:
     return value
 
 
-def _whole(digits: str) -> int:
+def whole_number(digits: str) -> int:
+    """Raises `ValueError` for one of more digits than any number of use has."""
     if len(digits) > LONGEST_NUMBER:
         raise ValueError(f"it holds a number of {len(digits):,} digits")
     return int(digits)

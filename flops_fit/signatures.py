@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from flops_fit.errors import ConfigError
 
@@ -30,6 +31,30 @@ def check_argument_names(
                 f"{who} takes no argument {name!r}{purpose}: {did_you_mean(name, parameters)}"
                 f"It takes {', '.join(parameters)}"
             )
+
+
+def check_numbers(target: Callable[..., Any], given: Mapping[str, Any], names: str) -> None:
+    """Raises `ConfigError` where text is given for an argument that takes a number alone; in it
+    the argument is called by `names` and its own."""
+    for name, value in given.items():
+        if isinstance(value, str) and takes_number(target, name):
+            unquoted = "; leave out the quotes" if value[:1].isdigit() else ""
+            raise ConfigError(
+                f"{names}.{name} is the text {value!r}: {qualified_name(target)} takes a number "
+                f"here{unquoted}"
+            )
+
+
+def takes_number(target: Callable[..., Any], name: str) -> bool:
+    """Whether an argument is annotated as a number, or a tensor in its place, and nothing else."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hint = get_type_hints(function).get(name)
+    except Exception:  # of names that are there for type checkers alone
+        return False
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    words = [getattr(kind, "__name__", "") for kind in kinds]
+    return bool({"int", "float"} & {*words}) and {*words} <= {"int", "float", "Tensor", "NoneType"}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from check_width_scaling import Scan, experiment, held_out_loss, shipped
 
-from flops_fit.plan.experiment import short_number
+from flops_fit.shown import short_number
 
 COMMAND = Path(sys.executable).parent / "flops-fit"
 PAGE = Path(__file__).parents[1] / "docs" / "batch-size.md"
@@ -42,7 +42,7 @@ A batch that is right for a million tokens makes a billion take millions of step
 nothing in each. How many samples a step can average over before they stop being worth it grows
 with the length of the run. So the recipes of these pairs set a `batch_rule`: one batch for runs as
 short as those below, which is about as many as they bear, and beyond them as the square root of D.
-It is slower than the 0.571 of Li et al. 2025 (Step Law, arXiv 2505.13738): a batch that is too
+It is slower than the 0.571 of Li et al. 2025 (Step Law, arXiv 2503.04715): a batch that is too
 small costs time, one that is too large bends the law, as it does most where steps are few.
 `batch_size=64` is one batch for all runs, `batch_rule=power` another rule.
 """

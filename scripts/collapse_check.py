@@ -200,13 +200,14 @@ et al. 2025, arXiv 2507.02119).
 
 `flops-fit report` warns where they don't; from Python:
 
-```py
+```python
 from flops_fit import Study
 
 found = Study.open("outputs/mlp-toy").collapse()
-print(found.finding, found.drift, found.stderr, found.allowed)
-for run in found.runs:
-    print(run.id, run.noise_share, run.deviation)
+if found:  # None where the curves are too few or too short to tell
+    print(found.finding, found.drift, found.stderr, found.allowed)
+    for run in found.runs:
+        print(run.id, run.noise_share, run.deviation)
 ```
 
 The curves are those of metrics.jsonl, of the five sizes nearest to each budget's optimum. To each

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flops_fit.laws.publication import PublishedLaw, PublishedSurface, predict_published
 from flops_fit.laws.published import published_laws
-from flops_fit.plan.experiment import short_number
+from flops_fit.shown import short_number
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "published-laws.md"
 
@@ -29,7 +29,7 @@ flops-fit compare studies=mlp-toy,chinchilla            # your study beside it
 flops-fit compare studies=chinchilla,besiroglu
 ```
 
-```py
+```python
 from flops_fit import published_law
 
 law = published_law("chinchilla")

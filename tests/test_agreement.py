@@ -18,7 +18,6 @@ from flops_fit.study.agreement import differences
 STUDIES = Path(__file__).parent / "assets" / "studies"
 
 TRAINED = ["study=toy", "budgets=[1e7,3e7,1e8]", "num_sizes=4", "min_steps=10", "draws=60"]
-TRAINED += ["batch_size=64"]  # of a version whose recipe had no batch rule
 RECIPE = {
     "learning_rate_rule": [
         "learning_rate_rule=power", "learning_rate_rule.coefficient=1",
@@ -48,6 +47,10 @@ def words(*left_out: str) -> list[str]:
         (words("clip_grad_norm"), "clip_grad_norm is 0.5 there and null here"),
         (words("metrics"), "metrics.mae._target_ is torch.nn.functional.l1_loss there and null"),
         ([*words(), "batch_size=32"], "batch_size is 64 there and 32 here"),
+        (
+            [*words(), "batch_rule.coefficient=0.64"],
+            "batch_rule.coefficient is null there and 0.64",
+        ),
         ([*words(), "seed=1"], "seed is 0 there and 1 here"),
         ([*words(), "optimizer.lr=0.5"], "optimizer.lr is 0.01 there and 0.5 here"),
         ([*words(), "precision=bf16"], "precision is fp32 there and bf16 here"),
@@ -70,6 +73,14 @@ def test_the_same_recipe_is_trained_whatever_the_machine(folder, capsys):
     assert run["metrics"].keys() == {"mae"}
     # By its settings alone, which its plan has kept, it is the same run, and not trained again.
     assert Study.open("outputs/toy").verify(2e8).measured == found["measured"]
+
+
+def test_a_batch_that_would_grow_with_the_run_is_said(folder, capsys):
+    """The study's steps have 64 rows; by today's rule of this pair so have all up to a million."""
+    assert main(["verify", *words(), "budget=1e12"]) == 1
+    said = capsys.readouterr().err
+    assert "batch_size is 64 there and null here" in said
+    assert "batch_rule._target_ is null there" in said
 
 
 def another(setting: Setting) -> Any:

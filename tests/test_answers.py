@@ -87,7 +87,7 @@ def test_a_users_own_fit_answers_by_its_yaml(folder, capsys):
     assert prediction["num_params"] == pytest.approx(2 * best, rel=0.5)
     assert set(prediction["intervals"]["num_params"]) == {"80", "95"}
     assert main(["report"]) == 0
-    assert "BestRun: N_opt ~ C^" in capsys.readouterr().out
+    assert "  (BestRun)\n" in capsys.readouterr().out
     assert (folder / "outputs/sweep/latest/figures/optima.png").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from flops_fit import Study, find_optimal
+from flops_fit import Study, find_optimal, propose_budgets
 from flops_fit.errors import ConfigError, PlanError, StudyError
 from flops_fit.plan.experiment import Plan
 
@@ -130,7 +130,7 @@ def test_resume_false_trains_again_and_loses_nothing(sweep):
 def test_plan_only(sweep, left_out):
     plan = find_optimal(**{**sweep, "dataset": waves(20_000), **left_out})
     assert isinstance(plan, Plan)
-    assert str(plan) == f"Plan(6 experiments, 2 budgets, total_flops={plan.total_flops:.2e})"
+    assert repr(plan) == f"Plan(6 experiments, 2 budgets, total_flops={plan.total_flops:.2e})"
     assert not sweep["output_dir"].exists()
 
 
@@ -148,6 +148,31 @@ def test_says_why_there_is_no_law(sweep):
     assert study.law is None
     with pytest.raises(StudyError, match="no law to predict with"):
         study.predict(1e9)
+
+
+def test_budgets_that_are_proposed_can_be_planned_as_they_are(sweep):
+    del sweep["compute_budgets"]
+    data = waves(2_000)
+    proposed = propose_budgets(**{**sweep, "min_steps": 50}, dataset=data)
+    assert len(proposed.budgets) >= 3
+    assert proposed.arguments["batch_size"] < sweep["batch_size"]
+    assert any("steps of fewer samples" in note for note in proposed.notes)
+    assert 0 < proposed.estimate.seconds < 3600
+    assert f"{proposed}".startswith("budgets=[")
+    assert not sweep["output_dir"].exists()
+    plan = find_optimal(
+        **{**sweep, "min_steps": 50, **proposed.arguments}, dataset=data, train=False
+    )
+    assert plan.budgets == proposed.budgets
+    shapes = [
+        [(e.budget, e.size.value, e.num_tokens) for e in each.experiments]
+        for each in (plan, proposed.plan)
+    ]
+    assert shapes[0] == shapes[1]
+    elsewhere = propose_budgets(**sweep, dataset=waves(50_000), machine="h100")
+    assert elsewhere.estimate.hardware == "h100"
+    with pytest.raises(ConfigError, match="no setting 'bach_size'"):
+        propose_budgets(**sweep, dataset=data, bach_size=8)
 
 
 def test_compute_budgets_are_required():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from flops_fit.cli import main
+from flops_fit.report.documents import json_text
+from flops_fit.report.screen import Screen
 
 TINY = ["budgets=[3e6,6e6]", "batch_size=8", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 
@@ -177,11 +181,55 @@ def test_optimizer_settings_that_are_no_numbers(folder, capsys):
     path.write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: fast\nmomentum: 0.9\n")
     words = ["train", "model=net", "dataset=mine", "optimizer=mine", *TINY]
     said = message(capsys, *words)
-    assert "SGD(lr='fast', momentum=0.9) can't be built for the model's parameters" in said
-    assert "conf/optimizer/mine.yaml sets optimizer.lr=fast, optimizer.momentum=0.9" in said
+    assert "conf/optimizer/mine.yaml: optimizer.lr is the text 'fast': torch.optim.sgd.SGD" in said
     said = message(capsys, *words, "optimizer.lr=0.1", "optimizer.momentum=much")
-    assert "optimizer.momentum=much" in said
+    assert "optimizer.momentum is the text 'much'" in said
+    said = message(capsys, *words, "optimizer.lr=0.1", "optimizer.momentum=-1")
+    assert "SGD(lr=0.1, momentum=-1) can't be built for the model's parameters" in said
+    assert "conf/optimizer/mine.yaml sets optimizer.lr=0.1, optimizer.momentum=-1" in said
     assert not list(folder.glob("outputs/*/runs/*"))
+
+
+def test_a_config_that_is_no_utf_8_is_named(folder, capsys):
+    (folder / "conf/model/latin.yaml").write_bytes(
+        FILES["conf/model/net.yaml"].encode() + "# für Größen\n".encode("latin-1")
+    )
+    said = message(capsys, "plan", "model=latin", "dataset=mine", *TINY)
+    assert "conf/model/latin.yaml is no UTF-8 text: save it as UTF-8" in said
+
+
+def test_a_strangers_text_moves_no_cursor(folder, capsys):
+    """Ids, column names and errors of a table may hold what terminals obey."""
+    evil = "\x1b[2J\x1b]0;owned\x07\x9b31m"
+    rows = [f"{n}e6,{d}e8,{2 + n / d}" for n in (1, 2, 4) for d in (1, 2, 4)]
+    (folder / "runs.csv").write_text("\n".join([f"N,D,val {evil}loss", *rows]), encoding="utf-8")
+    said = message(capsys, "fit", "runs=runs.csv")
+    assert "owned" in said
+    assert main(["fit", "runs=runs.csv", f"columns.loss='val {evil}loss'", "draws=0"]) in (0, 3)
+    assert main(["fit", "runs=runs.csv", f"columns.loss='{evil}'", "json=true"]) == 1
+    for text in (said, *capsys.readouterr()):
+        assert not {"\x1b", "\x07", "\x9b"} & set(text)
+
+
+def test_what_is_drawn_on_a_screen_is_without_commands_of_a_terminal():
+    screen = Screen(width=40, force_terminal=True, legacy_windows=False)
+    table = Table()
+    table.add_column("id\x1b[5m")
+    table.add_row("a\x1b[2Jb", style="red")
+    with screen.capture() as shown:
+        screen.print(table)
+        screen.print("name \x9b2J")
+    assert re.sub(r"\x1b\[[\d;]*m", "", shown.get()).count("\x1b") == 0  # but our own colours
+    assert "\x1b[5m" not in shown.get()
+    assert "\x9b" not in shown.get()
+    assert json_text({"id": "a\x1b\x9b\x7f"}) == '{\n  "id": "a\\u001b\\u009b\\u007f"\n}'
+
+
+def test_a_table_with_a_number_of_thousands_of_digits(folder, capsys):
+    line = '{"N": 1e8, "D": 1e9, "loss": 2, "seed": ' + "1" * 5000 + "}"
+    (folder / "runs.jsonl").write_text(line)
+    said = message(capsys, "fit", "runs=runs.jsonl")
+    assert "runs.jsonl is no table that can be read (it holds a number of 5,000 digits)" in said
 
 
 def test_metric_of_another_kind_of_target(folder, capsys):

@@ -106,7 +106,7 @@ def test_completion_offers_verbs_then_options(capsys, monkeypatch):
 def test_the_plan_of_the_card(folder, capsys, budgets):
     assert main(["plan", budgets]) == 0
     said = capsys.readouterr()
-    assert "Plan(14 experiments, 2 budgets, total_flops=7.70e+16)" in said.out
+    assert "14 runs at 2 budgets, 7.7e16 FLOPs" in said.out
     assert "days" in said.err
     plan = json.loads((folder / "outputs/mlp-toy/latest/plan.json").read_text())
     assert len(plan["experiments"]) == 14

@@ -12,13 +12,16 @@ from rich.console import Console
 
 from flops_fit.answers.comparison import COMPARABLE, Contender, compare_laws
 from flops_fit.answers.crossing import Crossing, flops_to_reach
+from flops_fit.answers.optima import Side, compare_optima
 from flops_fit.cli import main
 from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.simulation import simulate_sweep
 from flops_fit.laws import FlopRule, LossSurface
+from flops_fit.laws.prediction import NoSuchRun
 from flops_fit.report import tables
 from flops_fit.report.figures.comparison import comparison as picture_of
 from flops_fit.report.figures.marks import Band, Line, Points
+from flops_fit.shown import short_flops, short_loss, span, times
 from flops_fit.tables import write_runs
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)
@@ -107,7 +110,7 @@ def test_crossing_is_told_with_its_interval_and_the_share_of_draws(noisy):
     low, high = noisy.crossing.intervals["80"]
     assert low < noisy.crossing.flops < high
     assert 0.9 < noisy.crossing.share_of_draws <= 1
-    assert noisy.verdict.startswith("early is ahead of late at 1e+18 to")
+    assert noisy.verdict.startswith("early is ahead of late at 1e18 to")
     assert "they can't be told apart" in noisy.verdict
     assert noisy.verdict.endswith("late is ahead")
     shares = [row.share_a_better for row in noisy.rows]
@@ -147,11 +150,42 @@ def test_flops_to_reach_is_the_inverse_of_the_law():
 def test_ranges_that_do_not_overlap_are_warned_about():
     far = side("far", SLOWER, budgets=(1e21, 3e21, 1e22))
     comparison = compare_laws(side("near", SURFACE), far)
-    assert any("ranges don't overlap (near at 1e+18" in text for text in comparison.warnings)
-    assert "between the ranges they were trained in (1e+20 to 1e+21 FLOPs)" in comparison.verdict
+    assert any("ranges don't overlap (near at 1e18" in text for text in comparison.warnings)
+    assert "between the ranges they were trained in (1e20 to 1e21 FLOPs)" in comparison.verdict
     assert {row.trained_in for row in comparison.rows} == {("near",), ("far",), ()}
     one = side("near", SURFACE), side("other", SURFACE, answer=IsoflopFit())
     assert any("fit both with the same fit=" in text for text in compare_laws(*one).warnings)
+
+
+def test_budgets_at_which_a_law_has_no_answer_are_left_out_and_said():
+    far = replace(side("far", SLOWER), budgets=(1e18, 1e39, 1e45))
+    comparison = compare_laws(side("near", SURFACE), far)
+    assert [row.budget for row in comparison.rows] == pytest.approx([*BUDGETS, 1e39])
+    assert "nothing is compared at 1e+45, 1e+46, 1e+47 FLOPs" in comparison.warnings[-1]
+    both = compare_optima(*(Side.of_study(s) for s in (comparison.a, far)))
+    assert [row.budget for row in both.rows] == pytest.approx([*BUDGETS, 1e39])
+    assert "nothing is compared at 1e+45, 1e+46, 1e+47 FLOPs" in both.warnings[-1]
+    for each in (comparison, both):
+        assert max(row["budget"] for row in each.to_json()["rows"]) == pytest.approx(1e39)
+
+
+def test_laws_without_a_budget_in_common_are_not_compared():
+    nowhere = replace(side("near", SURFACE), budgets=(1e50, 1e51))
+    far = replace(side("far", SLOWER), budgets=(1e50, 1e51))
+    with pytest.raises(NoSuchRun, match="near and far can't be compared"):
+        compare_laws(nowhere, far)
+    with pytest.raises(NoSuchRun, match="the law of near has no answer at 1e"):
+        compare_optima(Side.of_study(nowhere), Side.of_study(far))
+
+
+def test_no_multiplier_is_of_a_run_that_can_not_be():
+    """What B would need 1e30 times the compute for it never reaches."""
+    slow = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.03, beta=0.03)
+    law = side("slow", slow).law
+    with np.errstate(all="ignore"):
+        target = law.loss_opt(1e42)
+    assert law.N_opt(1e42) > 1e18
+    assert flops_to_reach(law, target) == np.inf
 
 
 def test_laws_of_different_metrics_are_warned_about_and_figures_name_theirs():
@@ -176,12 +210,11 @@ def test_table_and_crossing_line_say_what_the_values_say(noisy):
     row = noisy.rows[0]
     low, high = row.multiplier.intervals["95"]
     assert "A = early, B = late" in text
-    assert f"{row.loss_a.value:.4f}" in text
-    assert f"{row.multiplier.value:.3g}" in text
-    assert f"{low:.3g} - {high:.3g}" in text
-    assert f"{noisy.crossing.flops:.3g} FLOPs" in tables.crossing_line(noisy.crossing)
+    assert short_loss(row.loss_a.value) in text
+    assert f"{row.multiplier.value:.3g}x ({low:.3g}-{high:.3g}x)" in text
+    assert f"cross at {short_flops(noisy.crossing.flops)} " in tables.crossing_line(noisy.crossing)
     none = replace(noisy.crossing, flops=None)
-    assert tables.crossing_line(none).startswith("the losses don't cross")
+    assert tables.crossing_line(none).startswith("The losses don't cross")
 
 
 def test_figure_draws_both_laws_their_bands_budgets_and_crossing(noisy):
@@ -241,7 +274,7 @@ def test_a_crossing_is_extrapolated_from_the_smaller_top_budget():
     late = side("late", LATE, budgets=(1e18, 3e18, 1e19))
     crossing = compare_laws(side("early", EARLY), late).crossing
     assert crossing.extrapolation == pytest.approx(CROSSING / 1e19, rel=1e-2)
-    assert "times the smaller top budget" in tables.crossing_line(crossing)
+    assert "the smaller of the largest budgets" in tables.crossing_line(crossing)
 
 
 def test_a_row_names_those_that_were_trained_at_its_budget():
@@ -290,33 +323,30 @@ def test_every_cell_of_the_comparison_stands_under_its_header(noisy):
     table = tables.comparison_table(noisy)
     headers = [column.header for column in table.columns]
     first = [next(iter(column.cells)) for column in table.columns]
-    row, loss, ratio = noisy.rows[0], "{:.4f}".format, "{:.3g}".format
+    row = noisy.rows[0]
 
-    def dashed(estimate, shown_as):
-        return " - ".join(map(shown_as, estimate.intervals["95"]))
+    def bracketed(estimate, shown_as):
+        return f"{shown_as(estimate.value)} ({span(*estimate.intervals['95'], shown_as)})"
 
     assert list(zip(headers, first, strict=True)) == [
-        ("budget", "1e+18"),
-        ("x top budget", "0.01"),
-        ("trained in", "A and B"),
-        ("loss A", loss(row.loss_a.value)),
-        ("95%", dashed(row.loss_a, loss)),
-        ("loss B", loss(row.loss_b.value)),
-        ("95%", dashed(row.loss_b, loss)),
-        ("B needs, x", ratio(row.multiplier.value)),
-        ("95%", dashed(row.multiplier, ratio)),
-        ("x top of B", ratio(row.multiplier_extrapolation)),
+        ("budget", "1e18"),
+        ("x smaller top", "0.01x"),
+        ("trained", "A B"),
+        ("loss A (95%)", bracketed(row.loss_a, short_loss)),
+        ("loss B (95%)", bracketed(row.loss_b, short_loss)),
+        ("B needs (95%)", bracketed(row.multiplier, times)),
+        ("x top of B", times(row.multiplier_extrapolation)),
     ]
 
 
 def test_the_crossing_is_said_with_its_interval_reach_and_share_of_draws():
     crossing = Crossing(1.3e20, 1.34, {"95": (1.1e20, np.inf)}, 0.83)
     assert tables.crossing_line(crossing) == (
-        "the losses cross at 1.3e+20 FLOPs (95%: 1.1e+20 - no limit), 1.34 times the smaller top "
-        "budget; 83% of the draws cross"
+        "The losses cross at 1.3e20 (over 1.1e20) FLOPs, 1.34x the smaller of the largest budgets; "
+        "83% of the draws cross."
     )
     below = replace(crossing, intervals={"95": (0.0, 1.5e20)}, share_of_draws=None)
-    assert "(95%: below - 1.5e+20), 1.34 times" in tables.crossing_line(below)
+    assert "1.3e20 (under 1.5e20) FLOPs, 1.34x" in tables.crossing_line(below)
 
 
 def test_flops_counted_in_two_ways_are_warned_about():

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from killed_training import train_small_study
 from small_study import Net, WatchedLoss, outcome, planned, rows
 
 from flops_fit.datasets.adapters import as_source
-from flops_fit.errors import StudyError
+from flops_fit.errors import StudyError, StudyWarning
 from flops_fit.files import write_json
-from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.execution import Inline, Patience, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.spec import torch_trainer
@@ -123,18 +123,43 @@ class TestLosses:
 class TestFailures:
     @pytest.mark.parametrize(("fail_fast", "num_runs"), [(False, 6), (True, 2)])
     def test_the_sweep_goes_on_unless_told_otherwise(self, tmp_path, fail_fast, num_runs):
+        reasons = iter(("no such token", "no such word", "no such token", "no", "such", "token"))
+
         def fail(loss):
-            raise LookupError("no such token")
+            raise LookupError(next(reasons))
 
         folder = StudyFolder(tmp_path)
         plan, recipe = planned(tmp_path)
         first = plan.experiments[0].num_steps
         recipe = replace(recipe, loss=WatchedLoss(first + 5, fail))
-        execute = Inline(torch_trainer(recipe, folder), folder, fail_fast)
+        execute = Inline(torch_trainer(recipe, folder), folder, Patience(fail_fast))
         runs = train_plan(plan, folder, execute, Unwatched())
         assert len(runs) == num_runs
         assert [run.status for run in runs[:2]] == ["completed", "failed"]
         assert "no such token" in (folder.run_folder(runs[1].id) / "error.txt").read_text()
+
+    @pytest.mark.parametrize(
+        ("error", "num_runs"),
+        [(LookupError("no such token 17"), 4), (RuntimeError("CUDA out of memory"), 6)],
+    )
+    def test_what_ails_all_runs_is_tried_with_three_unless_smaller_ones_may_have_room(
+        self, tmp_path, error, num_runs
+    ):
+        def fail(loss):
+            raise error
+
+        folder = StudyFolder(tmp_path)
+        plan, recipe = planned(tmp_path)
+        broken = replace(recipe, loss=WatchedLoss(plan.experiments[0].num_steps + 5, fail))
+        stops = pytest.warns(StudyWarning, match="3 runs in a row failed alike")
+        with stops if num_runs < len(plan) else nullcontext():
+            runs = train_plan(
+                plan, folder, Inline(torch_trainer(broken, folder), folder), Unwatched()
+            )
+        assert [run.status for run in runs] == ["completed", *["failed"] * (num_runs - 1)]
+        mended = Inline(torch_trainer(recipe, folder), folder)
+        again = train_plan(plan, folder, mended, Unwatched())
+        assert [run.status for run in again] == ["completed"] * len(plan)
 
 
 @contextmanager

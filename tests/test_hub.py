@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from flops_fit.datasets import Hub
+from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
 
 datasets = pytest.importorskip("datasets")
@@ -160,3 +162,42 @@ def test_what_is_not_there_is_said(folder, monkeypatch):
         ConfigError, match=r"needs the datasets library: pip install 'flops-fit\[hub"
     ):
         Hub("some/data")
+
+
+NUMBERS = {"x": np.eye(40, 3).tolist(), "label": [float(i) for i in range(40)]}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["table", "stream"])
+def test_a_dataset_of_numbers_is_trained_on_as_it_is(streamed):
+    raw, other = table(**NUMBERS), table(x=[[2.0, 3.0, 4.0]] * 5, label=[7.0] * 5)
+    source = as_source(raw.to_iterable_dataset() if streamed else raw, held_out=other, batch_size=4)
+    inputs, target = next(source.training_batches(4, seed=0))
+    assert inputs["x"].shape == (4, 3)
+    assert {*target.tolist()} < {*NUMBERS["label"]}
+    held_out, targets = next(source.held_out_batches(5, 5))
+    assert held_out["x"].tolist() == [[2.0, 3.0, 4.0]] * 5
+    assert targets.tolist() == [7.0] * 5
+
+
+def test_a_format_that_its_user_chose_stays():
+    raw = table(**NUMBERS).with_transform(lambda rows: {"x": torch.tensor(rows["label"])})
+    source = as_source(raw, batch_size=2)
+    assert set(next(source.training_batches(2, seed=0))[0]) == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        (table(text=TEXTS), r"text \(str\); have the text made into token ids, dataset=flops_fit"),
+        (table(text=TEXTS, n=[1] * 300), r"keep what is numbers, dataset.select_columns\(\['n'\]"),
+        (table(text=TEXTS).to_iterable_dataset(), r"text \(str\); have the text made"),
+        (table(x=[{"a": 1}] * 9), "x .dict.; map them to numbers of one shape"),
+        (
+            datasets.DatasetDict(train=table(n=[1]), test=table(n=[2])),
+            r"of the splits train, test: give one of them, such as dataset=splits\['train'\]",
+        ),
+    ],
+)
+def test_what_is_no_tensor_is_said_with_what_to_do(dataset, said):
+    with pytest.raises(ConfigError, match=said):
+        as_source(dataset)

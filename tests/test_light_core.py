@@ -38,7 +38,7 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {forbidden!r}:
-            raise ImportError(f"{{name}} must not be needed here")
+            raise ModuleNotFoundError(f"{{name}} must not be needed here", name=name)
 
 sys.meta_path.insert(0, Refuse())
 """
@@ -82,6 +82,20 @@ def test_a_table_is_fitted_where_torch_cannot_be_imported(table_study):
     assert law["surface"]["alpha"] == pytest.approx(0.34, abs=1e-3)
     assert law["surface"]["beta"] == pytest.approx(0.28, abs=1e-3)
     assert (table_study / "outputs/table/latest/law.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "train", "verify"])
+def test_what_needs_torch_says_so_in_a_sentence_where_it_is_missing(verb, tmp_path):
+    code = f"""
+        import contextlib, io, sys
+        from flops_fit.cli import main
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            assert main([{verb!r}, "model=mlp", "dataset=toy", "budget=1e9"]) == 1
+        print(said.getvalue(), end="")
+    """
+    said = python(code, {"torch"}, tmp_path)
+    assert said.count("\n") == 1
+    assert "which is not installed: pip install torch" in said
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

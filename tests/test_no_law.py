@@ -101,7 +101,7 @@ def test_one_budget_is_told_to_train_another(capsys):
     first, *rest = said(capsys, *ONE_BUDGET)
     assert first.startswith("no law: 1 budget: an exponent needs at least two budgets: train")
     assert "isoflop" not in first
-    assert [line.split()[0] for line in rest if "1e+07" in line] == ["1e+07"]
+    assert [line.split()[0] for line in rest if "1e7" in line] == ["1e7"]
     assert said(capsys, *ONE_BUDGET) == [first, *rest]  # nothing is trained again
     assert said(capsys, "report") == [first, *rest]
     assert said(capsys, "fit") == [first, *rest]
@@ -146,7 +146,7 @@ def test_a_table_without_a_law_is_shown_and_reported_all_the_same(capsys):
     path = table("few.csv", runs)
     lines = said(capsys, "fit", f"runs={path}")
     assert lines[0].startswith("no law: 1 budget: ")
-    assert any(line.split()[:1] == ["1e+18"] and " ok " in line for line in lines)
+    assert any(line.split()[:1] == ["1e18"] and " ok " in line for line in lines)
     assert written("few") == {*PAGE, "refusal.json", "figures/isoflop.png", "figures/loss.png"}
     assert said(capsys, "report", "study=few") == lines
     study = fit_table(path, output_dir="outputs/other")
@@ -216,9 +216,9 @@ def test_each_budget_has_one_sentence():
     refusal = refused(runs)
     assert [b.verdict for b in refusal.budgets] == ["few", "few", "ok"]
     assert refusal.sentences == [
-        "budget 1e+18 is few: 0 of 5 runs can be used (5 failed): mend what failed and run the "
+        "budget 1e18, few: 0 of 5 runs can be used (5 failed): mend what failed and run the "
         "same command again",
-        "budget 3e+18 is few: 2 of 5 runs can be used (3 diverged): lower the learning rate, or "
+        "budget 3e18, few: 2 of 5 runs can be used (3 diverged): lower the learning rate, or "
         "leave this budget out",
     ]
     (alone,) = refused(runs[-1:]).budgets

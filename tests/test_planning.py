@@ -132,7 +132,7 @@ def test_experiments_come_in_order_of_budget_and_size():
     keys = [(e.budget, e.num_params) for e in planned.experiments]
     assert keys == sorted(keys)
     assert planned.budgets == (1e16, 1e17, 1e18)
-    assert str(planned) == "Plan(21 experiments, 3 budgets, total_flops=7.77e+18)"
+    assert str(planned) == "21 runs at 3 budgets, 7.77e18 FLOPs"
     assert planned.total_flops == pytest.approx(7 * 1.11e18, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The house: imports go down, no room needs one above it, README's map is that of the day."""
+"""The house: imports go down, no room needs one above it, docs/architecture.md maps it as it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import flops_fit
 
 PACKAGE = Path(flops_fit.__file__).parent
-README = PACKAGE.parent / "README.md"
+MAP = PACKAGE.parent / "docs/architecture.md"
 
 LONGEST_FILE = 450
 """Lines."""
@@ -45,20 +45,20 @@ def imported(path: Path) -> Iterator[str]:
                 yield whole if whole in MODULES else module
 
 
-def readme_rooms() -> list[str]:
-    """The rooms in the order of README's map, the lowest first."""
-    table = README.read_text(encoding="utf-8").split("## Where things are")[1].split("\n\n")[2]
+def rooms_of_the_map() -> list[str]:
+    """The rooms in the order of the map, the lowest first."""
+    table = MAP.read_text(encoding="utf-8").split("## Where things are")[1].split("\n\n")[2]
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     return re.findall(r"`(\w+)(?:/|\.py)`", " ".join(rows))
 
 
-def test_the_map_in_the_readme_has_every_room_once():
-    assert sorted(readme_rooms()) == ROOMS
+def test_the_map_has_every_room_once():
+    assert sorted(rooms_of_the_map()) == ROOMS
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down_the_map(name):
-    order = readme_rooms()
+    order = rooms_of_the_map()
     room = name.partition(".")[0]
     if room not in order:
         return  # the doors of the house: flops_fit itself and python -m flops_fit

@@ -159,6 +159,9 @@ CASES: dict[str, Case] = {
     "retry": Case(("retry=diverged",), "diverged", kept("retry", "diverged")),
     "fail_fast": Case(("fail_fast=true",), True, kept("fail_fast", True)),
     "checkpoint_seconds": Case(("checkpoint_seconds=5",), 5.0, of_spec("checkpoint_seconds", 5.0)),
+    "logger": Case(  # of the training at hand alone: no plan keeps it
+        ("logger=tensorboard",), "tensorboard", kept("logger", None)
+    ),
     "fit": Case(
         ("fit=isoflop",),
         arrives=of_plan(lambda p: p.settings.fit["_target_"] == "flops_fit.fitting.IsoflopFit"),
@@ -245,7 +248,7 @@ def test_from_python(name, tmp_path):
     keyword = "isoflop" if name == "fit" else case.keyword
     before, after = from_python(tmp_path, **also), from_python(tmp_path, **also, **{name: keyword})
     check_kind(setting, before, after)
-    if name in ("schedule", "learning_rate_rule", "batch_rule", "metrics", "fit"):
+    if name in ("schedule", "learning_rate_rule", "batch_rule", "metrics", "fit", "logger"):
         return  # objects, which the stored settings leave out
     as_tuple = tuple(keyword) if isinstance(keyword, list) else keyword
     assert getattr(after.settings, name) == as_tuple

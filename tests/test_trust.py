@@ -102,6 +102,23 @@ def test_a_report_names_what_it_leaves_out(folder, capsys):
     assert capsys.readouterr().err.count(f"warning: left out: {path}") == 1
 
 
+def test_draws_that_are_not_those_of_the_law_are_said_and_not_used(folder, capsys):
+    assert main(["fit", "study=toy", "draws=60"]) == 0
+    path = next(Path("outputs/toy").glob("plans/*/draws.npz"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main(["predict", "study=toy", "budget=1e9", "json=true"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["predictions"][0]["intervals"] == {}
+    assert f"warning: {path.resolve()} is no file of draws: it is not the one that law" in err
+    assert main(["fit", "study=toy", "draws=60"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "study=toy", "budget=1e9", "json=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["intervals"]["loss"]
+
+
 def test_latest_leads_nowhere_else(folder, capsys):
     outside = folder.parent / "outside"
     shutil.copytree(next(Path("outputs/toy/plans").iterdir()), outside)

@@ -274,10 +274,11 @@ def test_a_file_that_loses_against_a_shipped_one_is_named(folder, capsys):
         (["optimizer.betas=0.9,0.95"], "'optimizer.betas=[0.9,0.95]'"),
         (["budgets=1e15,,1e16"], "can't read budgets=[1e15,,1e16]"),
         (["budgets={1:2}"], "budgets holds {1: 2}: give numbers of FLOPs"),
-        (["optimizer.lr=fast"], "AdamW(lr='fast'"),
-        (["optimizer.lr=${oc.env:RATE,fast}"], "AdamW(lr='fast'"),
+        (["optimizer.lr=fast"], "optimizer.lr is the text 'fast': torch.optim.adamw.AdamW takes"),
+        (["optimizer.lr=${oc.env:RATE,fast}"], "optimizer.lr is the text 'fast': torch.optim"),
         (["optimizer.lr=${oc.env:RATE}"], "read from the environment variable RATE, which is not"),
-        (["optimizer.lr='0.003'"], "AdamW(lr='0.003'"),
+        (["optimizer.lr='0.003'"], "takes a number here; leave out the quotes"),
+        (["model.depth=deep"], "model.depth is the text 'deep': flops_fit.models.mlp.MLP takes a"),
         (["precision=fp8"], "precision is 'fp8': use auto, fp32, bf16 or fp16"),
         (["device=gpu"], "device 'gpu' can't be used here"),
         (["output_root=/proc/x"], "can't use /proc/x"),
@@ -373,7 +374,7 @@ def test_a_multirun_in_other_processes_has_its_table_and_exit_code(folder, capfd
     assert len([*folder.glob("outputs/mlp-toy/runs/*/result.json")]) == 12
     assert main(["train", *words, "optimizer.lr=0.01,fast"]) == 3  # the larger of 3 and 1
     said = capfd.readouterr()
-    assert "AdamW(lr='fast'" in said.err
+    assert "optimizer.lr is the text 'fast'" in said.err
     assert "Traceback" not in said.err
 
 

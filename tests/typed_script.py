@@ -11,12 +11,14 @@ from flops_fit import (
     WSD,
     Answer,
     Plan,
+    Proposed,
     Run,
     ScalingLaw,
     Study,
     find_optimal,
     fit_table,
     load_law,
+    propose_budgets,
 )
 
 
@@ -48,6 +50,16 @@ planned: Plan = find_optimal(
     compute_budgets=[1e9],
     train=False,
 )
+proposed: Proposed = propose_budgets(
+    model_cls=Net,
+    model_size_param="width",
+    dataset=(x, x[:, :1]),
+    loss_fn=mean_squared,
+    machine="h100",
+    num_sizes=5,
+)
+budgets: tuple[float, ...] = proposed.budgets
+seconds: float | None = proposed.estimate.seconds
 study: Study = find_optimal(
     model_cls=Net,
     model_size_param="width",
@@ -75,5 +87,6 @@ table: Study = fit_table("runs.csv", columns={"loss": "val_loss"}, where="kind =
 # What is wrong is said by the checker: strict mode refuses an ignore that is not needed.
 find_optimal(model_cls=Net, model_size_param="width", compute_budgets=[1e9], batch_sise=3)  # type: ignore[call-overload]
 find_optimal(model_cls=Net, model_size_param="width", compute_budgets=1e9)  # type: ignore[call-overload]
+propose_budgets(model_cls=Net, model_size_param="width", dataset=x)  # type: ignore[call-arg]
 study.predict("1e9")  # type: ignore[arg-type]
 fit_table("runs.csv", colums={})  # type: ignore[call-arg]

@@ -14,14 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.answers.crossing import Crossing, Gaps, Pairs, crossing_of, flops_to_reach
+from flops_fit.answers.crossing import (
+    Crossing,
+    Gaps,
+    Pairs,
+    answer_both,
+    crossing_of,
+    flops_to_reach,
+)
 from flops_fit.files import plain
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.bootstrap import DEFAULT_DRAWS
 from flops_fit.fitting.metrics import LOSS
 from flops_fit.laws import Law, LawDraws
-from flops_fit.laws.prediction import Intervals, central_intervals, turned_over
+from flops_fit.laws.prediction import (
+    PLAUSIBLE_LOSS,
+    Intervals,
+    NoSuchRun,
+    central_intervals,
+    turned_over,
+)
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops, significant
 
 COMPARISON_VERSION = 1
 """Of comparison.json, which nothing reads again."""
@@ -63,7 +77,9 @@ class Contender:
 
     def loss_intervals(self, budget: float) -> Intervals:
         """The intervals of the best loss at `budget`; empty without draws."""
-        return {} if self.draws is None else central_intervals(self.draws.loss_opt(budget))
+        if self.draws is None:
+            return {}
+        return central_intervals(self.draws.loss_opt(budget), PLAUSIBLE_LOSS)
 
     def has_trained(self, budget: float) -> bool:
         """Whether `budget` lies in the trained range."""
@@ -136,19 +152,41 @@ class Comparison:
 
 
 def compare_laws(a: Contender, b: Contender) -> Comparison:
-    """Losses at equal compute, the compute multiplier of A over B, and where they cross."""
+    """Losses at equal compute, the compute multiplier of A over B, and where they cross.
+
+    Where one of the laws has no answer nothing is compared. Raises `NoSuchRun` where that is so of
+    all budgets.
+    """
     pairs = None if a.draws is None or b.draws is None else Pairs.of(a.draws, b.draws)
     ends = min(a.budgets[0], b.budgets[0]), max(a.budgets[-1], b.budgets[-1])
-    rows = tuple(_at_budget(a, b, pairs, budget) for budget in _budgets(a, b))
+    budgets = _budgets(a, b)
+    answered = [budget for budget in budgets if answer_both(a.law, b.law, budget)]
     gaps = Gaps.between(a.law, b.law, pairs, ends)
+    if not answered or len(gaps.log_flops) < 2:
+        raise NoSuchRun(
+            f"{a.name} and {b.name} can't be compared: at no budget of theirs do both laws call "
+            "best what a run can be; train both at a common budget"
+        )
+    rows = tuple(_at_budget(a, b, pairs, budget) for budget in answered)
     return Comparison(
         a=a,
         b=b,
         verdict=_verdict(a, b, rows, gaps),
-        warnings=tuple(_warnings(a, b)),
+        warnings=(*_warnings(a, b), *unanswered(budgets, answered)),
         rows=rows,
         crossing=crossing_of(a.law, b.law, gaps, min(a.budgets[-1], b.budgets[-1])),
     )
+
+
+def unanswered(budgets: Sequence[float], answered: Sequence[float]) -> list[str]:
+    """A warning of the budgets that are left out of a comparison."""
+    left_out = [f"{budget:.3g}" for budget in budgets if budget not in answered]
+    if not left_out:
+        return []
+    return [
+        f"nothing is compared at {', '.join(left_out)} FLOPs: what one of the laws calls best "
+        "there no run can be"
+    ]
 
 
 def common_range(a: Contender, b: Contender) -> tuple[float, float]:
@@ -199,7 +237,10 @@ def _multiplier_intervals(pairs: Pairs | None, budget: float) -> Intervals:
 def _warnings(a: Contender, b: Contender) -> list[str]:
     found = []
     if not ranges_overlap(a, b):
-        spans = (f"{s.name} at {s.budgets[0]:.3g} to {s.budgets[-1]:.3g} FLOPs" for s in (a, b))
+        spans = (
+            f"{s.name} at {short_flops(s.budgets[0])} to {short_flops(s.budgets[-1])} FLOPs"
+            for s in (a, b)
+        )
         found.append(
             f"the trained ranges don't overlap ({', '.join(spans)}): one of the two laws is always "
             "extrapolated; train both at a common budget"
@@ -239,11 +280,11 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
         else f"{leader} is ahead of {b.name if leader == a.name else a.name}"
     )
     changes = "".join(
-        f"; beyond {flops:.2g} FLOPs "
+        f"; beyond {_flops(flops)} FLOPs "
         + ("they can't be told apart" if later is None else f"{later} is ahead")
         for flops, later in stretches[1:]
     )
-    reach = f"; by these laws nothing changes beyond, to {np.exp(gaps.log_flops[-1]):.2g} FLOPs"
+    reach = f"; by these laws nothing changes beyond, to {_flops(np.exp(gaps.log_flops[-1]))} FLOPs"
     end = min(high, stretches[1][0]) if changes else high
     inside = [r for r in rows if low / SAME_BUDGET <= r.budget <= end * SAME_BUDGET]
     return f"{ahead} {_where(a, b, end)}: {_need(a.name, b.name, inside)}{changes or reach}"
@@ -252,7 +293,11 @@ def _verdict(a: Contender, b: Contender, rows: Sequence[AtBudget], gaps: Gaps) -
 def _where(a: Contender, b: Contender, end: float) -> str:
     """The budgets that the verdict begins with, in words."""
     low, high = common_range(a, b)
-    span = f"{low:.2g} to {end:.2g} FLOPs" if end > SAME_BUDGET * low else f"{low:.2g} FLOPs"
+    span = (
+        f"{_flops(low)} to {_flops(end)} FLOPs"
+        if end > SAME_BUDGET * low
+        else f"{_flops(low)} FLOPs"
+    )
     if end < high:
         return f"at {span}"
     if ranges_overlap(a, b):
@@ -289,3 +334,8 @@ def _need(a: str, b: str, rows: Sequence[AtBudget]) -> str:
     least = "" if len(values) == len(rows) else "at least "
     times = f"{least}{' to '.join(ends)} times"
     return f"{b} needs {times} the compute of {a} for the same loss{interval}"
+
+
+def _flops(flops: float) -> str:
+    """Of a place that two laws tell roughly."""
+    return significant(flops, 2)

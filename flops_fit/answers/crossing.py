@@ -12,10 +12,13 @@ from flops_fit.files import plain
 from flops_fit.laws import Array, Law, LawDraws
 from flops_fit.laws.prediction import (
     LARGEST_LOG_FLOPS,
+    PLAUSIBLE_D,
+    PLAUSIBLE_N,
     SMALLEST_LOG_FLOPS,
     Intervals,
     Mask,
     central_intervals,
+    is_a_run,
     last_where,
 )
 
@@ -67,10 +70,13 @@ class Gaps:
 
     @classmethod
     def between(cls, a: Law, b: Law, pairs: Pairs | None, budgets: tuple[float, float]) -> Gaps:
-        """From the smaller of `budgets` (FLOPs) to `SEARCHED_BEYOND` times the larger."""
+        """From the smaller of `budgets` (FLOPs) to `SEARCHED_BEYOND` times the larger, as far as
+        both laws have answers."""
         smallest, largest = budgets
         flops = np.geomspace(smallest, SEARCHED_BEYOND * largest, GRID_POINTS)
-        draws = None if pairs is None else np.stack([pairs.gap(budget) for budget in flops])
+        flops = flops[answer_both(a, b, flops)]
+        drawn = [] if pairs is None else [pairs.gap(budget) for budget in flops]
+        draws = np.stack(drawn) if drawn else None
         return cls(np.log(flops), np.asarray(a.loss_opt(flops) - b.loss_opt(flops)), draws)
 
     def leaders(self, a: str, b: str) -> list[str | None]:
@@ -121,7 +127,8 @@ def crossing_of(a: Law, b: Law, gaps: Gaps, largest_budget: float) -> Crossing:
 
 
 def flops_to_reach(law: Law | LawDraws, loss: ArrayLike) -> Array:
-    """FLOPs at which the best loss of `law` has fallen to `loss`; inf where 3e43 do not suffice.
+    """FLOPs at which the best loss of `law` has fallen to `loss`; inf where no run that can be
+    suffices.
 
     Elementwise, by bisection in ln C: for draws, `loss` is one target per draw.
     """
@@ -130,7 +137,18 @@ def flops_to_reach(law: Law | LawDraws, loss: ArrayLike) -> Array:
     with np.errstate(over="ignore"):  # a steep law at 1 FLOP has an infinite loss
         reached = law.loss_opt(np.exp(high)) <= target
         found = last_where(lambda x: np.asarray(law.loss_opt(np.exp(x)) > target), low, high)
-    return np.where(reached, np.exp(found), np.inf)
+        flops = np.exp(found)
+        too_large = (law.N_opt(flops) > PLAUSIBLE_N[1]) | (law.D_opt(flops) > PLAUSIBLE_D[1])
+    return np.where(reached & ~too_large, flops, np.inf)
+
+
+def answer_both(a: Law, b: Law, flops: ArrayLike) -> Mask:
+    """Whether what both laws call best at these budgets is what a run can be, elementwise."""
+    with np.errstate(all="ignore"):
+        a_run, b_run = (
+            is_a_run(law.N_opt(flops), law.D_opt(flops), law.loss_opt(flops)) for law in (a, b)
+        )
+    return np.asarray(a_run & b_run)
 
 
 def _has_turn(gaps: Array) -> Mask:

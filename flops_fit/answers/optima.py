@@ -20,16 +20,27 @@ from flops_fit.answers.comparison import (
     SAME_BUDGET,
     Contender,
     Estimate,
+    unanswered,
 )
 from flops_fit.files import plain
 from flops_fit.laws import Array, LawDraws, Optima
-from flops_fit.laws.prediction import central_intervals
+from flops_fit.laws.prediction import (
+    PLAUSIBLE_D,
+    PLAUSIBLE_N,
+    NoSuchRun,
+    central_intervals,
+    check_optimum,
+)
 from flops_fit.laws.publication import (
     PublishedLaw,
     PublishedSurface,
     outside_warning,
     trained_budgets,
 )
+from flops_fit.shown import short_flops
+
+PLAUSIBLE_RATIO = (1e-6, 1e9)
+"""Tokens per parameter of any run that can be: a thousand times beyond those there are."""
 
 NO_LOSSES = (
     "no losses: they can be compared only on the same held-out data with the same tokenizer, which "
@@ -85,13 +96,17 @@ class OptimumAt:
 
     @classmethod
     def of(cls, side: Side, budget: float, *, with_loss: bool) -> OptimumAt:
+        """Raises `NoSuchRun` where no run can be that."""
         num_params, num_tokens = float(side.law.N_opt(budget)), float(side.law.D_opt(budget))
+        check_optimum(f"the law of {side.name}", budget, num_params, num_tokens)
         draws_n, draws_d = _draws(side, budget)
         surface = side.published if with_loss else None
         return cls(
-            Estimate(num_params, central_intervals(draws_n)),
-            Estimate(num_tokens, central_intervals(draws_d)),
-            Estimate(num_tokens / num_params, central_intervals(draws_d / draws_n)),
+            Estimate(num_params, central_intervals(draws_n, PLAUSIBLE_N)),
+            Estimate(num_tokens, central_intervals(draws_d, PLAUSIBLE_D)),
+            Estimate(
+                num_tokens / num_params, central_intervals(draws_d / draws_n, PLAUSIBLE_RATIO)
+            ),
             float(surface.loss_opt(budget)) if isinstance(surface, PublishedSurface) else None,
         )
 
@@ -132,19 +147,33 @@ class OptimaComparison:
 
 
 def compare_optima(a: Side, b: Side) -> OptimaComparison:
-    """N_opt, D_opt and tokens per parameter of both, where they were trained and beyond."""
+    """N_opt, D_opt and tokens per parameter of both, where they were trained and beyond.
+
+    Raises `NoSuchRun` where at all these budgets one of the laws has no answer.
+    """
+    rows, refusal = [], None
+    budgets = budgets_of(a, b)
+    for budget in budgets:
+        try:
+            rows.append(_row(a, b, budget))
+        except NoSuchRun as error:
+            refusal = error
+    if not rows and refusal:
+        raise refusal
+    left_out = unanswered(budgets, [row.budget for row in rows])
+    warnings = (*_warnings(a, b), *left_out)
+    return OptimaComparison(a, b, _verdict(a, b, rows), _on_losses(a, b), warnings, tuple(rows))
+
+
+def _row(a: Side, b: Side, budget: float) -> OptimaRow:
     with_loss = a.has_loss and b.has_loss
-    rows = tuple(
-        OptimaRow(
-            budget,
-            tuple(side.name for side in (a, b) if _has_trained(side, budget)),
-            OptimumAt.of(a, budget, with_loss=with_loss),
-            OptimumAt.of(b, budget, with_loss=with_loss),
-            float(b.law.N_opt(budget) / a.law.N_opt(budget)),
-        )
-        for budget in budgets_of(a, b)
+    return OptimaRow(
+        budget,
+        tuple(side.name for side in (a, b) if _has_trained(side, budget)),
+        OptimumAt.of(a, budget, with_loss=with_loss),
+        OptimumAt.of(b, budget, with_loss=with_loss),
+        float(b.law.N_opt(budget) / a.law.N_opt(budget)),
     )
-    return OptimaComparison(a, b, _verdict(a, b, rows), _on_losses(a, b), _warnings(a, b), rows)
 
 
 def budgets_of(a: Side, b: Side) -> list[float]:
@@ -205,8 +234,8 @@ def _verdict(a: Side, b: Side, rows: Sequence[OptimaRow]) -> str:
     trained = [row for row in rows if row.trained_in]
     first, last = (trained or rows)[-1], rows[-1]
     return (
-        f"at {first.budget:.3g} FLOPs {_in_words(a, b, first)}; at {last.budget:.3g} FLOPs "
-        f"{_in_words(a, b, last)}"
+        f"at {short_flops(first.budget)} FLOPs {_in_words(a, b, first)}; at "
+        f"{short_flops(last.budget)} FLOPs {_in_words(a, b, last)}"
     )
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from flops_fit.building.node import foreign_targets
 from flops_fit.files import within, write_bytes
 from flops_fit.laws.prediction import Prediction
-from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.rules import Rules, stored_rule
 from flops_fit.settings import (
     Kind,
@@ -24,6 +24,7 @@ from flops_fit.settings import (
     names_of,
     plain,
 )
+from flops_fit.shown import short_flops, short_number
 
 GROUPS = ("model", "dataset", "loss", "optimizer", "schedule")
 """Choices that the config replaces by the very nodes that the study was trained with, so that it
@@ -76,8 +77,8 @@ class OptimalConfig:
         p = self.prediction
         head = [
             "# @package _global_",
-            f"# The best run at {p.budget:.4g} FLOPs by the law of {self.plan.study} ({p.method}): "
-            f"N = {short_number(p.num_params)},",
+            f"# The best run at {short_flops(p.budget)} FLOPs by the law of {self.plan.study} "
+            f"({p.method}): N = {short_number(p.num_params)},",
             f"# D = {short_number(p.num_tokens)}, loss {p.loss:.4f}.",
             f"# {self}.",
             f"#   {command}",

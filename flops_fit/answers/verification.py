@@ -32,7 +32,7 @@ class FrozenPrediction:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FrozenPrediction:
-        return read_as(cls, data)
+        return read_as(cls, {**data, "prediction": Prediction.from_json(data["prediction"])})
 
 
 @dataclass(frozen=True)

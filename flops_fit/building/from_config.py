@@ -16,9 +16,9 @@ from flops_fit.errors import ConfigError
 from flops_fit.plan.rules import Rules
 from flops_fit.plan.sweep import DataShape
 from flops_fit.settings import PartSettings, SweepSettings, names_of
-from flops_fit.settings.sweep import Node
+from flops_fit.settings.sweep import LogSettings, Node
 from flops_fit.signatures import first_name, source_hashes, with_targets
-from flops_fit.store.protocols import MeasuredFamily, Spec
+from flops_fit.store.protocols import Logger, MeasuredFamily, Spec
 from flops_fit.training.family import SizeSpec, family_without_data
 from flops_fit.training.spec import default_flops
 
@@ -51,10 +51,11 @@ class ConfiguredModel:
 
 
 def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
-    """What the configured study is made of.
+    """What the configured study is made of; its plan keeps no logger.
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
+    settings = replace(settings, logger=None)
     if settings.trainer is not None:
         return build_command_spec(settings, settings.trainer, origins)
     model = part_of(settings, "model", origins)
@@ -62,6 +63,14 @@ def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
     remade = partial(build_spec, settings, dict(origins))
     spec = study_spec(ingredients(settings, origins), replace(settings, flops=flops), remade)
     return replace(spec, settings=settings)
+
+
+def logger_of(settings: LogSettings, origins: Origins) -> Logger | None:
+    """The logger that is configured. Raises `ConfigError` where its package is not installed."""
+    if settings.logger is None:
+        return None
+    logger: Logger = Part("logger", settings.logger, origins.get("logger", "logger")).build()
+    return logger
 
 
 def ingredients(settings: SweepSettings, origins: Origins) -> Ingredients:

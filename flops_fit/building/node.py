@@ -15,7 +15,13 @@ from omegaconf import OmegaConf
 from flops_fit.errors import ConfigError, UserError
 from flops_fit.files import shipped_configs
 from flops_fit.settings.sweep import Node
-from flops_fit.signatures import check_argument_names, current_name, did_you_mean, with_targets
+from flops_fit.signatures import (
+    check_argument_names,
+    check_numbers,
+    current_name,
+    did_you_mean,
+    with_targets,
+)
 
 SIZE, FLOPS = "size", "flops"
 """Keys of a model's YAML that are for us, not for its constructor."""
@@ -71,7 +77,9 @@ class Part:
 
     def check_arguments(self) -> None:
         """Every configured argument must be one that the target takes."""
-        check_argument_names(self.callable(), self.arguments, f"{self.origin}: {self.target}")
+        target = self.callable()
+        check_argument_names(target, self.arguments, f"{self.origin}: {self.target}")
+        check_numbers(target, self.arguments, f"{self.origin}: {self.group}")
 
     def build(self) -> Any:
         """The object, or for `_partial_: true` a callable with the configured arguments set."""
@@ -124,8 +132,9 @@ def _is_known(target: str) -> bool:
 
 @functools.cache
 def shipped_targets() -> frozenset[str]:
-    """What a file may name and have built: all targets of the shipped configs but commands."""
-    folders = (folder for folder in shipped_configs().iterdir() if folder.name != "trainer")
+    """What a file may name and have built: all targets of the shipped configs but those that run
+    a command or write where they are told to."""
+    folders = (f for f in shipped_configs().iterdir() if f.name not in ("trainer", "logger"))
     texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
     return frozenset(name for text in texts for name in TARGET.findall(text))
 

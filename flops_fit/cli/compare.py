@@ -13,9 +13,9 @@ from flops_fit.errors import ConfigError, StudyError
 from flops_fit.laws.publication import PublishedLaw
 from flops_fit.laws.published import is_published, published_law, published_names
 from flops_fit.report import tables
+from flops_fit.report.documents import print_json
 from flops_fit.report.files import write_comparison
-from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.screen import results, say, show, show_table
 from flops_fit.settings import CompareSettings
 from flops_fit.study.found import found_study, read_law, study_runs
 
@@ -35,11 +35,11 @@ def compare_studies(a: Contender, b: Contender, settings: CompareSettings) -> in
     if settings.json:
         print_json(comparison.to_json())
     else:
-        results().print(comparison.verdict, markup=False)
-        results().print(tables.comparison_table(comparison))
-        results().print(tables.crossing_line(comparison.crossing), markup=False)
+        show(comparison.verdict)
+        show_table(tables.comparison_table(comparison, results().width))
+        show(tables.crossing_line(comparison.crossing))
         for one in (comparison.a, comparison.b):
-            results().print(f"{one.name}: {one.verdict}", markup=False, soft_wrap=True)
+            show(f"{one.name}: {one.verdict}")
     for line in (f"note: {COMPARABLE}", *(f"warning: {text}" for text in comparison.warnings)):
         say(line)
     for path in write_comparison(comparison, Path(settings.output_root)):
@@ -53,8 +53,8 @@ def compare_to_published(a: Side, b: Side, settings: CompareSettings) -> int:
     if settings.json:
         print_json(comparison.to_json())
     else:
-        results().print(comparison.verdict, markup=False, soft_wrap=True)
-        results().print(tables.optima_table(comparison))
+        show(comparison.verdict)
+        show_table(tables.optima_table(comparison, results().width))
     for one in (a, b):
         if one.published:
             say(f"{one.name} is {one.published.publication}")

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,17 @@ class Job:
 
     def code(self, config: Any) -> int:
         """The exit code of the verb."""
+        from flops_fit.report.documents import only_documents
+        from flops_fit.report.screen import say
+
         try:
             check_choices(self.verb)
             values = with_own_batch(plain_values(config), choices_of_hydra(), Folders.of_hydra())
             settings: Any = from_plain(self.verb.settings, values)
-            return int(self.verb.function()(settings, origins()))
+            if self.verb.builds:
+                say(f"{settings.output_root}/{settings.study}: building model and data ..")
+            with only_documents() if settings.json else nullcontext():
+                return int(self.verb.function()(settings, origins()))
         except Exception as error:  # whatever it is, the user gets a message and an exit code
             return report_failure(error)
 

@@ -43,15 +43,15 @@ def run(verb: Verb, words: Sequence[str]) -> int:
     """Check the words and run the verb with them."""
     from flops_fit.cli.mistakes import UsageError, check_words, unread_configs
     from flops_fit.cli.words import for_hydra
-    from flops_fit.errors import UserError
+    from flops_fit.errors import UserError, printable
 
     try:
         check_words(verb, words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else ERROR
     for text in unread_configs(verb, words):
-        print(f"warning: {text}", file=sys.stderr)
+        print(printable(f"warning: {text}"), file=sys.stderr)
     from flops_fit.cli.compose import run_verb
 
     try:

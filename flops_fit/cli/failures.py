@@ -23,11 +23,16 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from flops_fit.cli.exit_codes import ERROR, OK
 from flops_fit.cli.groups import Folders, choices_of_hydra
-from flops_fit.cli.mistakes import column_called
+from flops_fit.cli.mistakes import column_called, folders_of
 from flops_fit.cli.verbs import VERBS
-from flops_fit.errors import UserError
+from flops_fit.errors import UserError, printable
 from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
+
+WITHOUT_TORCH = (
+    "plan, train and verify need torch, which is not installed: pip install torch "
+    "(fit, predict, compare, report and status do without)"
+)
 
 
 def report_failure(error: Exception) -> int:
@@ -42,6 +47,8 @@ def report_failure(error: Exception) -> int:
         )
     elif isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError):
         say(f"error: {explained(error)}")
+    elif isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        say(f"error: {WITHOUT_TORCH}")
     else:
         traceback.print_exception(error)
         say("error: this is a fault in flops-fit or in a class that the config names, see above")
@@ -56,14 +63,22 @@ def report_composition(error: Exception) -> int:
     told = UserError | HydraException | OmegaConfBaseException | YAMLError | BrokenPipeError
     if isinstance(error, told) or (isinstance(error, OSError) and error.filename):
         return report_failure(error)
+    if isinstance(error, UnicodeDecodeError):
+        say(f"error: {file_holding(error.object)} is no UTF-8 text: save it as UTF-8")
+        return ERROR
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR
 
 
+def file_holding(content: bytes) -> str:
+    """The user's config in which these bytes stand."""
+    folders = folders_of(sys.argv[1:]).paths[1:]
+    files = (file for folder in folders for file in sorted(folder.rglob("*.y*ml")))
+    return next((f"{file}" for file in files if content in file.read_bytes()), "a config")
+
+
 def _hint(error: Exception) -> str:
     match error:
-        case UnicodeDecodeError():
-            return " (a config is no UTF-8 text)"
         case ValueError() | AssertionError() if "defaults" in str(error) or not str(error):
             return (
                 " (a `defaults` list takes names of configs, [group: name, ..]: quote one that "
@@ -223,4 +238,4 @@ SENTENCES = (
 
 def say(text: str) -> None:
     """A line on stderr, without the console, which help and checks of words need not."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)

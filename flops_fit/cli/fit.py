@@ -9,9 +9,9 @@ from flops_fit.cli.exit_codes import NO_LAW, OK
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.errors import ConfigError
 from flops_fit.fitting.refusal import REFUSAL_FILE
-from flops_fit.report import tables
-from flops_fit.report.printing import print_json, print_law
-from flops_fit.report.screen import results, say
+from flops_fit.report.documents import print_json
+from flops_fit.report.printing import print_law
+from flops_fit.report.screen import say
 from flops_fit.settings import FitSettings
 from flops_fit.study.fits import FittedStudy, Fitting, ToFit, fit_again, study_to_fit, table_to_fit
 from flops_fit.study.found import found_study, stands_on
@@ -35,9 +35,7 @@ def fit(settings: FitSettings, origins: Origins) -> int:
     if settings.json:
         print_json(study.law.to_json() | ({"asked": [p.to_json() for p in asked]} if asked else {}))
     else:
-        for prediction in asked:
-            results().print(tables.answer_words(prediction), markup=False, soft_wrap=True)
-        print_law(study.law)
+        print_law(study.law, asked)
     say(f"law of {stands_on(study.law)}: {given.answer_folder / 'law.json'}")
     say(f"report: {page_of_study(study.runs, study.law, given.answer_folder)}")
     return OK

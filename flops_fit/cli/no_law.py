@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flops_fit.fitting import Refusal
 from flops_fit.plan.run import Run
-from flops_fit.report.printing import print_json, print_refusal
+from flops_fit.report.documents import print_json
+from flops_fit.report.printing import print_refusal
 from flops_fit.report.screen import say
 from flops_fit.study.reports import report_study
 

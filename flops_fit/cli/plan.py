@@ -13,8 +13,8 @@ from flops_fit.cli.groups import USER_CONFIGS
 from flops_fit.cli.words import split_flags
 from flops_fit.plan.proposal import Proposal
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.documents import print_json
+from flops_fit.report.screen import results, say, show, show_table
 from flops_fit.settings import PlaceSettings, PlanningSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.study.sweeps import Proposed, plan_study, propose_study
@@ -34,10 +34,12 @@ def plan(settings: PlanningSettings, origins: Origins) -> int:
     if settings.json:
         print_json({**planned.plan.to_json(), "estimate": estimate.to_json()})
     else:
-        results().print(tables.plan_table(planned.plan))
-        results().print(str(planned.plan), markup=False)
+        show_table(tables.plan_table(planned.plan, results().width))
+        show(str(planned.plan))
     for note in (*planned.plan.notes, *estimate.notes):
         say(f"note: {note}")
+    if planned.trains_with:
+        say(f"trains with {planned.trains_with}")
     for line in (estimate.largest_step, estimate.duration):
         if line:
             say(line)
@@ -58,15 +60,15 @@ def show_proposal(proposed: Proposed, command: str, *, as_json: bool) -> None:
             }
         )
     else:
-        results().print(tables.proposal_table(proposal.plan, estimate.by_budget))
-    for note in (*proposal.notes, *proposal.plan.notes, *estimate.notes):
+        show_table(tables.proposal_table(proposal.plan, estimate.by_budget, results().width))
+    for note in proposed.notes:
         say(f"note: {note}")
     for line in (estimate.largest_step, estimate.duration):
         if line:
             say(line)
     if not as_json:
         say("budgets that data and sizes carry; to train them:")
-        results().print(command, markup=False, soft_wrap=True)
+        results().print(command, soft_wrap=True)
 
 
 def words_to_train(proposal: Proposal) -> str:

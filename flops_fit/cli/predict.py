@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK
 from flops_fit.settings import PredictSettings
+from flops_fit.shown import short_flops
 
 if TYPE_CHECKING:
     from flops_fit.study.predictions import Target
@@ -26,9 +27,10 @@ def predict(settings: PredictSettings, origins: Origins) -> int:
 
 def predict_by_study(settings: PredictSettings) -> int:
     """The optimum by the law of the study, and the run that comes closest."""
-    from flops_fit.report import tables
-    from flops_fit.report.printing import print_json
-    from flops_fit.report.screen import results, say
+    from flops_fit.report.documents import print_json
+    from flops_fit.report.printing import print_answers
+    from flops_fit.report.screen import say, show
+    from flops_fit.report.summary import Summary
     from flops_fit.study.found import fitted_study, read_law, stands_on
     from flops_fit.study.predictions import asked_predictions, target
 
@@ -41,26 +43,29 @@ def predict_by_study(settings: PredictSettings) -> int:
         shown = [t.to_json() for t in targets] or [a.to_json() for a in law.answers]
         print_json({"verdict": law.diagnostics.verdict, "predictions": shown})
     else:
-        results().print(law.diagnostics.verdict, markup=False, soft_wrap=True)
-        table = tables.answers_table(asked or law.answers, law.metric, results().width)
-        results().print(table)
+        summary = Summary.of(law, asked)
+        for line in (*summary.answers, summary.basis, summary.reach, summary.others):
+            if line:
+                show(line)
+        if len(asked) != 1:  # one stands in its sentence
+            print_answers(asked or law.answers, law.metric)
     for one in targets:
-        show(one, law.metric)
+        say_target(one, law.metric)
     return OK
 
 
-def show(target: Target, metric: str) -> None:
+def say_target(target: Target, metric: str) -> None:
     """What is said of a target beside its row in the table."""
     from flops_fit.report import tables
-    from flops_fit.report.screen import say
+    from flops_fit.report.screen import say, say_command
 
-    say(f"near {target.answer.budget:.3g} FLOPs: {target.answer.formula}")
+    say(f"near {short_flops(target.answer.budget)} FLOPs: {target.answer.formula}")
     if target.band is not None:
         say(tables.band_line(target.band))
     if target.other is not None:
         say(tables.cost_line(target.other, target.answer.budget, metric))
     if target.run is not None:
         say(f"{target.run.config}")
-        say(f"to train it: {target.run.command}")
+        say_command(f"to train it: {target.run.command}")
     for note in target.notes:
         say(note)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from flops_fit.cli.exit_codes import OK
 from flops_fit.errors import ConfigError
 from flops_fit.laws.prediction import (
@@ -19,8 +17,9 @@ from flops_fit.laws.publication import (
     predict_published,
 )
 from flops_fit.laws.published import list_of_names, published_law, published_laws
+from flops_fit.report.documents import print_json
 from flops_fit.report.published import laws_table, predictions_table
-from flops_fit.report.screen import results, say
+from flops_fit.report.screen import say, show_table
 from flops_fit.settings import PredictSettings
 
 LIST = "list"
@@ -48,9 +47,9 @@ def predict_by_reference(name: str, settings: PredictSettings) -> int:
             {**p.to_json(), "instead": other and other.to_json()}
             for p, other in zip(found, others, strict=True)
         ]
-        print_document({"law": law.publication.to_json(), "predictions": shown})
+        print_json({"law": law.publication.to_json(), "predictions": shown})
     else:
-        results().print(predictions_table(found))
+        show_table(predictions_table(found))
     tell(law, found, others)
     return OK
 
@@ -103,13 +102,8 @@ def tell(
 def show_all(*, as_json: bool) -> int:
     """Every published law by its names."""
     if as_json:
-        print_document({"laws": [law.publication.to_json() for law in published_laws()]})
+        print_json({"laws": [law.publication.to_json() for law in published_laws()]})
     else:
-        results().print(laws_table(published_laws()))
+        show_table(laws_table(published_laws()))
         say(list_of_names())
     return OK
-
-
-def print_document(value: object) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))

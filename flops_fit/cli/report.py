@@ -10,8 +10,9 @@ from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import NO_LAW, OK
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.fitting import Refusal
+from flops_fit.report.documents import print_json
 from flops_fit.report.files import PAGE
-from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import ReportSettings
 from flops_fit.study.curves import collapse_finding

@@ -5,8 +5,8 @@ from __future__ import annotations
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.documents import print_json
+from flops_fit.report.screen import say, show, show_table
 from flops_fit.settings import StatusSettings
 from flops_fit.study.found import found_study
 from flops_fit.study.status import study_status
@@ -22,6 +22,8 @@ def status(settings: StatusSettings, origins: Origins) -> int:
     if settings.json:
         print_json(found.to_json())
         return OK
-    results().print(tables.runs_table(found.plan, found.runs))
-    results().print(str(found), markup=False)
+    show_table(tables.runs_table(found.plan, found.runs, found.word))
+    show(str(found))
+    for reason, count in found.failures.items():
+        show(f"{count} ended by: {reason}", "- ")
     return OK

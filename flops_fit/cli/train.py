@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flops_fit.building.from_config import build_spec
+from flops_fit.building.from_config import build_spec, logger_of
 from flops_fit.building.node import Origins, Part
 from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
 from flops_fit.cli.no_law import show_refusal
@@ -13,8 +13,9 @@ from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
+from flops_fit.report.documents import print_json
 from flops_fit.report.files import PAGE, is_current
-from flops_fit.report.printing import print_json, print_law
+from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
 from flops_fit.study.fits import FittedStudy, Fitting
@@ -28,7 +29,8 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     spec = build_spec(settings, origins)
     answer = Part("fit", settings.fit, origins.get("fit", "fit")).build()
     how = Fitting(answer, settings.draws, settings.seed)
-    study = train_study(spec, study_folder(settings), settings, how)
+    logger = logger_of(settings, origins)
+    study = train_study(spec, study_folder(settings), settings, how, logger=logger)
     keep_variant(study)
     if settings.predicted and len(study.runs) == 1:
         return tested(Path(settings.predicted), study.runs[0], as_json=settings.json)

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from flops_fit.cli.jobs import VARIANTS, is_multirun, path_of_job
 from flops_fit.files import read_json, write_json
 from flops_fit.report import tables
-from flops_fit.report.screen import results
+from flops_fit.report.screen import show_table
+from flops_fit.report.summary import exponent
 from flops_fit.study.fits import FittedStudy
 
 
@@ -28,7 +29,7 @@ def variant(study: FittedStudy) -> tables.Variant:
         num_trained=study.num_trained,
         num_runs=len(study.runs),
         best_loss=min(losses, default=None),
-        exponent=tables.exponent(study.law, study.law.answer) if study.law else "",
+        exponent=exponent(study.law, study.law.answer) if study.law else "",
     )
 
 
@@ -36,4 +37,4 @@ def print_variants(folder: Path) -> None:
     """After a multirun of `train`: its jobs side by side."""
     variants = [tables.Variant(**read_json(path)) for path in sorted(folder.glob(VARIANTS))]
     if variants:
-        results().print(tables.variants_table(variants))
+        show_table(tables.variants_table(variants))

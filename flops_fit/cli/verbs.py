@@ -13,6 +13,7 @@ class Verb(NamedTuple):
     name: str
     about: str
     settings_class: str  # of flops_fit.settings
+    builds: bool = False  # model and data, for which torch is loaded: seconds
 
     @property
     def settings(self) -> Any:
@@ -27,16 +28,23 @@ class Verb(NamedTuple):
 
 
 _ALL = (
-    Verb("plan", "which sizes to train on how many tokens, at each budget", "PlanningSettings"),
-    Verb("train", "plan, train what is missing, fit the law, print the answer", "SweepSettings"),
+    Verb(
+        "plan", "which sizes to train on how many tokens, at each budget", "PlanningSettings", True
+    ),
+    Verb(
+        "train", "plan, train what is missing, fit the law, print the answer", "SweepSettings", True
+    ),
     Verb("fit", "fit scaling laws to a study's runs, or to any table of runs", "FitSettings"),
     Verb("predict", "best size, tokens and loss at a budget, with intervals", "PredictSettings"),
     Verb(
-        "verify", "train the best size for a budget: predicted against measured", "VerifySettings"
+        "verify",
+        "train the best size for a budget: predicted against measured",
+        "VerifySettings",
+        True,
     ),
     Verb("compare", "two laws: loss at equal compute, compute for equal loss", "CompareSettings"),
     Verb("report", "figures, tables and runs.csv of a study", "ReportSettings"),
-    Verb("status", "what of a study is completed, failed and missing", "StatusSettings"),
+    Verb("status", "what of a study is completed, running, failed and missing", "StatusSettings"),
 )
 
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _ALL}

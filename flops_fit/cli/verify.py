@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from flops_fit.answers.verification import Verification
-from flops_fit.building.from_config import build_spec
+from flops_fit.building.from_config import build_spec, logger_of
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
 from flops_fit.errors import ConfigError
 from flops_fit.report import tables
-from flops_fit.report.printing import print_json
-from flops_fit.report.screen import results, say
+from flops_fit.report.documents import print_json
+from flops_fit.report.screen import say, show
 from flops_fit.settings import VerifySettings
 from flops_fit.study.agreement import check_agreement
 from flops_fit.study.fits import FittedStudy
@@ -27,12 +27,13 @@ def verify(settings: VerifySettings, origins: Origins) -> int:
         raise ConfigError("verify needs a budget to train at, such as budget=1e13 (FLOPs)")
     folder = study_folder(settings)
     plan, law = folder.read_plan(), read_law(folder)
-    check_agreement(settings, plan, folder)
+    answer = law.predict(settings.target)
+    check_agreement(settings, plan, folder, answer.prediction)
     spec = build_spec(settings, origins)
     study = FittedStudy(folder, plan, Runs(), law, None, spec)
-    answer = law.predict(settings.target)
     try:
-        verification = verified(study, answer, settings=settings)
+        logger = logger_of(settings, origins)
+        verification = verified(study, answer, settings, logger)
     except RunFailed as error:
         say(f"error: {error}")
         return SOME_FAILED
@@ -47,5 +48,5 @@ def show_verification(verification: Verification, frozen: Path, *, as_json: bool
         print_json({**verification.to_json(), "record": so_far.to_json()})
     else:
         for line in (*tables.verification_lines(verification), str(so_far)):
-            results().print(line, markup=False, soft_wrap=True)
+            show(line)
     say(f"verification: {verification_path(frozen, verification)}")

@@ -25,6 +25,7 @@ from torch.utils.data import (
 
 from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, token_rows
 from flops_fit.datasets.draws import drawing
+from flops_fit.datasets.hugging_face import with_tensors
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Look, check_overlap
 from flops_fit.datasets.samples import (
     HASHED_SAMPLES,
@@ -94,6 +95,7 @@ def as_source(
     """
     if isinstance(dataset, Source):
         return dataset
+    dataset = with_tensors(dataset)
     if isinstance(dataset, IterableDataset):
         stream: DataLoader[Any] = DataLoader(dataset, batch_size=batch_size)
         return stream_source(rebuilt(stream, dataset), held_out, tokens_per_sample)

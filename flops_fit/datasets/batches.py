@@ -80,7 +80,8 @@ def _content(collated: Any) -> Content:
         listed = ", ".join(f"{name!r} ({kind})" for name, kind in others.items())
         raise ConfigError(
             f"entries of a sample are no tensors: {listed or 'there are none'}; "
-            "leave them out of the dataset, or turn them into tensors or numbers"
+            "leave them out of the dataset, or turn them into tensors or numbers (those of a "
+            "Hugging Face Dataset by dataset.with_format('torch'))"
         )
     return dict(collated)
 

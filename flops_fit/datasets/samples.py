@@ -24,6 +24,7 @@ from flops_fit.datasets.batches import (
     tensors_of,
 )
 from flops_fit.datasets.draws import drawing, seed_draws
+from flops_fit.datasets.hugging_face import with_tensors
 from flops_fit.datasets.overlap import (
     FETCH_SECONDS,
     FETCHES,
@@ -230,6 +231,7 @@ def as_samples(dataset: Any) -> UserSamples:
 
 
 def _samples(dataset: Any) -> UserSamples:
+    dataset = with_tensors(dataset)
     if isinstance(dataset, TensorDataset):
         return tensor_samples(dataset.tensors)
     if isinstance(dataset, DataLoader):

@@ -12,6 +12,7 @@ import numpy as np
 from flops_fit.files import plain
 from flops_fit.laws import Law
 from flops_fit.laws.prediction import Intervals, Prediction
+from flops_fit.shown import significant
 
 STEP = 1.01
 """Factor of C over which a law's local exponents are taken."""
@@ -125,5 +126,7 @@ def local_formula(law: Law, budget: float) -> str:
     for name, answer in rows:
         value, further = (float(answer(c)) for c in (budget, STEP * budget))
         exponent = np.log(further / value) / np.log(STEP)
-        said.append(f"{name} = {value:.4g} (C / {budget:.3g})^{exponent:.3f}")
+        said.append(
+            f"{name} = {significant(value, 4)} (C / {significant(budget, 3)})^{exponent:.3f}"
+        )
     return ", ".join(said)

@@ -26,6 +26,7 @@ from scipy.special import stdtrit
 from flops_fit.files import plain
 from flops_fit.fitting.noise import NORMAL_PER_MEDIAN
 from flops_fit.laws import Array
+from flops_fit.shown import short_flops
 
 DESCENT = 0.5
 """b: exponent of the loss in the summed rate. 0.4 to 0.8 tell the same sweeps apart."""
@@ -179,9 +180,9 @@ class Collapse:
         way, other = ("high", "half") if self.drift > 0 else ("low", "twice")
         return (
             f"the training curves don't have one shape: the noise that the learning rate keeps up "
-            f"is {first:.2g} of the reducible loss at {budgets[0]:.3g} FLOPs and {last:.2g} at "
-            f"{budgets[-1]:.3g}; the rate may be too {way} for the large sizes: try {other} that "
-            "there"
+            f"is {first:.2g} of the reducible loss at {short_flops(budgets[0])} FLOPs and "
+            f"{last:.2g} at {short_flops(budgets[-1])}; the rate may be too {way} for the large "
+            f"sizes: try {other} that there"
         )
 
     def to_json(self) -> dict[str, Any]:

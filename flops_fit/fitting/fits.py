@@ -18,6 +18,7 @@ from flops_fit.laws.prediction import (
     is_a_run,
     predict_at_budget,
 )
+from flops_fit.shown import short_flops, short_number, span
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def check_optima(law: FittedLaw, points: Points) -> None:
         near = smallest / FARTHEST_SIZE <= n <= largest * FARTHEST_SIZE
         if not (near and is_a_run(n, d, loss)):
             raise FitError(
-                f"the best size at {flops:.3g} FLOPs would be N = {n:.3g} (D = {d:.3g}, loss "
-                f"{loss:.3g}), where N = {smallest:.3g} to {largest:.3g} were trained",
+                f"the best size at {short_flops(flops)} FLOPs would be N = {short_number(n)} "
+                f"(D = {short_number(d)}, loss {loss:.3g}), where N = {span(smallest, largest)} "
+                "were trained",
                 "train sizes on both sides of the least loss, or look for rows that went wrong",
             )
 

@@ -19,6 +19,7 @@ from flops_fit.laws import FlopRule
 from flops_fit.plan.run import Run, Status
 from flops_fit.plan.versions import FileVersions
 from flops_fit.records import of_type, read_list
+from flops_fit.shown import short_flops
 
 REFUSAL_FILE = "refusal.json"
 
@@ -105,7 +106,7 @@ class Refusal:
     def sentences(self) -> list[str]:
         """One for each budget that is of no use."""
         return [
-            f"budget {b.budget:.3g} is {b.verdict}: {b.reason}"
+            f"budget {short_flops(b.budget)}, {b.verdict}: {b.reason}"
             for b in self.budgets
             if not b.is_bracketed
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flops_fit.errors import StudyError, UserError
+from flops_fit.errors import StudyError, StudyWarning, UserError
 from flops_fit.files import (
     DAMAGE,
     LARGEST_FILE,
@@ -234,7 +234,8 @@ class ScalingLaw:
 
     @classmethod
     def load(cls, folder: Path) -> ScalingLaw:
-        """The law of a folder, with its draws where draws.npz is there.
+        """The law of a folder, with its draws. Where draws.npz is not as it was written, without
+        these, and a `StudyWarning` says so.
 
         Raises `FileNotFoundError` without a law, `StudyError` or `FitError` where it can't be read.
         """
@@ -242,11 +243,22 @@ class ScalingLaw:
         data = read_record(path)
         with reading(path, "law"):
             law = cls.from_json(data)
-        path = within(folder, DRAWS_FILE)
-        if not os.path.lexists(path):
-            return law
-        with reading(path, "file of draws"):
-            return _with_draws(law, _columns(read_bytes(path), data.get(DRAWS_SHA256)))
+        try:
+            path = within(folder, DRAWS_FILE)
+            with reading(path, "file of draws"):
+                return _with_draws(law, _columns(read_bytes(path), data.get(DRAWS_SHA256)))
+        except FileNotFoundError:
+            problem = f"{path} is gone"
+        except StudyError as error:
+            problem = f"{error}"
+        if law.diagnostics.numbers.num_draws:
+            warnings.warn(
+                f"{problem}: there are no intervals but those in {LAW_FILE}; `flops-fit fit` makes "
+                "them anew",
+                StudyWarning,
+                stacklevel=2,
+            )
+        return law
 
 
 def _columns(content: bytes, digest: str | None) -> dict[str, Array]:
@@ -311,7 +323,10 @@ def _from_json(data: Mapping[str, Any]) -> ScalingLaw:
         largest_budget=of_type(float, data["largest_budget"], "largest_budget"),
         budgets=tuple(budgets),
         intervals=intervals_from_json(data["intervals"]),
-        predictions=read_list(Prediction, data["predictions"], "predictions"),
+        predictions=tuple(
+            Prediction.from_json(prediction, f"predictions[{i}]")
+            for i, prediction in enumerate(of_type(list[Any], data["predictions"], "predictions"))
+        ),
         diagnostics=Diagnostics.from_json(data["diagnostics"]),
         rows_used=of_type(tuple[str, ...], data["rows_used"], "rows_used"),
         dropped=read_list(Dropped, data["rows_dropped"], "rows_dropped"),

@@ -13,6 +13,7 @@ from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws import Array, Law, LawDraws, Optima
 from flops_fit.records import of_type, read_as
+from flops_fit.shown import short_flops
 
 CONFIDENCE_LEVELS = (80, 95)
 """Percent. The two central intervals that every estimate carries."""
@@ -33,14 +34,15 @@ FARTHEST_LOG_SIZE = 100.0
 HALVINGS = 50
 """How often the range in which a number is sought is halved: e^100 to a relative 1e-13."""
 
-PLAUSIBLE_N, PLAUSIBLE_D = (1.0, 1e18), (1.0, 1e24)
-"""Parameters and tokens of any run that can be: a million times the largest there are."""
+PLAUSIBLE_N, PLAUSIBLE_D, PLAUSIBLE_LOSS = (1.0, 1e18), (1.0, 1e24), (0.0, 1e18)
+"""Parameters and tokens of any run that can be: a million times the largest there are; and its
+loss, which may be a mean of squares of billions."""
 
 Mask = NDArray[np.bool_]
 
 Interval = tuple[float, float]
 Intervals = Mapping[str, Interval]
-"""Confidence in percent, as text ("80", "95") -> (low, high)."""
+"""Confidence in percent, as text ("80", "95") -> (low, high); an end of 0 or inf is open."""
 
 
 class NoSuchRun(UserError):
@@ -71,17 +73,20 @@ class Prediction:
         if self.extrapolation <= EXTRAPOLATION_WARNING:
             return None
         return (
-            f"{self.budget:.3g} FLOPs is {self.extrapolation:.3g} times the largest trained "
-            f"budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, not a "
-            "law that bends: train a larger budget before you rely on it"
+            f"{short_flops(self.budget)} FLOPs is {self.extrapolation:.3g} times the largest "
+            f"trained budget; beyond {EXTRAPOLATION_WARNING:g} times the interval covers noise, "
+            "not a law that bends: train a larger budget before you rely on it"
         )
 
     def to_json(self) -> dict[str, Any]:
         return plain(vars(self))
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Prediction:
-        return read_as(cls, data)
+    def from_json(cls, data: Any, where: str = "prediction") -> Prediction:
+        values = of_type(Mapping, data, where)
+        return read_as(
+            cls, {**values, "intervals": intervals_from_json(values["intervals"])}, where
+        )
 
 
 class LossOfAny(Protocol):
@@ -107,7 +112,8 @@ class LossLawDraws(LawDraws, LossOfAny, Protocol):
 class FlatBand:
     """The smallest and largest N whose loss at `budget` FLOPs is within `tolerance` of the best.
 
-    `intervals` has the keys low and high, and is empty without draws.
+    A `low` of 0 or a `high` of inf: no size that can be is too small or too large. `intervals` has
+    the keys low and high, and is empty without draws.
     """
 
     budget: float
@@ -141,24 +147,41 @@ class OtherSize:
         return plain(vars(self))
 
 
-def central_intervals(draws: ArrayLike) -> dict[str, Interval]:
-    """Percentile intervals of the finite draws at `CONFIDENCE_LEVELS`; empty without draws."""
-    values = np.asarray(draws, dtype=float)
+def central_intervals(
+    draws: ArrayLike, plausible: Interval = (-np.inf, np.inf)
+) -> dict[str, Interval]:
+    """Percentile intervals of the draws at `CONFIDENCE_LEVELS`; empty without draws.
+
+    Ends beyond what is `plausible` are open. Draws that are no numbers are left out, infinite ones
+    too where all is plausible.
+    """
+    values = np.clip(np.asarray(draws, dtype=float), *plausible)
     values = values[np.isfinite(values)]
     if not values.size:
         return {}
     tails = [(100 - level) / 200 for level in CONFIDENCE_LEVELS]
     bounds = [np.quantile(values, (tail, 1 - tail)) for tail in tails]
     return {
-        str(level): (float(low), float(high))
+        str(level): opened((float(low), float(high)), plausible)
         for level, (low, high) in zip(CONFIDENCE_LEVELS, bounds, strict=True)
     }
 
 
-def intervals_from_json(data: Mapping[str, Any]) -> dict[str, Intervals]:
-    """The named intervals of a JSON file."""
-    intervals: dict[str, Intervals] = of_type(Mapping[str, Intervals], data, "intervals")
-    return intervals
+def opened(interval: Interval, plausible: Interval) -> Interval:
+    """The interval, open (0 and inf) where it ends beyond what is plausible."""
+    low, high = interval
+    return 0.0 if low <= plausible[0] else low, np.inf if high >= plausible[1] else high
+
+
+def intervals_from_json(data: Any) -> dict[str, Intervals]:
+    """The named intervals of a JSON file, in which an end of null is open."""
+    read = of_type(Mapping[str, Mapping[str, tuple[float, float | None]]], data, "intervals")
+    return {
+        name: {
+            level: (low, np.inf if high is None else high) for level, (low, high) in ends.items()
+        }
+        for name, ends in read.items()
+    }
 
 
 def predict_at_budget(
@@ -171,19 +194,14 @@ def predict_at_budget(
     check_budget(budget)
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
     loss = float(law.loss_opt(budget))
-    if not is_a_run(num_params, num_tokens, loss):
-        raise NoSuchRun(
-            f"the law ({method}) ends before {budget:.3g} FLOPs, {budget / largest_budget:.3g} "
-            f"times the largest trained budget: it would have N = {num_params:.3g}, "
-            f"D = {num_tokens:.3g} and a loss of {loss:.3g}, which no run can have; ask for a "
-            "budget nearer to those that were trained"
-        )
+    whose = f"the law ({method}), trained up to {short_flops(largest_budget)} FLOPs,"
+    check_optimum(whose, budget, num_params, num_tokens, loss)
     intervals = {}
     if draws is not None:
         intervals = {
-            "num_params": central_intervals(draws.N_opt(budget)),
-            "num_tokens": central_intervals(draws.D_opt(budget)),
-            "loss": central_intervals(draws.loss_opt(budget)),
+            "num_params": central_intervals(draws.N_opt(budget), PLAUSIBLE_N),
+            "num_tokens": central_intervals(draws.D_opt(budget), PLAUSIBLE_D),
+            "loss": central_intervals(draws.loss_opt(budget), PLAUSIBLE_LOSS),
         }
     return Prediction(
         method=method,
@@ -197,11 +215,25 @@ def predict_at_budget(
     )
 
 
-def is_a_run(num_params: float, num_tokens: float, loss: float) -> bool:
-    """Whether a run can have these numbers."""
-    (least_n, most_n), (least_d, most_d) = PLAUSIBLE_N, PLAUSIBLE_D
-    in_range = least_n <= num_params <= most_n and least_d <= num_tokens <= most_d
-    return in_range and 0 < loss < np.inf
+def check_optimum(
+    whose: str, budget: float, num_params: float, num_tokens: float, loss: float | None = None
+) -> None:
+    """Raises `NoSuchRun` where no run can have what a law calls the best at `budget` FLOPs."""
+    if is_a_run(num_params, num_tokens, 1.0 if loss is None else loss):
+        return
+    loss_too = "" if loss is None else f" and a loss of {loss:.3g}"
+    raise NoSuchRun(
+        f"{whose} has no answer at {budget:.3g} FLOPs: it would be N = {num_params:.3g}, "
+        f"D = {num_tokens:.3g}{loss_too}, which no run can have; ask for a budget nearer to those "
+        "that were trained"
+    )
+
+
+def is_a_run(num_params: ArrayLike, num_tokens: ArrayLike, loss: ArrayLike) -> Mask:
+    """Whether a run can have these numbers, elementwise."""
+    pairs = ((num_params, PLAUSIBLE_N), (num_tokens, PLAUSIBLE_D), (loss, PLAUSIBLE_LOSS))
+    inside = [(np.asarray(x) >= least) & (np.asarray(x) <= most) for x, (least, most) in pairs]
+    return np.asarray(inside[0] & inside[1] & inside[2] & (np.asarray(loss) > 0))
 
 
 def check_budget(budget: float) -> None:
@@ -230,9 +262,10 @@ def flat_band(
     low, high = _band(law, budget, tolerance)
     intervals = {}
     if draws is not None:
-        lows, highs = _band(draws, budget, tolerance)
-        intervals = {"low": central_intervals(lows), "high": central_intervals(highs)}
-    return FlatBand(budget, tolerance, float(low), float(high), intervals)
+        ends = zip(("low", "high"), _band(draws, budget, tolerance), strict=True)
+        intervals = {name: central_intervals(end, PLAUSIBLE_N) for name, end in ends}
+    band = opened((float(low), float(high)), PLAUSIBLE_N)
+    return FlatBand(budget, tolerance, *band, intervals)
 
 
 def cost_of_size(
@@ -243,6 +276,11 @@ def cost_of_size(
         raise UserError(f"N = {num_params} is not a finite positive number of parameters")
     num_tokens = float(law.flop_rule.tokens(budget, num_params))
     loss, excess_loss, share = _cost(law, budget, num_params)
+    if not is_a_run(num_params, num_tokens, loss):
+        raise NoSuchRun(
+            f"N = {num_params:.3g} at {budget:.3g} FLOPs would see D = {num_tokens:.3g} tokens: no "
+            "run can be that; give a size nearer to the best"
+        )
     intervals = {}
     if draws is not None:
         losses, excesses, shares = _cost(draws, budget, num_params)

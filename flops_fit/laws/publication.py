@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike
 from flops_fit.errors import UserError
 from flops_fit.files import plain
 from flops_fit.laws.law import Array, FlopRule, LossSurface, PowerLaw
-from flops_fit.laws.prediction import Interval, budget_for_num_params, check_budget
+from flops_fit.laws.prediction import (
+    Interval,
+    budget_for_num_params,
+    check_budget,
+    check_optimum,
+)
+from flops_fit.shown import short_flops
 
 
 @dataclass(frozen=True)
@@ -136,16 +142,22 @@ class PublishedPrediction:
 
 
 def predict_published(law: PublishedLaw, budget: float) -> PublishedPrediction:
-    """The optimum of a published law. Raises `UserError` for what is no number of FLOPs."""
+    """The optimum of a published law.
+
+    Raises `UserError` for what is no number of FLOPs, `NoSuchRun` for what no run can be.
+    """
     check_budget(budget)
     num_params, num_tokens = float(law.N_opt(budget)), float(law.D_opt(budget))
+    loss = float(law.loss_opt(budget)) if isinstance(law, PublishedSurface) else None
+    whose = f"{law.publication.name}, fitted at {law.publication.trained},"
+    check_optimum(whose, budget, num_params, num_tokens, loss)
     return PublishedPrediction(
         law=law.publication.name,
         budget=float(budget),
         num_params=num_params,
         num_tokens=num_tokens,
         tokens_per_param=num_tokens / num_params,
-        loss=float(law.loss_opt(budget)) if isinstance(law, PublishedSurface) else None,
+        loss=loss,
         warning=outside_warning(law, budget),
     )
 
@@ -168,6 +180,6 @@ def outside_warning(law: PublishedLaw, budget: float) -> str | None:
         return None
     off = f"{budget / high:.3g} times above" if budget > high else f"{low / budget:.3g} times below"
     return (
-        f"{budget:.3g} FLOPs is {off} what {law.publication.name} was fitted to "
+        f"{short_flops(budget)} FLOPs is {off} what {law.publication.name} was fitted to "
         f"({law.publication.trained})"
     )

@@ -15,6 +15,7 @@ from flops_fit.plan.versions import PLAN_VERSIONS
 from flops_fit.records import of_type, read_as, read_list
 from flops_fit.settings import SweepSettings, plain, stored
 from flops_fit.settings.sweep import SizeValue as SizeValue
+from flops_fit.shown import short_flops
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,10 @@ class Plan:
     def __len__(self) -> int:
         return self.num_experiments
 
+    def __str__(self) -> str:
+        budgets = "1 budget" if len(self.budgets) == 1 else f"{len(self.budgets)} budgets"
+        return f"{len(self)} runs at {budgets}, {short_flops(self.total_flops)} FLOPs"
+
     def __repr__(self) -> str:
         return (
             f"Plan({len(self)} experiments, {len(self.budgets)} budgets, "
@@ -201,11 +206,3 @@ def check_study_name(name: str) -> None:
     parts = name.split("/")
     if name and (not name.isprintable() or {"", ".", ".."} & set(parts) or "\\" in name):
         raise StudyError(f"study is {name[:80]!r}: no study has such a name")
-
-
-def short_number(value: float) -> str:
-    """A count as people say it: 950, 1.2M, 70B."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value:.3g}"

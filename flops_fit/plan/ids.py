@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from flops_fit.plan.experiment import Experiment, Plan, short_number
+from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.versions import ID_VERSION
+from flops_fit.shown import short_number
 
 
 def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:

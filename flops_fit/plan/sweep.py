@@ -19,6 +19,7 @@ from flops_fit.plan.flops import FlopCount, FormulaFlops
 from flops_fit.plan.rules import Rule
 from flops_fit.plan.trunks import SharedTrunks, chains, flops_to_train, with_phases
 from flops_fit.settings import PlanSettings, StepSettings
+from flops_fit.shown import short_flops
 
 COMPUTE_OPTIMAL_TOKENS_PER_PARAM = 20.0
 """Where a grid is centred when nobody knows better (Hoffmann et al. 2022, table 3)."""
@@ -201,7 +202,9 @@ def _experiment(
 ) -> Experiment:
     per_token = flops(model)
     shape = model.num_params, budget / per_token  # N and D
-    batch_size = _batch_size(sweep, data, *shape)
+    batch_size = samples_per_step(
+        sweep.batch_size, sweep.batch_tokens, data.tokens_per_sample, *shape
+    )
     batch_tokens = round(batch_size * data.tokens_per_sample)
     unique = data.unique_samples
     return Experiment(
@@ -222,11 +225,17 @@ def _experiment(
     )
 
 
-def _batch_size(sweep: Sweep, data: DataShape, num_params: float, num_tokens: float) -> int:
-    """Samples per step: as set, or whole samples for the tokens that the rule says."""
-    if sweep.batch_tokens is None:
-        return sweep.batch_size
-    return max(1, round(sweep.batch_tokens(num_params, num_tokens) / data.tokens_per_sample))
+def samples_per_step(
+    batch_size: int,
+    rule: Rule | None,
+    tokens_per_sample: float,
+    num_params: float,
+    num_tokens: float,
+) -> int:
+    """The batch of a run: as set, or whole samples for the tokens that the rule says."""
+    if rule is None:
+        return batch_size
+    return max(1, round(rule(num_params, num_tokens) / tokens_per_sample))
 
 
 def _refusal(experiment: Experiment, sweep: Sweep) -> str | None:
@@ -306,8 +315,9 @@ def note_on_trunks(plan: Plan) -> str:
     groups = chains(plan.experiments)
     spent = math.fsum(map(flops_to_train, groups))
     return (
-        f"{len(groups)} trunks for {len(plan)} runs: {spent:.3g} FLOPs are trained for the "
-        f"{plan.total_flops:.3g} that the runs stand for ({spent / plan.total_flops:.2f} of them)"
+        f"{len(groups)} trunks for {len(plan)} runs: {short_flops(spent)} FLOPs are trained for "
+        f"the {short_flops(plan.total_flops)} that the runs stand for "
+        f"({spent / plan.total_flops:.2f} of them)"
     )
 
 

@@ -1,45 +1,47 @@
-"""Results on stdout: a law for people, and JSON for programs."""
+"""A law on stdout, for people."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Sequence
 
 from flops_fit.fitting import Refusal, ScalingLaw
-from flops_fit.fitting.methods import in_words
+from flops_fit.fitting.answer import Answer
 from flops_fit.report import tables
-from flops_fit.report.screen import results
+from flops_fit.report.screen import results, show, show_table
+from flops_fit.report.summary import Summary, left_out_line
 
 
-def print_law(law: ScalingLaw) -> None:
-    """Verdict, who answers and why, optima, exponents, answers, what weakens them, what to run."""
-    console = results()
-    console.print(law.diagnostics.verdict, markup=False, soft_wrap=True)
-    if law.diagnostics.why:
-        said = f"answered by {in_words(law.answer)}: {law.diagnostics.why}"
-        console.print(said, markup=False, soft_wrap=True)
-    console.print(tables.budgets_table(law))
-    for line in tables.law_lines(law):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(tables.answers_table(law.answers, law.metric, console.width))
-    for finding in law.diagnostics.findings:
-        console.print(f"- {finding}", markup=False, soft_wrap=True)
-    if law.dropped:
-        console.print(f"- {tables.left_out_line(law.dropped)}", markup=False, soft_wrap=True)
-    for step in law.diagnostics.advice:
-        console.print(f"next: {step}", markup=False, soft_wrap=True)
+def print_law(law: ScalingLaw, asked: Sequence[Answer] = ()) -> None:
+    """The answer, how far it is good and its formulas; the budgets, the predictions; what is weak,
+    and what to run next."""
+    summary = Summary.of(law, asked)
+    for line in (*summary.answers, summary.basis, summary.reach, *summary.formulas):
+        if line:
+            show(line)
+    if law.budgets:
+        show_table(tables.budgets_table(law))
+        if meaning := tables.verdicts_line(law.budgets):
+            show(meaning)
+    print_answers(asked or law.answers, law.metric)
+    if summary.others:
+        show(summary.others)
+    for title, lines in (("Weak or worth a look", summary.weak), ("Next", summary.advice)):
+        if lines:
+            show(f"\n{title}:")
+        for line in lines:
+            show(line, "- ")
+
+
+def print_answers(answers: Sequence[Answer], metric: str) -> None:
+    """Budget -> N, D and loss with intervals, and what of it can be relied on."""
+    show_table(tables.answers_table(answers, metric, results().width))
+    show(tables.RELY_ON_MEANS)
 
 
 def print_refusal(refusal: Refusal) -> None:
     """Why there is no law, and what each budget shows."""
-    console = results()
-    console.print(str(refusal), markup=False, soft_wrap=True)
+    show(str(refusal))
     if refusal.budgets:
-        console.print(tables.refused_budgets_table(refusal))
+        show_table(tables.refused_budgets_table(refusal))
     if refusal.dropped:
-        console.print(f"- {tables.left_out_line(refusal.dropped)}", markup=False, soft_wrap=True)
-
-
-def print_json(value: Any) -> None:
-    """One JSON document."""
-    print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+        show(left_out_line(refusal.dropped), "- ")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flops_fit.laws.publication import PublishedLaw, PublishedPrediction
-from flops_fit.plan.experiment import short_number
+from flops_fit.report.screen import table_of
+from flops_fit.shown import short_flops, short_loss, short_number
 
 
 def predictions_table(predictions: Iterable[PublishedPrediction]) -> Table:
@@ -17,12 +17,12 @@ def predictions_table(predictions: Iterable[PublishedPrediction]) -> Table:
     table = table_of("budget", "by", "N", "D", "D/N", "loss")
     for p in predictions:
         table.add_row(
-            f"{p.budget:.3g}",
+            short_flops(p.budget),
             p.law,
             short_number(p.num_params),
             short_number(p.num_tokens),
             f"{p.tokens_per_param:.3g}",
-            "none" if p.loss is None else f"{p.loss:.4f}",
+            "none" if p.loss is None else short_loss(p.loss),
         )
     return table
 
@@ -36,11 +36,4 @@ def laws_table(laws: Iterable[PublishedLaw]) -> Table:
         table.add_row(p.name, exponent, str(p.trained), loss, p.counts)
     for column in (table.columns[0], table.columns[-1]):
         column.justify = "left"
-    return table
-
-
-def table_of(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     return table

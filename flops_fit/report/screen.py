@@ -1,43 +1,142 @@
-"""What a person sees while things run: messages and one progress bar, all on stderr."""
+"""What a person sees: results on stdout, messages and one progress bar on stderr.
+
+Sentences break at blanks, tables that are wider than the screen are stacked: nothing is cut.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.segment import Segment
+from rich.table import Table
 
-from flops_fit.errors import StudyWarning
-from flops_fit.plan.experiment import Experiment, short_number
+from flops_fit.errors import StudyWarning, printable
+from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status
+from flops_fit.shown import duration, short_flops, short_loss, short_number
 
 PIPED_WIDTH = 160
 """Columns where the output is no terminal and has no width of its own."""
+
+BETWEEN = 2
+"""Columns of text between two columns of a table."""
+
+FOLDED = 24
+"""Columns of text that a column of sentences needs to be read."""
+
+
+class Screen(Console):
+    """A console on which no text, wherever it comes from, moves the cursor or changes a colour."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
 
 
 @cache
 def messages() -> Console:
     """The one console on stderr: two would tear each other's lines."""
-    width = None if sys.stderr.isatty() else PIPED_WIDTH
-    return Console(stderr=True, markup=False, highlight=False, width=width)
+    return Screen(stderr=True, markup=False, highlight=False, width=_width(sys.stderr))
 
 
 @cache
 def results() -> Console:
     """The console on stdout, for what was asked for and nothing else; names may have brackets."""
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(markup=False, highlight=False, width=width)
+    return Screen(markup=False, highlight=False, width=_width(sys.stdout))
+
+
+def _width(stream: TextIO) -> int | None:
+    """None where the terminal knows it."""
+    if stream.isatty():
+        return None
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdigit() and int(asked) else PIPED_WIDTH
 
 
 def say(text: str) -> None:
     """A line for people; square brackets are just brackets."""
-    messages().print(text, markup=False, soft_wrap=True)
+    _print(messages(), text)
+
+
+def say_command(text: str) -> None:
+    """A line to be pasted into a shell, which no line break must tear."""
+    messages().print(text, soft_wrap=True)
+
+
+def show(text: str, marker: str = "") -> None:
+    """A sentence of the result; below a `marker` such as "- " its further lines are set in."""
+    _print(results(), text, marker)
+
+
+def _print(console: Console, text: str, marker: str = "") -> None:
+    """In the lines of the screen; what is piped keeps its own."""
+    if console.width == PIPED_WIDTH:
+        console.print(f"{marker}{text}", soft_wrap=True)
+        return
+    fill = textwrap.TextWrapper(
+        console.width,
+        subsequent_indent=" " * len(marker),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in f"{marker}{text}".split("\n"):
+        console.print(fill.fill(line), soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """A result; where the screen is too narrow, its rows one below the other."""
+    console = results()
+    console.print()
+    if fits(table, console.width):
+        console.print(table)
+        return
+    if table.title:
+        show(str(table.title))
+    for line in records(table):
+        console.print(line, soft_wrap=True)
+
+
+def table_of(*columns: str) -> Table:
+    """An empty table of columns that are never cut."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, BETWEEN - 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def fits(table: Table, width: int) -> bool:
+    """Whether nothing is cut where the table stands within `width` columns of text."""
+    needed = BETWEEN * (len(table.columns) - 1)
+    for column in table.columns:
+        cells = [str(column.header), *map(str, column.cells)]
+        needed += max(map(cell_len, cells)) if column.no_wrap else FOLDED
+    return needed <= width
+
+
+def records(table: Table) -> Iterator[str]:
+    """The rows of a table one below the other: a line for each cell."""
+    names = [str(column.header) for column in table.columns]
+    column = max(map(len, names)) + 2 * BETWEEN
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for place, (name, cell) in enumerate(zip(names, map(str, row), strict=True)):
+            head = " " * BETWEEN + name if place else name
+            if cell:
+                yield f"{head:<{column}}{cell}"
 
 
 @contextmanager
@@ -59,9 +158,17 @@ def warnings_said() -> Iterator[None]:
         yield
 
 
+NAMED_RUNS = 3
+"""Runs under way that are named beside the bar."""
+
+HEARTBEAT_SECONDS = 60.0
+"""Between lines on what is under way, where there is no terminal to draw a bar on."""
+
+
 @dataclass
 class SweepProgress:
-    """Watches a sweep: a bar that counts FLOPs, and a line for each run that ended.
+    """Watches a sweep: a bar that counts FLOPs with the runs under way, and a line for each run
+    that ended.
 
     `stop_requested` is set by whoever handles signals.
     """
@@ -71,21 +178,17 @@ class SweepProgress:
     stop_requested: bool = False
     ended: int = 0
     _done_flops: float = 0.0  # of runs that ended
-    _running: dict[str, float] = field(default_factory=dict)  # id -> FLOPs so far
+    _running: dict[str, Underway] = field(default_factory=dict)  # by id
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = field(default_factory=time.monotonic)  # when the last line was
     _bar: Progress | None = None
     _task: TaskID | None = None
 
     def __enter__(self) -> SweepProgress:
         if messages().is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.percentage:>3.0f}% of FLOPs"),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=messages(), speed_estimate_period=300)
-            self._task = self._bar.add_task(self._description, total=self.total_flops)
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None))
+            self._bar = Progress(*columns, console=messages(), expand=True)
+            self._task = self._bar.add_task(str(self), total=self.total_flops)
             self._bar.start()
         return self
 
@@ -94,11 +197,28 @@ class SweepProgress:
             self._bar.stop()
 
     @property
-    def _description(self) -> str:
-        return f"training {self.ended}/{self.num_runs} runs"
+    def flops(self) -> float:
+        """Spent so far."""
+        return self._done_flops + sum(run.flops for run in self._running.values())
+
+    def __str__(self) -> str:
+        share = self.flops / self.total_flops if self.total_flops else 1.0
+        total = short_flops(self.total_flops)
+        words = [f"{self.ended}/{self.num_runs} runs, {share:.0%} of {total} FLOPs"]
+        if 0 < share < 1:
+            left = (1 - share) / share * (time.monotonic() - self._started)
+            words.append(f"{duration(left)} left")
+        names = [str(run) for run in self._running.values()]
+        more = [f"{len(names) - NAMED_RUNS} more"] if len(names) > NAMED_RUNS else []
+        if names:
+            words.append("at " + ", ".join(names[:NAMED_RUNS] + more))
+        return "; ".join(words)
 
     def progress(self, experiment: Experiment, flops: float) -> None:
-        self._running[experiment.id] = flops
+        self._running[experiment.id] = Underway(experiment, flops)
+        if self._bar is None and time.monotonic() > self._said + HEARTBEAT_SECONDS:
+            say(str(self))
+            self._said = time.monotonic()
         self._draw()
 
     def finished(self, run: Run) -> None:
@@ -106,12 +226,24 @@ class SweepProgress:
         self._done_flops += run.flops if run.flops_spent is None else run.flops_spent
         self.ended += 1
         say(f"[{self.ended}/{self.num_runs}] {run_line(run)}")
+        self._said = time.monotonic()
         self._draw()
 
     def _draw(self) -> None:
         if self._bar and self._task is not None:
-            done = self._done_flops + sum(self._running.values())
-            self._bar.update(self._task, completed=done, description=self._description)
+            self._bar.update(self._task, completed=self.flops, description=str(self))
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A run that is being trained, and the FLOPs spent on it."""
+
+    experiment: Experiment
+    flops: float
+
+    def __str__(self) -> str:
+        e = self.experiment
+        return f"{e.size.name} {e.size.label} {min(1.0, self.flops / e.flops):.0%}"
 
 
 TELLING_MFU = 0.01
@@ -121,18 +253,11 @@ TELLING_MFU = 0.01
 def run_line(run: Run) -> str:
     """One run in a line."""
     size = f"{run.size.name} {run.size.label}" if run.size else ""
-    head = f"C {run.budget:.3g}  {size:<12} N {short_number(run.num_params):>6}"
+    head = f"{short_flops(run.budget)}  {size:<10}  N {short_number(run.num_params):<5}"
     if run.status != Status.COMPLETED:
         return f"{head}  {run.status}: {run.error}"
+    loss = 0.0 if run.loss is None else run.loss
     spread = f" ± {run.loss_stderr:.2g}" if run.loss_stderr else ""
     tokens, seconds = short_number(run.num_tokens), run.wall_time_seconds or 0.0
     used = f"  {run.mfu:.0%} of peak" if run.mfu and run.mfu >= TELLING_MFU else ""
-    return f"{head}  D {tokens:>6}  loss {run.loss:.4f}{spread}  {seconds:.1f} s{used}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * limit:
-            return f"{seconds / limit:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    return f"{head}  D {tokens:<5}  loss {short_loss(loss)}{spread}  {seconds:.1f} s{used}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flops_fit.learning.schedules import Schedule
     from flops_fit.plan.rules import Rule
     from flops_fit.settings.sweep import SizeValue
+    from flops_fit.store.protocols import Logger
     from flops_fit.training.recipe import Metric
 
 
@@ -65,6 +66,7 @@ class SweepKeywords(TypedDict, total=False):
     checkpoint_seconds: float
     fit: str | Fit | None
     draws: int
+    logger: str | Logger | None
 
 
 class FitKeywords(TypedDict, total=False):

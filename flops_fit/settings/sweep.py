@@ -147,6 +147,16 @@ class MachineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Loggers beside the study's own files"""
+
+    logger: Node | None = machine(
+        None, "shows the curves of runs, the answer and its figures too",
+        python="str | Logger | None",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlaceSettings:
     """Output"""
 
@@ -170,6 +180,7 @@ class LawSettings:
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(
     PlaceSettings,
+    LogSettings,
     LawSettings,
     MachineSettings,
     DataSettings,

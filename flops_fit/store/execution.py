@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from filelock import BaseFileLock, Timeout
 
+from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain, chains
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
+
+ALIKE_IN_A_ROW = 3
+"""Failures of one kind that end a sweep."""
 
 POLL_SECONDS = 1.0
 """Between looks at runs that another process is training."""
@@ -26,7 +31,40 @@ Execute = Callable[[Sequence[Chain], Watcher], list[Run]]
 
 
 class SweepStopped(Exception):
-    """A run failed and the sweep was to end with it; what was trained before is on disk."""
+    """Runs failed and the sweep ends with them; what was trained before is on disk."""
+
+
+@dataclass
+class Patience:
+    """Ends a sweep with its first failure where that is wished, else with the third of one kind in
+    a row: what ails all runs need not be tried with each.
+
+    Want of memory is no such kind, since smaller runs may have room.
+    """
+
+    fail_fast: bool = False
+    _kind: str = ""
+    _in_a_row: int = 0
+
+    def heed(self, run: Run) -> None:
+        """Takes note of how a run ended. Raises `SweepStopped`."""
+        if run.status != Status.FAILED:
+            self._kind, self._in_a_row = "", 0
+            return
+        if self.fail_fast:
+            raise SweepStopped(run.id)
+        reason = run.error or ""
+        kind = re.sub(r"[\d.]+", "#", reason.replace(run.id, ""))
+        self._in_a_row = self._in_a_row + 1 if kind == self._kind else 1
+        self._kind = kind
+        if self._in_a_row >= ALIKE_IN_A_ROW and "memory" not in kind:
+            warnings.warn(
+                f"stopped, since {self._in_a_row} runs in a row failed alike ({reason}): mend the "
+                "cause and run the same command again",
+                StudyWarning,
+                stacklevel=2,
+            )
+            raise SweepStopped(run.id)
 
 
 def train_plan(
@@ -122,15 +160,15 @@ class Inline:
 
     trainer: Trainer
     folder: StudyFolder
-    fail_fast: bool = False  # end the sweep with the first run that fails
+    patience: Patience = field(default_factory=Patience)
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         ended: list[Run] = []
         for experiment in (e for chain in work for e in chain):
             run = train_one(experiment, self.trainer, self.folder, watcher)
-            ended += [run] if run else []
-            if run and run.status == Status.FAILED and self.fail_fast:
-                raise SweepStopped(run.id)
+            if run:
+                ended.append(run)
+                self.patience.heed(run)
         return ended
 
 
@@ -185,7 +223,7 @@ class SideBySide:
     trainer: Trainer
     folder: StudyFolder
     at_once: int
-    fail_fast: bool = False  # end the sweep with the first run that fails
+    patience: Patience = field(default_factory=Patience)
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         units = units_of(work, self.trainer)
@@ -202,8 +240,7 @@ class SideBySide:
                     runs = underway.take_turn()
                     ended += runs
                     for run in runs:
-                        if run.status == Status.FAILED and self.fail_fast:
-                            raise SweepStopped(run.id)
+                        self.patience.heed(run)
                     if underway.is_over or underway.needs_room:
                         running.remove(underway)
                         alone += underway.rest
@@ -218,7 +255,7 @@ class SideBySide:
                 underway.drop()
         ids = {e.id for e in alone}
         left = [tuple(e for e in chain if e.id in ids) for chain in work]  # in the plan's order
-        apart = Inline(self.trainer, self.folder, self.fail_fast)(left, watcher)
+        apart = Inline(self.trainer, self.folder, self.patience)(left, watcher)
         _tell_of(problem, apart)
         return ended + apart
 

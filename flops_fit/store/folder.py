@@ -16,6 +16,7 @@ from flops_fit.files import (
     check_name,
     clear_way,
     is_inside,
+    parsed,
     point_to,
     read_record,
     read_text,
@@ -49,7 +50,7 @@ def has_plan(answer_folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where the files of a study lie; see "The study folder" in README."""
+    """Where the files of a study lie; see docs/study-folder.md."""
 
     path: Path
 
@@ -139,6 +140,31 @@ class StudyFolder:
                 return False
         except Timeout:
             return True
+
+    def seems_locked(self, run_id: str) -> bool:
+        """The same where nothing may be written: by a lock that is there already."""
+        path = self.run_folder(run_id) / ".lock"
+        if not path.is_file():
+            return False
+        try:
+            with FileLock(path).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # not ours to lock
+            return False
+
+    def steps_kept(self, run_id: str) -> int | None:
+        """Steps behind a run that has not ended, by its newest checkpoint; None without one."""
+        folder = self.run_folder(run_id)
+        if not (folder / "checkpoint.pt").is_file():
+            return None
+        try:
+            last = read_text(within(folder, "metrics.jsonl")).splitlines()[-1]
+            steps: int = of_type(int, parsed(last)["step"], "step")
+        except (OSError, ValueError, LookupError, TypeError, StudyError):
+            return 0
+        return steps
 
     def write_plan(self, plan: Plan) -> Path:
         """Keep the plan; returns its folder."""

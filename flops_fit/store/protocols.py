@@ -30,6 +30,41 @@ class Watcher(Protocol):
         """This run has ended and is on disk."""
 
 
+Scalar = float | str
+"""A number or a word that a logger keeps."""
+
+
+Point = tuple[int, Mapping[str, float]]
+
+
+class Log(Protocol):
+    """Where curves and answer of one study go beside its own files.
+
+    Whatever it raises is one warning and the end of it; runs go on.
+    """
+
+    def begin(self, run: str, settings: Mapping[str, Scalar]) -> None:
+        """A run, by its id, and what tells it from the others."""
+
+    def points(self, run: str, points: Sequence[Point]) -> None:
+        """New ones of its curve: steps, and what a line of metrics.jsonl has of each."""
+
+    def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
+        """How it ended."""
+
+    def answer(self, summary: Mapping[str, Scalar], figures: Sequence[Path]) -> None:
+        """What the law says, or why there is none, and the paths of its PNGs."""
+
+    def close(self) -> None:
+        """The study's training is over; runs that have not ended were stopped."""
+
+
+class Logger(Protocol):
+    """Opens the log of a study, given its folder."""
+
+    def __call__(self, study: Path, /) -> Log: ...
+
+
 @dataclass
 class Unwatched:
     """Trains in silence."""
@@ -111,6 +146,7 @@ class Prepared:
     plan: Plan
     trainer: Trainer
     device: torch.device | None  # None: the trainer's own affair
+    trains_with: str = ""  # loss, rate, batch and held-out part, in a sentence
 
 
 class Spec(Protocol):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.plan.experiment import Experiment, short_number
-from flops_fit.report.screen import duration
+from flops_fit.plan.experiment import Experiment
 from flops_fit.settings import MachineSettings
+from flops_fit.shown import duration, short_number
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Trainer
 

@@ -16,7 +16,7 @@ import torch
 
 from flops_fit.report.screen import say
 from flops_fit.settings import MachineSettings
-from flops_fit.store.execution import Execute, Inline, SideBySide, units_of
+from flops_fit.store.execution import Execute, Inline, Patience, SideBySide, units_of
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec, TakesTurns, Trainer, Watcher
 from flops_fit.study.workers import Workers
@@ -81,7 +81,7 @@ def cpu_cores() -> int:
 
 @contextmanager
 def executor(
-    spec: Spec, trainer: Trainer, folder: StudyFolder, machine: Machine, *, fail_fast: bool
+    spec: Spec, trainer: Trainer, folder: StudyFolder, machine: Machine, patience: Patience
 ) -> Iterator[Execute]:
     """Worker processes where several runs train at once, else this process with its threads.
 
@@ -91,14 +91,14 @@ def executor(
         with threads_in_use(machine.threads):
             if isinstance(trainer, TakesTurns) and trainer.takes_turns:
                 at_once = machine.runs_per_gpu if machine.gpus else 1
-                yield SideBySide(trainer, folder, at_once, fail_fast)
+                yield SideBySide(trainer, folder, at_once, patience)
             else:
-                yield Inline(trainer, folder, fail_fast)
+                yield Inline(trainer, folder, patience)
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
     units = functools.partial(units_of, trainer=trainer)
     count, threads, gpus = machine.workers, machine.threads, machine.gpus
-    yield Workers(make_trainer, folder, count, threads, gpus, fail_fast, units)
+    yield Workers(make_trainer, folder, count, threads, gpus, patience, units)
 
 
 def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.plan.experiment import Plan
+from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status
+from flops_fit.shown import short_flops
 from flops_fit.store.folder import StudyFolder
+
+RUNNING, PAUSED, MISSING = "running", "paused", "missing"
+"""What is said of experiments that have no result: some process is at it, a checkpoint waits, or
+neither."""
+
+
+@dataclass(frozen=True)
+class Underway:
+    """An experiment without a result, of which `share` was trained by its newest checkpoint."""
+
+    word: str
+    share: float | None = None
+
+    def __str__(self) -> str:
+        return self.word if self.share is None else f"{self.word}, {self.share:.0%}"
 
 
 @dataclass(frozen=True)
@@ -19,30 +36,63 @@ class StudyStatus:
     folder: StudyFolder
     plan: Plan
     runs: Mapping[str, Run]  # by id
+    underway: Mapping[str, Underway]  # those without a result, by id
     problems: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Status -> runs, `missing` included."""
-        runs = self.runs.values()
-        found = {str(status): sum(r.status == status for r in runs) for status in Status}
-        return {**found, "missing": len(self.plan) - len(self.runs)}
+        """Status -> runs; those that run, are paused or missing included."""
+        words = Counter(str(run.status) for run in self.runs.values())
+        words.update(one.word for one in self.underway.values())
+        return {word: words[word] for word in (*map(str, Status), RUNNING, PAUSED, MISSING)}
 
     @property
     def flops(self) -> float:
         """FLOPs that the runs on disk stand for."""
         return math.fsum(run.flops for run in self.runs.values())
 
+    def word(self, experiment: Experiment) -> str:
+        """What became of one."""
+        run = self.runs.get(experiment.id)
+        return str(self.underway[experiment.id]) if run is None else str(run.status)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Reason -> runs that failed or diverged for it, the commonest first."""
+        ended = (run for run in self.runs.values() if run.error)
+        reasons = Counter((run.error or "").replace(run.id, "..").split("\n")[0] for run in ended)
+        return dict(reasons.most_common())
+
     def to_json(self) -> dict[str, Any]:
-        return {"study": str(self.folder.path), "planned": len(self.plan), **self.counts}
+        return {
+            "study": str(self.folder.path),
+            "planned": len(self.plan),
+            **self.counts,
+            "flops": self.flops,
+            "planned_flops": self.plan.total_flops,
+            "failures": self.failures,
+        }
 
     def __str__(self) -> str:
-        words = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        return f"{words}; {self.flops:.3g} of {self.plan.total_flops:.3g} FLOPs"
+        words = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
+        share = self.flops / self.plan.total_flops
+        total = short_flops(self.plan.total_flops)
+        return f"{words or 'nothing planned'}; {share:.0%} of {total} FLOPs"
 
 
 def study_status(folder: StudyFolder) -> StudyStatus:
     """The status of the plan in force. Raises `StudyError` where there is none."""
     plan = folder.read_plan()
-    runs, problems = folder.runs_of(plan)
-    return StudyStatus(folder, plan, {run.id: run for run in runs}, tuple(problems))
+    found, problems = folder.runs_of(plan)
+    runs = {run.id: run for run in found}
+    left = {e.id: underway(e, folder) for e in plan.experiments if e.id not in runs}
+    return StudyStatus(folder, plan, runs, left, tuple(problems))
+
+
+def underway(experiment: Experiment, folder: StudyFolder) -> Underway:
+    """Of an experiment without a result."""
+    steps = folder.steps_kept(experiment.id)
+    share = None if steps is None else min(1.0, steps / experiment.num_steps)
+    if folder.seems_locked(experiment.id):
+        return Underway(RUNNING, share or 0.0)
+    return Underway(MISSING) if share is None else Underway(PAUSED, share)

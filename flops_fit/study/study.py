@@ -16,7 +16,7 @@ from flops_fit.fitting.answer import Answer
 from flops_fit.fitting.collapse import Collapse
 from flops_fit.plan.experiment import Plan
 from flops_fit.plan.run import Run
-from flops_fit.report.tables import answer_words
+from flops_fit.report.summary import answer_words
 from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.curves import collapse_of
 from flops_fit.study.fits import FittedStudy

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import PlanError, StudyError
 from flops_fit.plan.experiment import Experiment, Plan
@@ -16,9 +16,9 @@ from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
-from flops_fit.store.execution import train_plan
+from flops_fit.store.execution import Patience, train_plan
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec
+from flops_fit.store.protocols import Logger, Prepared, Spec, Watcher
 from flops_fit.study.estimates import (
     Estimate,
     estimate_elsewhere,
@@ -26,6 +26,7 @@ from flops_fit.study.estimates import (
     notes_on_memory,
 )
 from flops_fit.study.fits import FittedStudy, Fitting, Tell, fit_trained
+from flops_fit.study.logged import GuardedLog, LoggedWatcher, log_answer, opened
 
 if TYPE_CHECKING:
     from flops_fit.store.execution import Execute
@@ -48,6 +49,7 @@ class Planned:
     plan: Plan
     path: Path
     estimate: Estimate
+    trains_with: str
 
 
 def plan_study(
@@ -62,7 +64,8 @@ def plan_study(
     path = folder.write_plan(plan)
     if not folder.has_runs:
         folder.put_in_force(plan)
-    return Planned(plan, path / "plan.json", estimated(prepared, folder, settings, hardware))
+    estimate = estimated(prepared, folder, settings, hardware)
+    return Planned(plan, path / "plan.json", estimate, prepared.trains_with)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,29 @@ class Proposed:
 
     proposal: Proposal
     estimate: Estimate
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """FLOPs."""
+        return self.proposal.budgets
+
+    @property
+    def plan(self) -> Plan:
+        """The runs that they would train."""
+        return self.proposal.plan
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `find_optimal` is to be given: the budgets, and what has to change for them."""
+        return {"compute_budgets": list(self.budgets), **self.proposal.changes}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the changes mean, and what to know of the plan and its estimate."""
+        return (*self.proposal.notes, *self.plan.notes, *self.estimate.notes)
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (*self.proposal.overrides, self.estimate.duration)))
 
 
 def propose_study(
@@ -128,6 +154,7 @@ def train_study(
     settings: SweepSettings,
     how: Fitting,
     *,
+    logger: Logger | None = None,
     tell: Tell = say,
     warn: Tell | None = None,
 ) -> FittedStudy:
@@ -143,10 +170,14 @@ def train_study(
     retry = [settings.retry] if settings.retry else []
     todo = folder.missing(plan, retry)
     tell_what_is_there(plan, folder, len(todo), tell)
-    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
-        runs = train_plan(plan, folder, execute, progress, retry)
-    tell_of_other_lengths(runs, tell)
-    study = fit_trained(plan, runs, folder, how, spec)
+    if todo and prepared.trains_with:
+        tell(f"trains with {prepared.trains_with}")
+    with opened(logger, folder) as log:
+        with launched(todo, spec, prepared, folder, settings, log) as (execute, watcher):
+            runs = train_plan(plan, folder, execute, watcher, retry)
+        tell_of_other_lengths(runs, tell)
+        study = fit_trained(plan, runs, folder, how, spec)
+        log_answer(log, study)
     return replace(study, num_trained=len(todo))
 
 
@@ -189,8 +220,9 @@ def launched(
     prepared: Prepared,
     folder: StudyFolder,
     settings: SweepSettings,
-) -> Iterator[tuple[Execute, SweepProgress]]:
-    """What trains `todo` here, with its progress on screen and signals caught."""
+    log: GuardedLog | None = None,
+) -> Iterator[tuple[Execute, Watcher]]:
+    """What trains `todo` here, with its progress on screen and in the log, and signals caught."""
     from flops_fit.study.machine import executor, machine_of, stop_on_signals
 
     machine = machine_of(prepared, len(todo), folder, settings)
@@ -198,12 +230,15 @@ def launched(
     if todo:
         for note in notes_on_memory(trainer, todo, machine):
             say(f"note: {note}")
+        if prepared.device is not None and "kernels" not in folder.pinned():
+            say("trying which kernels are fastest here ..")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
         folder.pin({"threads": machine.threads, **trainer.pins})
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
-    running = executor(spec, trainer, folder, machine, fail_fast=settings.fail_fast)
+    running = executor(spec, trainer, folder, machine, Patience(settings.fail_fast))
+    watcher = progress if log is None else LoggedWatcher(progress, log, folder)
     with progress, stop_on_signals(progress), running as execute:
-        yield execute, progress
+        yield execute, watcher
 
 
 def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:

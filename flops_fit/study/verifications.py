@@ -17,11 +17,13 @@ from flops_fit.fitting.result import LAW_FILE
 from flops_fit.plan.run import Run
 from flops_fit.records import read_as
 from flops_fit.report.screen import say
-from flops_fit.report.tables import answer_words
+from flops_fit.report.summary import answer_words
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_missing
 from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Logger
 from flops_fit.study.fits import FittedStudy, Tell
+from flops_fit.study.logged import opened
 from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ def verified(
     study: FittedStudy,
     answer: Answer,
     settings: SweepSettings | None = None,
+    logger: Logger | None = None,
     tell: Tell = say,
 ) -> Verification:
     """The answer put to the test with the study's own recipe, and kept beside its law.
@@ -57,8 +60,11 @@ def verified(
     plan = prepared.plan
     todo = folder.missing(plan)
     tell_what_is_there(plan, folder, len(todo), tell)
-    with launched(todo, spec, prepared, folder, settings) as (execute, progress):
-        (run,) = train_missing(plan, folder, execute, progress)
+    with (
+        opened(logger, folder) as log,
+        launched(todo, spec, prepared, folder, settings, log) as (execute, watcher),
+    ):
+        (run,) = train_missing(plan, folder, execute, watcher)
     return keep(path, run)
 
 

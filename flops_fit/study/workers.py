@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -24,7 +24,7 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
 from flops_fit.report.screen import warnings_said
-from flops_fit.store.execution import SweepStopped, Unit, train_unit
+from flops_fit.store.execution import Patience, Unit, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
 
@@ -46,7 +46,7 @@ class Workers:
 
     `make_trainer` is called in each process and must be picklable; `units` says what of the work
     one process should train together. `gpus`, where there are any,
-    go round among the workers. `fail_fast` ends the sweep with the first run that fails.
+    go round among the workers. `patience` ends a sweep whose runs fail.
     """
 
     make_trainer: Callable[[], Trainer]
@@ -54,7 +54,7 @@ class Workers:
     num_workers: int
     threads: int
     gpus: tuple[str, ...] = ()
-    fail_fast: bool = False
+    patience: Patience = field(default_factory=Patience)
     units: Callable[[Sequence[Chain]], list[Unit]] = each_chain
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
@@ -74,8 +74,8 @@ class Workers:
                         worker.rest = ()
                     if worker.is_dead:
                         workers[workers.index(worker)] = self._start(worker.slot)
-                    if run and run.status == Status.FAILED and self.fail_fast:
-                        raise SweepStopped(run.id)
+                    if run:
+                        self.patience.heed(run)
                 if watcher.stop_requested:
                     raise KeyboardInterrupt
         finally:

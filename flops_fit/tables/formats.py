@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from flops_fit.files import whole_number
 from flops_fit.fitting.errors import FitError
 from flops_fit.tables.cells import FILE, Cells, Row
 from flops_fit.tables.drawn import drawn_table, is_drawn
@@ -265,14 +266,23 @@ def _json(path: Path, text: str) -> list[Any]:
     """One object per line, one list of objects, or one object of columns."""
     try:
         try:
-            whole = json.loads(text)
+            whole = _values(text)
         except json.JSONDecodeError:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [_values(line) for line in text.splitlines() if line.strip()]
         return whole if isinstance(whole, list) else _records_in(whole)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise FitError(
             f"{path} is not readable JSON ({error})", "write one object per line"
         ) from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise FitError(
+            f"{path} is no table that can be read ({reason})", "write one plain object per run"
+        ) from error
+
+
+def _values(text: str) -> Any:
+    return json.loads(text, parse_int=whole_number)
 
 
 def _records_in(whole: Mapping[str, Any]) -> list[Any]:
@@ -296,8 +306,8 @@ def _of_records(path: Path, records: Sequence[Any]) -> Cells:
         raise FitError(f"{path} holds JSON that is no object", "write one object per run")
     try:
         rows: list[Row] = [_flat(record) for record in records]
-    except (ValueError, RecursionError) as error:  # whole numbers of thousands of digits
-        raise FitError(f"{path} can't be read ({error})", "write plain numbers") from error
+    except RecursionError as error:
+        raise FitError(f"{path} is nested too deeply", "write plain numbers") from error
     headers = tuple(dict.fromkeys(name for row in rows for name in row))
     return Cells(str(path), headers, rows, [f"{path}, row {i}" for i in range(1, len(rows) + 1)])
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from flops_fit.training.program import Steps, WarmUp
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, Trunks
 from flops_fit.training.steps import gradient_norm
+
+CURVE_SECONDS = 2.0
+"""Between writings of a curve while its run goes on."""
 
 PROGRESS_SECONDS = 0.2
 """Between two reports of progress."""
@@ -68,6 +71,8 @@ class Progress:
     watcher: Watcher
     trunks: Trunks | None
     started: float
+    shown: int = 0  # points of the curve that are on disk
+    show: Every = field(default_factory=lambda: Every(CURVE_SECONDS))
 
     @cached_property
     def curve(self) -> CurvePlan:
@@ -107,6 +112,7 @@ class Progress:
                 if state.step == until:
                     self.look()
                 if report.is_due():
+                    self.show_curve()
                     trained = state.step - state.inherited_steps
                     watcher.progress(experiment, trained * experiment.flops_per_step)
                 if watcher.stop_requested or save.is_due():
@@ -130,6 +136,13 @@ class Progress:
     def save_checkpoint(self) -> None:
         with self._going_on_without("a checkpoint"):
             self.state.save(self.folder / "checkpoint.pt", self.seconds)
+        self.write_curve()
+
+    def show_curve(self) -> None:
+        """What is new of it, every now and then, for whoever looks on."""
+        if len(self.state.curve) > self.shown and self.show.is_due():
+            self.shown = len(self.state.curve)
+            self.write_curve()
 
     def write_curve(self) -> None:
         with self._going_on_without("its curve"):

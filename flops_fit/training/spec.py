@@ -31,6 +31,7 @@ from flops_fit.store.protocols import MeasuredFamily, Prepared, Spec
 from flops_fit.training.checks import check_fit
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
+from flops_fit.training.in_words import trains_with
 from flops_fit.training.kernels import KernelPlan
 from flops_fit.training.own_loss import with_labels
 from flops_fit.training.portion_trial import portions_of
@@ -116,7 +117,8 @@ class StudySpec:
     def prepare(self, folder: StudyFolder) -> Prepared:
         """Its plan and trainer, see `plan_study`."""
         plan, recipe = plan_study(self, folder)
-        return Prepared(plan, torch_trainer(recipe, folder), recipe.device)
+        how = trains_with(plan, recipe, self.identity)
+        return Prepared(plan, torch_trainer(recipe, folder), recipe.device, how)
 
     def pinned_trainer(self, folder: StudyFolder) -> TorchTrainer:
         """Its trainer, built without planning from what the study has pinned."""

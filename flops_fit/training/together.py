@@ -166,15 +166,18 @@ def train_together(
     their own. Raises `KeyboardInterrupt` after writing all checkpoints when a stop is requested.
     """
     reset_peak_memory(recipe.device)
-    members = [_started(e, recipe, folders[e.id], watcher) for e in experiments]
+    members = {e.id: _started(e, recipe, folders[e.id], watcher) for e in experiments}
     try:
         by_step: dict[int, list[Progress]] = {}
-        for member in members:
+        for member in members.values():
             by_step.setdefault(member.state.step, []).append(member)
         for group in by_step.values():
-            yield from _advanced(group, recipe, watcher)
+            for ended in _advanced(group, recipe, watcher):
+                for run in ended:  # its curve is there when it is told of
+                    members.pop(run.id).write_curve()
+                yield ended
     finally:
-        for member in members:
+        for member in members.values():
             member.write_curve()
 
 
@@ -204,6 +207,7 @@ def _advanced(
                 yield []
                 if report.is_due():
                     for m in members:
+                        m.show_curve()
                         watcher.progress(m.experiment, runs.step * m.experiment.flops_per_step)
                 if watcher.stop_requested or save.is_due():
                     runs.share_losses(since)

@@ -153,33 +153,31 @@ def test_an_answer_is_of_its_own_budget(law):
 # The verdict: about the two numbers of the method that answers.
 
 
-def judged(law, *, answer="combined", examined=None, **numbers):
+def judged(law, *, answer="combined", examined=None, draws=100, **numbers):
     """The verdict on a fit with these numbers planted, whose largest budget is 2e20 FLOPs."""
     planted = {"has_intervals": True, "reach": 10.0, "loss_reach": 10.0, **numbers}
     of_methods = {name: Examined() for name in ("isoflop", "surface", "combined", "MyFit")}
     numbers = replace(law.diagnostics.numbers, **planted)
-    return verdict(numbers, {**of_methods, **(examined or {})}, 2e20, answer)
+    return verdict(numbers, {**of_methods, **(examined or {})}, 2e20, answer, 35, draws)
 
 
-UP_TO_10 = "up to 10 times the largest trained budget (2e+21 FLOPs)"
-UP_TO_3 = "up to 3 times the largest trained budget (6e+20 FLOPs)"
+TO_10, TO_3 = "to 2e21 FLOPs (10x)", "to 6e20 FLOPs (3x)"
 
 
 @pytest.mark.parametrize(
     ("reach", "loss_reach", "words"),
     [
-        (10.0, 10.0, f"usable {UP_TO_10}: N within a factor of 2 and the loss within 3% either way "
-                     "at 80%"),
-        (3.0, 10.0, f"usable: the loss within 3% {UP_TO_10}, N within a factor of 2 {UP_TO_3}, at "
-                    "80%"),
-        (10.0, 3.0, f"usable: the loss within 3% {UP_TO_3}, N within a factor of 2 {UP_TO_10}, at "
-                    "80%"),
-        (None, 10.0, f"loss only: the loss within 3% {UP_TO_10}, N not even there: train more "
-                     "sizes"),
-        (3.0, None, f"N only: N within a factor of 2 {UP_TO_3}, the loss not even there"),
-        (None, None, "unreliable: even at the largest trained budget, 2e+20 FLOPs, neither N "
-                     "within a factor of 2 nor the loss within 3% is sure at 80%: train more runs "
-                     "first"),
+        (10.0, 10.0, f"Good {TO_10}: up to there N within 2x and the loss within 3% (80%)."),
+        (3.0, 10.0, f"Good {TO_3}: up to there N within 2x (80%), the loss within 3% up to 2e21."),
+        (10.0, 3.0, f"Good {TO_3}: up to there the loss within 3% (80%), N within 2x up to 2e21."),
+        (1.0, 1.0, "Good to 2e20 FLOPs (your largest budget): up to there N within 2x and the loss "
+                   "within 3% (80%)."),
+        (None, 10.0, f"Good for the loss only: the loss within 3% (80%) up {TO_10}; N isn't known "
+                     "within 2x even at your largest budget, 2e20 FLOPs. Train more sizes."),
+        (3.0, None, f"Good for N only: N within 2x (80%) up {TO_3}; the loss isn't known within 3% "
+                    "even at your largest budget, 2e20 FLOPs."),
+        (None, None, "No good yet: even at your largest budget, 2e20 FLOPs, neither N within 2x "
+                     "nor the loss within 3% (80%). Train more runs."),
     ],
 )  # fmt: skip
 def test_a_verdict_says_how_far_each_number_reaches(law, reach, loss_reach, words):
@@ -190,14 +188,15 @@ def test_a_verdict_says_how_far_each_number_reaches(law, reach, loss_reach, word
 def test_intervals_that_hold_noise_alone_are_said_to(law, answer):
     said = judged(law, answer=answer, examined={"envelope": Examined()})
     assert said == (
-        judged(law) + "; these are its own intervals, not held against back-tests (fit=auto's are)"
+        judged(law) + " These are its own intervals, not held against back-tests (fit=auto's are)."
     )
     assert "noise alone" not in judged(law)
 
 
 def test_without_intervals_nothing_is_known(law):
     said = judged(law, has_intervals=False, reach=None, loss_reach=None)
-    assert said.startswith("unknown how sure: there are no intervals")
+    assert said == "No intervals: 35 runs are too few to tell how sure this is."
+    assert judged(law, has_intervals=False, draws=0) == "No intervals: draws=0 asks for none."
     doubt = {"combined": Examined(doubt="this is a test")}
     assert judged(law, has_intervals=False, examined=doubt) == said
 
@@ -205,7 +204,7 @@ def test_without_intervals_nothing_is_known(law):
 def test_a_doubt_about_the_method_that_answers_outweighs_its_reach(law):
     doubt = {"surface": Examined(doubt="this is a test")}
     assert judged(law, answer="surface", examined=doubt) == (
-        "rely on nothing beyond the trained budgets: this is a test"
+        "No good beyond 2e20 FLOPs, your largest budget: this is a test."
     )
     assert judged(law, answer="combined", examined=doubt) == judged(law)
     assert judged(law, answer="MyFit", examined=doubt) == judged(law, answer="isoflop")
@@ -220,14 +219,14 @@ def test_contradictions_of_other_methods_are_none_of_its_own(law):
 @pytest.mark.parametrize("answer", [None, IsoflopFit(), SurfaceFit()])
 def test_the_verdict_speaks_of_no_other_method(runs, answer):
     said = fit_runs(runs, answer=answer, draws=100).diagnostics.verdict
-    assert said.startswith("usable")
+    assert said.startswith("Good to ")
     assert not re.search(r"approach|isoflop|surface|combined|parabola", said)
 
 
 def test_what_the_evidence_would_have_answered_is_a_finding_where_another_was_asked(
     law, by_surface
 ):
-    said = f"the evidence would have answered otherwise (fit=auto): {law.diagnostics.why}"
+    said = f"fit=auto would have answered otherwise: {law.diagnostics.why}"
     assert by_surface.diagnostics.findings[0] == said
     assert said not in law.diagnostics.findings
     assert np.isclose(by_surface.of("combined").a, law.of("combined").a, rtol=1e-12)

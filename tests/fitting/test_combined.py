@@ -24,6 +24,7 @@ from flops_fit.fitting.combined.evidence import LOSS, SIZE, calibration, own_tes
 from flops_fit.fitting.combined.words import advice, numbers, why
 from flops_fit.laws import FlopRule
 from flops_fit.laws.prediction import cost_of_size, flat_band
+from flops_fit.shown import short_flops
 
 SIX = FlopRule.constant()
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))
@@ -176,8 +177,8 @@ def of_one_size(lengths):
 @pytest.mark.parametrize(
     ("refused", "reason"),
     [
-        (of_one_size(np.geomspace(1e9, 1e11, 12)), "all runs have one size, N = 1e+08"),
-        (runs_of(budgets=(1e18,)), "all runs lie on one budget, 1e+18 FLOPs"),
+        (of_one_size(np.geomspace(1e9, 1e11, 12)), "all runs have one size, N = 1e8"),
+        (runs_of(budgets=(1e18,)), "all runs lie on one budget, 1e18 FLOPs"),
         (of_one_size((1e9, 1e10, 1e11)), "3 different (N, D) for a surface that needs 6"),
         ([], "0 different (N, D) for a surface that needs 6"),
     ],
@@ -198,7 +199,9 @@ def test_two_budgets_leave_it_to_published_sweeps():
     combined = law.of("combined")
     assert combined.size.tests == combined.loss.tests == ()
     assert set(np.round(combined.loss_weights * len(combined.parts), 9)) == {1.0}
-    assert "by published sweeps alone" in law.diagnostics.why
+    assert law.diagnostics.why.endswith(
+        "too few budgets to back-test, so by how published sweeps go"
+    )
     assert law.diagnostics.of_methods["combined"].missed is None
     assert not any("back-tests, each of" in finding for finding in law.diagnostics.findings)
 
@@ -208,7 +211,11 @@ def test_back_tests_are_of_every_budget_above_every_cut_of_two_or_more(law):
     for width in (law.size, law.loss):
         found = [(t.level, t.level * np.exp(t.distance)) for t in width.tests]
         assert np.array(found) == pytest.approx(np.array(expected))
-    assert f"by {len(expected)} back-tests on these runs" in why(law)
+    size, loss = (width.tests[-1].error for width in (law.size, law.loss))
+    cut, last = map(short_flops, BUDGETS[-2:])
+    assert why(law).endswith(
+        f"; back-test from {cut} to {last}: loss {np.expm1(loss):+.2%}, N x{np.exp(size):.2f}"
+    )
 
 
 def test_an_error_of_a_back_test_is_that_of_a_fit_to_the_smaller_budgets(runs):
@@ -285,8 +292,8 @@ def test_a_sweep_whose_back_tests_miss_by_far_is_called_unlike_published_ones():
     assert law.of("combined").loss.factor > 4
     factor = law.of("combined").loss.factor
     assert law.diagnostics.verdict == (
-        "rely on nothing beyond the trained budgets: the back-tests on these runs missed "
-        f"{np.sqrt(factor):.1f} times as far as on published sweeps"
+        "No good beyond 1e20 FLOPs, your largest budget: the back-tests on these runs missed "
+        f"{np.sqrt(factor):.1f} times as far as on published sweeps."
     )
 
 
@@ -360,20 +367,19 @@ def test_its_words_hold_the_numbers(runs):
     law = fit_runs(runs, draws=100)
     found = law.diagnostics.of_methods["combined"]
     findings = law.diagnostics.findings
-    assert f"of the interval of the loss at {found.budget:.3g} FLOPs: {found.of_loss}" in findings
-    assert any(f"off by {found.missed:.2f} times" in finding for finding in findings)
-    for name, part in law.of("combined").parts.items():
-        assert f"{name} ({part.for_size:.0%} of N, {part.for_loss:.0%} of the loss)" in (
-            law.diagnostics.why
-        )
+    assert (
+        f"what makes the intervals at {short_flops(found.budget)} wide: of the loss "
+        f"{found.of_loss}; of N {found.of_size}"
+    ) in findings
+    assert any(f"off by {found.missed:.2f} of its stated" in finding for finding in findings)
+    assert all(name in law.diagnostics.why for name in law.of("combined").parts)
     assert set(advice(law.of("combined"))) <= set(law.diagnostics.advice)
 
 
 def test_the_next_budget_is_advised_by_what_it_would_narrow(law, draws):
     (said,) = advice(law)
-    assert f"a budget of {3 * LARGEST:.3g} FLOPs" in said
-    now, then = (float(word.rstrip("%")) / 100 for word in said.split() if word.endswith("%")
-                 and word != "80%")  # fmt: skip
+    assert f"a budget of {short_flops(3 * LARGEST)} brings" in said
+    now, then = (float(word.rstrip("%")) / 100 for word in said.split() if word.endswith("%"))
     low, high = np.quantile(draws.loss_opt(10 * LARGEST), (0.1, 0.9))
     assert now == pytest.approx(np.log(high / low) / 2, rel=0.15)
     assert then < now
@@ -619,5 +625,5 @@ def test_six_runs_without_a_minimum_have_no_intervals_and_no_verdict_of_use():
     assert list(fitted.law.parts) == ["surface"]
     assert fitted.draws is None
     law = fit_runs(six, draws=100)
-    assert law.diagnostics.verdict.startswith("unknown how sure")
+    assert law.diagnostics.verdict.startswith("No intervals: 6 runs are too few")
     assert law.predict(1e19).reliance == "unknown"

@@ -19,6 +19,7 @@ from flops_fit.fitting import (
     fit_runs,
 )
 from flops_fit.laws import FlopRule
+from flops_fit.shown import short_flops, span
 
 UNEVEN = FlopRule((1e8, 1e9, 1e10), (8.5e8, 6.9e9, 6.2e10))
 
@@ -241,7 +242,7 @@ def test_six_runs_give_a_law_but_no_intervals_that_would_flatter_it():
     result = fit_runs(runs, answer=SurfaceFit(), draws=100)
     assert not any(name.startswith("surface") for name in result.intervals)
     assert result.predict(1e20).intervals == {}
-    assert "no intervals" in result.diagnostics.verdict
+    assert "No intervals: 6 runs are too few" in result.diagnostics.verdict
     assert result.of("surface").surface.alpha == pytest.approx(CHINCHILLA.alpha, rel=1e-6)
 
 
@@ -295,11 +296,11 @@ def test_diagnostics_find_a_wrong_row_and_the_narrow_design():
     close = sweep(CHINCHILLA, budgets=(1e18, 2e18, 3e18), sizes=(0.6, 0.8, 1, 1.3), noise=0.003)
     narrow = fit_runs(close, answer=SurfaceFit(), draws=300).diagnostics
     assert narrow.of_methods["surface"].identifiable is False
-    assert "not determined" in narrow.verdict
+    assert "these runs don't fix how the loss falls" in narrow.verdict
 
 
 def test_diagnostics_of_a_clean_sweep(law):
-    assert law.diagnostics.verdict.startswith("usable")
+    assert law.diagnostics.verdict.startswith("Good to 3e21 FLOPs (30x)")
     d = law.diagnostics.numbers
     of_surface = law.diagnostics.of_methods["surface"]
     assert of_surface.identifiable is True
@@ -328,21 +329,21 @@ def test_what_moves_the_exponent_is_said_in_words():
         tilted = runs[i].loss * (1 + 0.01 * math.log(runs[i].num_params / runs[-1].num_params))
         runs[i] = dataclasses.replace(runs[i], loss=tilted)
     d = fit_runs(runs, answer=SurfaceFit(objective=SquaredError()), draws=0).diagnostics
-    (edges,) = (f for f in d.findings if "edge sizes of every budget" in f)
-    assert f"to {d.numbers.without_edges.exponents['surface']:.3f} (surface)" in edges
-    (budgets,) = (f for f in d.findings if "one budget left out at a time" in f)
+    (edges,) = (f for f in d.findings if "each budget's outermost sizes" in f)
+    assert f"{d.numbers.without_edges.exponents['surface']:.3f}, not " in edges
+    (budgets,) = (f for f in d.findings if "without one of the budgets" in f)
     lowest = min(part.exponents["surface"] for part in d.numbers.without_budget)
     assert f"{lowest:.3f} to" in budgets
 
 
 def test_next_runs_are_said_with_their_cost_and_the_interval_before_and_after(law):
-    (said,) = (line for line in law.diagnostics.advice if "more runs at" in line)
+    (said,) = (line for line in law.diagnostics.advice if " runs at " in line)
     assert said not in law.diagnostics.findings
     proposals = law.diagnostics.of_methods["surface"].next_runs
-    proposal = next(p for p in proposals if f"{p.budget:.3g} FLOPs, N" in said)
-    assert f"({proposal.total_flops:.3g} FLOPs in all)" in said
+    proposal = next(p for p in proposals if f"at {short_flops(p.budget)} (N" in said)
+    assert f", {short_flops(proposal.total_flops)} FLOPs) narrow N at " in said
     for low, high in (proposal.num_params_80_now, proposal.num_params_80):
-        assert f"{low:.3g} - {high:.3g}" in said
+        assert span(low, high) in said
     now, after = proposal.num_params_80_now, proposal.num_params_80
     assert now[0] < after[0] < after[1] < now[1]
 

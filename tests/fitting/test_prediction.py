@@ -7,8 +7,18 @@ from sweeps import CHINCHILLA, points, sweep
 
 from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.laws import FlopRule
-from flops_fit.laws.prediction import Prediction, central_intervals, cost_of_size, flat_band
-from flops_fit.report.tables import cost_line
+from flops_fit.laws.prediction import (
+    PLAUSIBLE_N,
+    NoSuchRun,
+    Prediction,
+    central_intervals,
+    cost_of_size,
+    flat_band,
+)
+from flops_fit.laws.publication import predict_published
+from flops_fit.laws.published import published_law
+from flops_fit.report.summary import answer_words
+from flops_fit.report.tables import band_line, cost_line
 
 SIX = FlopRule.constant()
 
@@ -122,9 +132,41 @@ def test_intervals_are_percentiles_of_the_finite_draws():
     assert central_intervals([]) == {}
 
 
+def test_ends_that_no_run_can_have_are_open():
+    draws = [0.01, *np.geomspace(1e3, 1e9, 98), 1e130, np.inf, np.nan]
+    assert central_intervals(draws, PLAUSIBLE_N)["95"][1] < 1e18
+    low, high = central_intervals([*draws, *[0.01] * 5, *[1e130] * 5], PLAUSIBLE_N)["95"]
+    assert (low, high) == (0.0, np.inf)
+
+
 def test_prediction_survives_json(law):
     prediction = law.predict(1e21).prediction
     assert Prediction.from_json(prediction.to_json()) == prediction
+    ends = {"80": (1e9, np.inf), "95": (0.0, np.inf)}
+    wide = dataclasses.replace(prediction, intervals={"num_params": ends})
+    stored = json.loads(json.dumps(wide.to_json(), allow_nan=False))
+    assert stored["intervals"]["num_params"] == {"80": [1e9, None], "95": [0.0, None]}
+    assert Prediction.from_json(stored) == wide
+    answer = dataclasses.replace(law.predict(1e21), prediction=wide)
+    assert "(95%: no limit either way), D = " in answer_words(answer)
+
+
+def test_a_band_without_edges_has_no_numbers_for_them():
+    exact = SurfaceFit().law(points(sweep(dataclasses.replace(CHINCHILLA, E=1e6))))
+    band = flat_band(exact, None, 1e21)
+    assert (band.low, band.high) == (0.0, np.inf)
+    assert band.to_json()["high"] is None
+    assert band_line(band) == "at 1e+21 FLOPs all sizes lose less than 0.1%"
+
+
+@pytest.mark.parametrize("budget", [1e-3, 1e60])
+def test_no_law_answers_what_no_run_can_be(law, exact, budget):
+    chinchilla = published_law("chinchilla")
+    for ask in (law.predict, lambda c: predict_published(chinchilla, c)):
+        with pytest.raises(NoSuchRun, match="which no run can have"):
+            ask(budget)
+    with pytest.raises(NoSuchRun, match="no run can be that"):
+        cost_of_size(exact, None, 1e21, 1e30)
 
 
 def test_isoflop_answers_all_questions_of_budget():

@@ -1,6 +1,7 @@
 """Runs over repeated data: the planted surface, the public table, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.csv").write_text(text)
     words = ["fit", "runs=sweep.csv", "fit=repeated", "draws=20"]
     assert main([*words, "columns.unique_tokens=U", "fit.unique_tokens=3e9"]) == 0
-    assert "repeated, law of repeated data: N_opt ~ C^" in capsys.readouterr().out
+    assert re.search(r"N_opt = \S+ C\^.*  \(repeated\)", capsys.readouterr().out)
     assert main(["predict", "study=sweep", "budget=1e21", "json=true"]) == 0
     (prediction,) = json.loads(capsys.readouterr().out)["predictions"]
     assert prediction["method"] == "repeated"

@@ -1,11 +1,13 @@
 """Laws that earlier versions wrote are read, answer as they did, and are written as today's."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flops_fit.errors import StudyWarning
 from flops_fit.fitting import ScalingLaw, SurfaceFit, fit_runs
 from flops_fit.store.folder import StudyFolder
 from flops_fit.tables import read_table
@@ -88,8 +90,10 @@ def test_all_numbers_of_a_stored_law_stand_where_they_do_today(folder):
 
 def test_a_law_without_its_draws_predicts_without_intervals(folder, tmp_path):
     (tmp_path / "law.json").write_bytes((folder / "law.json").read_bytes())
-    law = ScalingLaw.load(tmp_path)
     whole = ScalingLaw.load(folder)
+    said = pytest.warns(StudyWarning, match=r"draws\.npz is gone: there are no intervals but those")
+    with said if whole.fits.draws else nullcontext():
+        law = ScalingLaw.load(tmp_path)
     assert law.draws is None
     prediction = law.predict(10 * law.largest_budget)
     assert prediction.intervals == {}

@@ -16,6 +16,7 @@ from flops_fit.fitting.contract import Examined
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array
 from flops_fit.records import read_as
+from flops_fit.shown import in_a_row, short_flops
 
 WORTH_NAMING = 0.02
 """Weight below which a candidate is not named."""
@@ -52,8 +53,8 @@ class Shares:
 
     def __str__(self) -> str:
         return (
-            f"{self.noise:.0%} noise of the runs, {self.methods:.0%} the methods' spread, "
-            f"{self.distance:.0%} what grows with distance"
+            f"{self.noise:.0%} noise, {self.methods:.0%} methods that differ, "
+            f"{self.distance:.0%} distance"
         )
 
 
@@ -116,20 +117,23 @@ def examined(
 
 
 def why(law: CombinedLaw) -> str:
-    """Which candidates count what, and what that rests on."""
-    tests = len(law.loss.tests)
-    rests = (
-        f"by {_tests(tests)} on these runs and by published sweeps"
-        if tests
-        else "by published sweeps alone: too few budgets for back-tests on these runs"
+    """Which candidates count, and what the last back-test of them said."""
+    weights = {n: max(p.for_size, p.for_loss) for n, p in law.parts.items()}
+    named = [name for name, weight in weights.items() if weight >= WORTH_NAMING]
+    return f"weighed from {in_a_row(named)}; {_last_test(law)}"
+
+
+def _last_test(law: CombinedLaw) -> str:
+    """What all but the newest runs say of these, forecast over measured."""
+    if not law.loss.tests:
+        return "too few budgets to back-test, so by how published sweeps go"
+    loss = law.loss.tests[-1]
+    size = next((test.error for test in law.size.tests[::-1] if test.level == loss.level), None)
+    beyond = loss.level * np.exp(loss.distance)
+    return (
+        f"back-test from {short_flops(loss.level)} to {short_flops(beyond)}: loss "
+        f"{np.expm1(loss.error):+.2%}" + ("" if size is None else f", N x{np.exp(size):.2f}")
     )
-    weights = {n: (p.for_size, p.for_loss) for n, p in law.parts.items()}
-    named = [
-        f"{name} ({size:.0%} of N, {loss:.0%} of the loss)"
-        for name, (size, loss) in weights.items()
-        if max(size, loss) >= WORTH_NAMING
-    ]
-    return f"{', '.join(named)}, weighed {rests}"
 
 
 def _tests(count: int) -> str:
@@ -141,8 +145,8 @@ def advice(law: CombinedLaw) -> tuple[str, ...]:
     target, budget = SHOWN_AT * law.trained[1], NEXT * law.trained[1]
     now, then = (_half_width(law, flops) for flops in (target, target / NEXT))
     return (
-        f"a budget of {budget:.3g} FLOPs, {NEXT:g} times the largest, would bring the 80% interval "
-        f"of the loss at {target:.3g} FLOPs from within {now:.1%} to about {then:.1%} either way",
+        f"a budget of {short_flops(budget)} brings the loss at {short_flops(target)} from within "
+        f"{now:.1%} to about {then:.1%} (80%)",
     )
 
 
@@ -157,14 +161,14 @@ def _test_findings(found: CombinedNumbers) -> list[str]:
         return []
     return [
         f"{_tests(found.num_tests)} of larger budgets by smaller ones: the loss was off by "
-        f"{found.missed:.2f} times the deviation that was stated for it"
+        f"{found.missed:.2f} of its stated deviation"
     ]
 
 
 def _width_findings(found: CombinedNumbers) -> list[str]:
     return [
-        f"of the interval of the loss at {found.budget:.3g} FLOPs: {found.of_loss}",
-        f"of that of N_opt there: {found.of_size}",
+        f"what makes the intervals at {short_flops(found.budget)} wide: of the loss "
+        f"{found.of_loss}; of N {found.of_size}",
     ]
 
 

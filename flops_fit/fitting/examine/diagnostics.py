@@ -42,6 +42,25 @@ class Agreement:
         return {self.first: self.second, self.second: self.first}.get(self.biased or "")
 
 
+SIZE, LOSS = "num_params", "loss"
+"""What two methods may predict differently."""
+
+
+@dataclass(frozen=True)
+class Parting:
+    """What two methods predict at `budget` FLOPs, where their 95% intervals don't overlap.
+
+    `quantity` is num_params (of the optimum) or loss (there, nats per token).
+    """
+
+    quantity: str
+    budget: float
+    first: str
+    first_value: float
+    second: str
+    second_value: float
+
+
 @dataclass(frozen=True)
 class BackTest:
     """A law fitted without the largest budget, asked for that budget.
@@ -100,6 +119,7 @@ class Numbers:
     are too few. Where `orders` or `direction` leave a doubt, both reaches end at the trained
     budgets, and where shuffled losses are as good there are none. `direction` says that N
     or D of the answer would fall with compute, which is no law; None where both rise.
+    `partings` are of all pairs of methods with draws, at ten times the largest budget.
     """
 
     has_intervals: bool
@@ -117,6 +137,7 @@ class Numbers:
     seed_noise: float | None = None
     orders: tuple[Order, ...] = ()
     direction: str | None = None
+    partings: tuple[Parting, ...] = ()
 
     @property
     def reached(self) -> Reach:

@@ -9,7 +9,15 @@ from itertools import combinations
 import numpy as np
 
 from flops_fit.fitting.contract import Optimum
-from flops_fit.fitting.examine.diagnostics import Agreement, Bias, Diagnostics, Numbers
+from flops_fit.fitting.examine.diagnostics import (
+    LOSS,
+    SIZE,
+    Agreement,
+    Bias,
+    Diagnostics,
+    Numbers,
+    Parting,
+)
 from flops_fit.fitting.examine.order import orders
 from flops_fit.fitting.examine.parameter_counts import by_parameter_counts
 from flops_fit.fitting.examine.sensitivity import back_tests, biases, without_parts
@@ -27,8 +35,8 @@ REACHES = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, EXTRAPOLATION_WARNING)
 WITHIN_80 = (0.1, 0.9)
 """Quantiles at the ends of an 80% interval."""
 
-BIAS_TARGET = 10.0
-"""Multiple of the largest budget at which biases are stated."""
+FAR = 10.0
+"""Multiple of the largest budget at which biases and disagreements are stated."""
 
 
 def examine(
@@ -50,7 +58,7 @@ def examine(
     }
     numbers = within_doubt(measured(points, methods, fits, answer, optima))
     return Diagnostics(
-        verdict=verdict(numbers, examined, points.largest_budget, answer),
+        verdict=verdict(numbers, examined, points.largest_budget, answer, len(points), draws),
         findings=findings(numbers, examined, fits.refusals, answer, draws),
         numbers=numbers,
         why=examined[answer].why,
@@ -66,7 +74,7 @@ def measured(
     (law, draws), largest = fits.law_and_draws(answer), points.largest_budget
     seeds = seed_noise(points)
     probed = [method for method in methods if kind_of(method.method).probed]
-    found = biases(points, probed, fits, BIAS_TARGET * points.largest_budget)
+    found = biases(points, probed, fits, FAR * points.largest_budget)
     without_budget, without_edges = without_parts(points, probed, fits.laws)
     return Numbers(
         has_intervals=draws is not None,
@@ -87,6 +95,7 @@ def measured(
         seed_noise=None if seeds is None else seeds.value,
         orders=orders(points),
         direction=wrong_direction(law, points.flops_range),
+        partings=partings(fits, FAR * points.largest_budget),
     )
 
 
@@ -136,6 +145,18 @@ def agreements(
             continue
         less_bias = _overlap(exponents[bias.method] - bias.a, exponents[bias.if_exact])
         found.append(Agreement(first, second, agree, bias.method, less_bias))
+    return tuple(found)
+
+
+def partings(fits: Fits, budget: float) -> tuple[Parting, ...]:
+    """What methods with draws predict at `budget` FLOPs whose 95% intervals don't overlap."""
+    probed = {m: draws for m, draws in fits.draws.items() if kind_of(m).probed}
+    found = []
+    for first, second in combinations(probed, 2):
+        for quantity, of in ((SIZE, lambda law: law.N_opt), (LOSS, lambda law: law.loss_opt)):
+            if not _overlap(of(probed[first])(budget), of(probed[second])(budget)):
+                values = (float(of(fits.laws[m])(budget)) for m in (first, second))
+                found.append(Parting(quantity, budget, first, next(values), second, next(values)))
     return tuple(found)
 
 

@@ -37,6 +37,7 @@ from flops_fit.fitting.points import Points, usable_points
 from flops_fit.fitting.provenance import recorded_settings
 from flops_fit.laws import Array, FlopRule, PowerLaw, finite_exp
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops, short_number
 
 NEAR = 10.0
 """Factor of N from the minimum within which a curve is drawn and its noise judged."""
@@ -303,7 +304,7 @@ def _left_out(sizes: Sequence[float]) -> str:
     """Which sizes stayed out of a curve that they would bend."""
     if not sizes:
         return ""
-    named = " and ".join(f"{n:.3g}" for n in sizes)
+    named = " and ".join(map(short_number, sizes))
     stay = "stays" if len(sizes) == 1 else "stay"
     return f"; N = {named} {stay} out of the curve, which would miss the others"
 
@@ -348,7 +349,9 @@ def _too_few_bracketed(optima: Sequence[BudgetOptimum]) -> FitError:
         )
     bracketed = sum(o.is_bracketed for o in optima)
     troubles = "; ".join(
-        f"{o.budget:.3g} FLOPs: {o.verdict}, {o.reason}" for o in optima if not o.is_bracketed
+        f"{short_flops(o.budget)} FLOPs: {o.verdict}, {o.reason}"
+        for o in optima
+        if not o.is_bracketed
     )
     return TooFewBracketed(
         f"{bracketed} of {len(optima)} budgets have a bracketed minimum, a line needs "

@@ -11,6 +11,7 @@ from flops_fit.fitting.isoflop.optima import ON_EDGE, num_sizes
 from flops_fit.fitting.isoflop.scatter import CurveNoise
 from flops_fit.fitting.points import Points
 from flops_fit.laws import Array
+from flops_fit.shown import short_number
 
 BENT = 0.08
 """Share of a budget's range of losses by which a curve may miss them: its own shape allows that.
@@ -94,8 +95,8 @@ def _lack_of_fit(
         return None
     worst = group.num_params[np.argmax(np.abs(residual / group.loss))]
     return (
-        f"the losses lie {np.sqrt(squares / freedom):.2g} off the curve (relative), where noise "
-        f"explains {noise.value:.2g}: look for runs that went wrong, first at N = {worst:.3g}, or "
+        f"the losses lie {np.sqrt(squares / freedom):.2%} off the curve, noise explains "
+        f"{noise.value:.2%}: look for runs that went wrong, first at N = {short_number(worst)}, or "
         "train more sizes near the least loss"
     )
 
@@ -117,7 +118,7 @@ def _sunken(group: Points, curve: IsoflopCurve, noise: CurveNoise | None) -> str
     if not (below_all or below_both):
         return None
     measured = " and ".join(
-        f"{loss:.4g} at N = {n:.3g}" for n, loss in _pairs(sizes, losses, beside)
+        f"{loss:.4g} at N = {short_number(n)}" for n, loss in _pairs(sizes, losses, beside)
     )
     return (
         f"the curve falls to {lowest:.4g} where {measured} was measured: train sizes between "

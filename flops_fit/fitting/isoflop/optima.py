@@ -11,6 +11,7 @@ import numpy as np
 from flops_fit.fitting.isoflop.curves import SAME_SIZE, IsoflopCurve, Parabola, size_groups
 from flops_fit.fitting.points import Points
 from flops_fit.records import read_as
+from flops_fit.shown import short_number, span
 
 OK, EDGE, FLAT, CONCAVE, FEW, NEGATIVE = "ok", "edge", "flat", "concave", "few", "negative"
 MISFIT = "misfit"
@@ -94,24 +95,24 @@ def verdict_on(
     if curvature < 0 and -curvature >= SIGNIFICANT * error:
         return CONCAVE, (
             "the loss bends downward over ln N: look for diverged or badly tuned runs among "
-            f"N = {smallest:.3g} to {largest:.3g}"
+            f"N = {span(smallest, largest)}"
         )
     if curvature < SIGNIFICANT * error:
         return FLAT, (
             f"the curvature is {curvature:.2g} +- {error:.2g}, no different from 0: train sizes "
-            f"further apart than N = {smallest:.3g} to {largest:.3g}, or repeat seeds"
+            f"further apart than N = {span(smallest, largest)}, or repeat seeds"
         )
     if log_n <= np.log(smallest) + ON_EDGE:
         return EDGE, (
-            f"the loss is least at the smallest size, N = {smallest:.3g}: "
-            f"train {smallest / 2:.2g} and {smallest / 4:.2g} too"
+            f"the loss is least at the smallest size, N = {short_number(smallest)}: "
+            f"train {short_number(smallest / 2)} and {short_number(smallest / 4)} too"
         )
     if log_n >= np.log(largest) - ON_EDGE:
         return EDGE, (
-            f"the loss is least at the largest size, N = {largest:.3g}: "
-            f"train {largest * 2:.2g} and {largest * 4:.2g} too"
+            f"the loss is least at the largest size, N = {short_number(largest)}: "
+            f"train {short_number(largest * 2)} and {short_number(largest * 4)} too"
         )
-    return OK, f"a minimum between N = {smallest:.3g} and {largest:.3g}"
+    return OK, f"a minimum between N = {short_number(smallest)} and {short_number(largest)}"
 
 
 def _curvature(group: Points, noise: float | None) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from flops_fit.fitting.isoflop.fit import IsoflopFit
 from flops_fit.fitting.isoflop.law import IsoflopLaw
 from flops_fit.fitting.isoflop.optima import BudgetOptimum
 from flops_fit.fitting.points import Points
+from flops_fit.shown import short_flops
 
 MOST_NAMED = 3
 """Budgets left out of the line that get a sentence of their own."""
@@ -38,6 +39,8 @@ def budget_findings(optima: Sequence[BudgetOptimum]) -> list[str]:
     """One sentence for each budget left out of the line, or one for all where they are many."""
     left_out = [o for o in optima if not o.is_bracketed]
     if len(left_out) > MOST_NAMED:
-        verdicts = ", ".join(f"{o.budget:.3g} ({o.verdict})" for o in left_out)
-        return [f"{len(left_out)} of {len(optima)} budgets stay out of the line: {verdicts}"]
-    return [f"budget {o.budget:.3g} is {o.verdict}: {o.reason}" for o in left_out]
+        verdicts = ", ".join(f"{short_flops(o.budget)} ({o.verdict})" for o in left_out)
+        return [
+            f"{len(left_out)} of {len(optima)} budgets don't enter the IsoFLOP line: {verdicts}"
+        ]
+    return [f"budget {short_flops(o.budget)}, {o.verdict}: {o.reason}" for o in left_out]

@@ -20,6 +20,7 @@ from flops_fit.fitting.surface.sensitivity import (
     other_deltas,
     residual_noise,
 )
+from flops_fit.shown import short_flops, span
 
 LOW_AGREEMENT = 0.5
 """Share of starts at the best optimum below which it is called uncertain."""
@@ -30,10 +31,13 @@ WIDEST_EXPONENT = 0.3
 WORTH_NARROWING = 1.05
 """Upper over lower end of an interval of N_opt that more runs might narrow."""
 
+WORTH_GAINING = 0.1
+"""Share by which proposed runs should narrow it, in logs."""
+
 MISFIT = 2.0
 """Scatter about the surface over that of repeated seeds from which the surface does not fit."""
 
-UNDETERMINED = "alpha and beta are not determined by these runs"
+UNDETERMINED = "these runs don't fix how the loss falls with N and with D"
 
 
 def examined(
@@ -78,7 +82,7 @@ def findings(numbers: SurfaceNumbers, law: SurfaceLaw, seed_noise: float | None)
         *_misfit_findings(numbers.noise, seed_noise),
         *_ending_findings(law),
         *_delta_findings(numbers.deltas),
-        *_influence_findings(numbers.influential_runs),
+        *_influence_findings(numbers.influential_runs, law.a),
     )
 
 
@@ -91,8 +95,8 @@ def _identification_findings(identifiable: bool | None) -> list[str]:
     if identifiable is not False:
         return []
     return [
-        f"the 95% interval of alpha or beta is wider than {WIDEST_EXPONENT}: train over a wider "
-        "range of sizes and budgets, tie the exponents, or pin the asymptote"
+        f"{UNDETERMINED}: the 95% interval of alpha or beta is wider than {WIDEST_EXPONENT}; train "
+        "a wider range of sizes and budgets"
     ]
 
 
@@ -125,38 +129,35 @@ def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:
     if not values or max(values) - min(values) < WORTH_SAYING_OF_A:
         return []
     return [
-        f"a lies between {min(values):.3f} and {max(values):.3f} for Huber thresholds from "
-        f"{deltas[0].delta:g} to {deltas[-1].delta:g}: single runs decide part of it"
+        f"outliers matter: the surface's exponent is {min(values):.3f} to {max(values):.3f}, "
+        "depending on how strongly they are damped"
     ]
 
 
-def _influence_findings(runs: Sequence[Influence]) -> list[str]:
+def _influence_findings(runs: Sequence[Influence], a: float) -> list[str]:
     if not runs:
         return []
     first = runs[0]
     return [
-        f"{len(runs)} run" + (" moves" if len(runs) == 1 else "s each move") + " a by more than "
-        f"one standard error when left out, most of all {first.id} "
-        f"({first.standard_errors:+.1f}, to a = {first.a:.3f})"
+        f"check run {first.id}: without it the surface's exponent is {first.a:.3f}, not {a:.3f}"
+        + (f"; {len(runs) - 1} more move it by over a standard error" if len(runs) > 1 else "")
     ]
 
 
 def _next_findings(proposals: Sequence[NextRuns], spent: float) -> list[str]:
     """The most helpful proposal that costs no more than the sweep did, if there is much to gain."""
-    wide = [p for p in proposals if _is_wide(p.num_params_80_now)]
+    wide = [p for p in proposals if _is_worth_it(p)]
     affordable = [p for p in wide if p.total_flops <= spent] or wide[:1]
     return [
-        f"{len(p.num_params)} more runs at {p.budget:.3g} FLOPs, N = {p.num_params[0]:.3g} to "
-        f"{p.num_params[-1]:.3g} ({p.total_flops:.3g} FLOPs in all), would narrow the 80% interval "
-        f"of N_opt at {p.target:.3g} FLOPs from {_span(p.num_params_80_now)} to "
-        f"{_span(p.num_params_80)}"
+        f"{len(p.num_params)} runs at {short_flops(p.budget)} "
+        f"(N {span(min(p.num_params), max(p.num_params))}, {short_flops(p.total_flops)} FLOPs) "
+        f"narrow N at {short_flops(p.target)} from {span(*p.num_params_80_now)} to "
+        f"{span(*p.num_params_80)} (80%)"
         for p in affordable[-1:]
     ]
 
 
-def _is_wide(bounds: tuple[float, float]) -> bool:
-    return bounds[1] > WORTH_NARROWING * bounds[0]
-
-
-def _span(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.3g} - {bounds[1]:.3g}"
+def _is_worth_it(p: NextRuns) -> bool:
+    """Whether there is much to narrow, and the runs do."""
+    now, then = (np.log(high / low) for low, high in (p.num_params_80_now, p.num_params_80))
+    return bool(now > np.log(WORTH_NARROWING) and then < (1 - WORTH_GAINING) * now)

@@ -17,7 +17,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from flops_fit.laws import Array
 from flops_fit.laws.prediction import Interval
-from flops_fit.plan.experiment import short_number
 from flops_fit.report.figures.extents import limits
 from flops_fit.report.figures.marks import (
     Axis,
@@ -34,6 +33,7 @@ from flops_fit.report.figures.marks import (
     Symbol,
 )
 from flops_fit.report.figures.style import as_mathtext, palette, power
+from flops_fit.shown import short_number
 
 DPI = 200
 

@@ -8,7 +8,7 @@ from html import escape
 from math import floor, log10
 
 from flops_fit.laws.prediction import Interval
-from flops_fit.plan.experiment import short_number
+from flops_fit.shown import short_number
 
 RAMP = (
     (0.267, 0.005, 0.329),

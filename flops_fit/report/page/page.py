@@ -15,7 +15,6 @@ import flops_fit
 from flops_fit.answers.comparison import COMPARABLE, Comparison
 from flops_fit.answers.optima import OptimaComparison
 from flops_fit.laws.prediction import Interval
-from flops_fit.plan.experiment import short_number
 from flops_fit.report.figures.marks import Picture
 from flops_fit.report.figures.style import as_html, palette, power, span
 from flops_fit.report.page.data import (
@@ -27,6 +26,7 @@ from flops_fit.report.page.data import (
 )
 from flops_fit.report.page.study import StudyWords, study_words
 from flops_fit.report.report import Report
+from flops_fit.shown import short_number
 
 HERE = "flops_fit.report.page"
 

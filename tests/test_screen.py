@@ -1,0 +1,138 @@
+"""What is seen while runs train and after: within the screen, and true."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_study import WatchedLoss, planned
+
+from flops_fit.plan.run import ended_run
+from flops_fit.report.screen import SweepProgress
+from flops_fit.store.execution import Inline, train_plan
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Unwatched
+from flops_fit.study.status import study_status
+from flops_fit.training.spec import torch_trainer
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def on_screen(folder: Path, columns: int, *words: str) -> list[str]:
+    """The lines on stdout of a command where the screen has so many columns."""
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    command = [sys.executable, "-m", "flops_fit", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_law_stands_within_the_screen_and_answers_first(tmp_path, columns):
+    runs = f"runs={EXAMPLES / 'porian_isoflop_points.csv'}"
+    where = "where=config = rw/tuned/short/const/standard/val"
+    lines = on_screen(tmp_path, columns, "fit", runs, where, "draws=100", "budget=1e20")
+    assert lines[0].startswith("For 1e20 FLOPs (")
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines)
+
+
+class TestProgress:
+    def test_counts_flops_and_names_what_is_under_way(self, tmp_path):
+        plan, _ = planned(tmp_path)
+        first, second, *others = plan.experiments
+        progress = SweepProgress(plan.total_flops, len(plan))
+        assert str(progress).startswith("0/6 runs, 0% of ")
+        progress.progress(first, first.flops / 2)
+        done = ended_run(second, "completed", None)
+        progress.finished(replace(done, loss=1.0, flops=second.flops))
+        progress.progress(others[0], 0.0)
+        share = (first.flops / 2 + second.flops) / plan.total_flops
+        assert str(progress).startswith(f"1/6 runs, {share:.0%} of ")
+        assert str(progress).endswith("; at width 4 50%, width 16 0%")
+        for experiment in others:
+            progress.progress(experiment, experiment.flops)
+        assert str(progress).endswith("; at width 4 50%, width 16 100%, width 4 100%, 2 more")
+
+    def test_without_a_terminal_each_run_is_a_line(self, tmp_path, capsys):
+        plan, _ = planned(tmp_path)
+        with SweepProgress(plan.total_flops, len(plan)) as progress:
+            for experiment in plan.experiments[:2]:
+                progress.progress(experiment, 1.0)
+                progress.finished(replace(ended_run(experiment, "completed", None), loss=0.25))
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split()[0] for line in lines] == ["[1/6]", "[2/6]"]
+        assert all("loss 0.2500" in line for line in lines)
+
+
+def test_status_tells_running_paused_and_missing_apart(tmp_path):
+    plan, recipe = planned(tmp_path)
+    folder = StudyFolder(tmp_path)
+    watcher = Unwatched()
+    stopped = plan.experiments[1]
+
+    def stop(loss):
+        watcher.stop_requested = True
+        return loss
+
+    at = plan.experiments[0].num_steps + stopped.num_steps // 2
+    broken = replace(recipe, loss=WatchedLoss(at, stop))
+    with pytest.raises(KeyboardInterrupt):
+        train_plan(plan, folder, Inline(torch_trainer(broken, folder), folder), watcher)
+    before = sorted(tmp_path.rglob("*"))
+    found = study_status(folder)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.counts == {
+        "completed": 1, "failed": 0, "diverged": 0, "running": 0, "paused": 1, "missing": 4
+    }  # fmt: skip
+    kept = folder.steps_kept(stopped.id)
+    assert 0 < kept <= stopped.num_steps // 2 + 1
+    assert found.word(stopped) == f"paused, {kept / stopped.num_steps:.0%}"
+    with folder.lock(stopped.id):
+        running = study_status(folder)
+        assert running.word(stopped) == f"running, {kept / stopped.num_steps:.0%}"
+        assert running.counts["running"] == 1
+    last = plan.experiments[-1]
+    folder.write_run(ended_run(last, "failed", f"{last.id} fell over\nat line 3"))
+    assert study_status(folder).failures == {".. fell over": 1}
+
+
+NOISY = """
+import json
+import os
+from torch import nn
+
+print("imported")
+
+
+class Net(nn.Module):
+    def __init__(self, width, in_features):
+        super().__init__()
+        print("built")
+        self.layers = nn.Sequential(nn.Linear(in_features, width), nn.Linear(width, 1))
+
+    def forward(self, x):
+        os.write(1, b"past Python\\n")
+        return self.layers(x)
+"""
+
+
+@pytest.mark.slow
+def test_stdout_holds_one_document_whatever_a_users_model_prints(tmp_path):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/noisy.yaml").write_text(
+        "_target_: noisy.Net\nsize: {name: width, min: 2, max: 64}\nin_features: ${dataset.dim}\n"
+    )
+    words = ["train", "model=noisy", "dataset=toy", "budgets=[1e6,3e6]", "num_sizes=2"]
+    words += ["min_steps=5", "batch_size=32", "draws=0", "json=true", "workers=2"]
+    command = [sys.executable, "-m", "flops_fit", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "refusal" in json.loads(done.stdout)
+    assert {"imported", "built", "past Python"} <= set(done.stderr.splitlines())
