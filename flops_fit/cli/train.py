@@ -19,9 +19,9 @@ from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
 from flops_fit.study.fits import FittedStudy, Fitting
+from flops_fit.study.frozen import RunFailed, keep
 from flops_fit.study.reports import report_study
 from flops_fit.study.sweeps import train_study
-from flops_fit.study.verifications import RunFailed, keep
 
 
 def train(settings: SweepSettings, origins: Origins) -> int:

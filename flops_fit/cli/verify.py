@@ -17,8 +17,9 @@ from flops_fit.settings import VerifySettings
 from flops_fit.study.agreement import check_agreement
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.found import read_law
+from flops_fit.study.frozen import RunFailed, freeze, record, verification_path
 from flops_fit.study.runs import Runs
-from flops_fit.study.verifications import RunFailed, freeze, record, verification_path, verified
+from flops_fit.study.verifications import verified
 
 
 def verify(settings: VerifySettings, origins: Origins) -> int:

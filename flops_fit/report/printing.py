@@ -22,7 +22,7 @@ def print_law(law: ScalingLaw, asked: Sequence[Answer] = ()) -> None:
         show_table(tables.budgets_table(law))
         if meaning := tables.verdicts_line(law.budgets):
             show(meaning)
-    print_answers(asked or law.answers, law.metric)
+    print_answers(law.answers, law.metric)
     if summary.others:
         show(summary.others)
     for title, lines in (("Weak or worth a look", summary.weak), ("Next", summary.advice)):

@@ -15,7 +15,7 @@ from flops_fit.fitting.answer import Answer
 from flops_fit.laws.prediction import FlatBand, OtherSize
 from flops_fit.settings.answers import TargetSettings
 from flops_fit.store.folder import StudyFolder, has_plan
-from flops_fit.study.verifications import freeze
+from flops_fit.study.frozen import freeze
 
 CONFIGS = "conf"
 """Folder beside law.json for the configs of optimal runs."""

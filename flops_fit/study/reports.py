@@ -12,7 +12,7 @@ from flops_fit.report.files import write_page, write_report
 from flops_fit.report.report import Report
 from flops_fit.store.folder import StudyFolder, has_plan
 from flops_fit.study.curves import collapse_finding, curves_near_optima
-from flops_fit.study.verifications import verifications_in
+from flops_fit.study.frozen import verifications_in
 from flops_fit.tables import training_curve
 
 
