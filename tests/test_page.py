@@ -44,7 +44,7 @@ def number_in(text: str, shown: str) -> float:
         return float(head or 1) * 10.0 ** int(exponent)
     if text[-1] in SUFFIXES:
         return float(text[:-1]) * SUFFIXES[text[-1]]
-    return float(text.rstrip("×").replace(",", ""))
+    return float(text.rstrip("x").replace(",", ""))
 
 
 def said_by(html: str) -> list[tuple[str, float, float]]:
@@ -94,8 +94,12 @@ def test_every_number_of_the_page_is_that_of_law_json(answer):
     first = next(place for place, *_ in said_by(html) if place.endswith("/num_params"))
     assert at(law, first.replace("num_params", "extrapolation")) == pytest.approx(10)
     text = Elements(html).of("body")[0][1]
-    for line in (law["diagnostics"]["verdict"], *law["diagnostics"]["advice"]):
+    said = law["diagnostics"]
+    for line in (said["verdict"], *(step[1:] for step in (*said["findings"], *said["advice"]))):
         assert line in text
+    e, alpha = (f"{law['surface'][name]:{form}}" for name, form in (("E", ".4g"), ("alpha", ".3f")))
+    assert f"L = {e} + " in text
+    assert f"/N{alpha} + " in text
 
 
 def test_the_drawn_numbers_are_those_of_the_law_and_the_runs(answer):

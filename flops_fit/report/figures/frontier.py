@@ -34,7 +34,8 @@ from flops_fit.report.figures.optima import (
     trained_range,
 )
 from flops_fit.report.figures.runs import BAR, Measured, measured
-from flops_fit.report.figures.style import OTHERS, budget_role, span
+from flops_fit.report.figures.style import OTHERS, budget_role
+from flops_fit.shown import short_loss, span
 
 
 def frontier(
@@ -171,7 +172,7 @@ def _tested(verifications: Sequence[Verification]) -> list[Mark]:
 
 
 def _bounds(interval: Interval) -> str:
-    return span(interval, "{:.4g}".format)
+    return span(*interval, short_loss)
 
 
 def _flops(run: Run) -> float:

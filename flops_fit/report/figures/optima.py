@@ -29,7 +29,8 @@ from flops_fit.report.figures.marks import (
     Symbol,
     column,
 )
-from flops_fit.report.figures.style import OTHERS, budget_role, power, span
+from flops_fit.report.figures.style import OTHERS, budget_role, power
+from flops_fit.shown import span
 
 LINE_POINTS = 60
 
@@ -165,7 +166,7 @@ def exponent(law: ScalingLaw, method: str, quantity: Quantity, trained: Interval
     if bounds is None and draws is not None and is_range:
         slopes = _slopes(quantity.of_draws(draws), trained)
         bounds = central_intervals(slopes).get(BAND_LEVEL)
-    said = f" ({bounds[0]:.3f}–{bounds[1]:.3f})" if bounds else ""
+    said = f" ({bounds[0]:.3f}-{bounds[1]:.3f})" if bounds else ""
     return f"C^{{{value:.3f}}}{said}"
 
 
@@ -192,7 +193,7 @@ def _star(
         if quantity is TOKENS:
             ends = [float(law.flop_rule.tokens(optimum.flops, n)) for n in reversed(sizes)]
         bounds = ends[0], ends[1]
-    said = f", 95%: {span(bounds)}" if bounds else ""
+    said = f", 95%: {span(*bounds)}" if bounds else ""
     return Points(
         x=column([optimum.flops]),
         y=column([value]),

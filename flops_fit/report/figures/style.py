@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from math import floor, log10
 
 from flops_fit.laws.prediction import Interval
-from flops_fit.shown import short_number
 
 RAMP = (
     (0.267, 0.005, 0.329),
@@ -76,13 +75,6 @@ def power(value: float, digits: int = 3) -> str:
     if head == "10":
         head, exponent = "1", exponent + 1
     return f"10^{{{exponent}}}" if head == "1" else f"{head}×10^{{{exponent}}}"
-
-
-def span(bounds: Interval, shown: Callable[[float], str] = short_number) -> str:
-    """An interval, its unit once: 1.5-1.84B."""
-    low, high = map(shown, bounds)
-    same = low[-1:] == high[-1:] and low[-1:].isalpha()
-    return f"{low[:-1] if same else low}–{high}"
 
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
