@@ -26,7 +26,7 @@ RAMP = (
 """Viridis (van der Walt and Smith 2015), which keeps its order in grey and for the colour-blind, as
 RGB at twelve even steps: written out, so that a page needs no matplotlib."""
 
-ON_LIGHT, ON_DARK = (0.0, 0.78), (0.25, 1.0)
+ON_LIGHT, ON_DARK = (0.0, 0.78), (0.32, 1.0)
 """The part of the ramp that stands out from a light and from a dark background."""
 
 ROLES = {

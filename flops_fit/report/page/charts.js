@@ -172,7 +172,7 @@
         Plot.frame({ stroke: "var(--edge)" }),
         ...axes,
         ...panel.marks.flatMap(drawn),
-        Plot.tip(hoverable, Plot.pointer({ x: "x", y: "y", title: "text", fontSize: 12, lineWidth: 26, maxRadius: 30 })),
+        Plot.tip(hoverable, Plot.pointer({ x: "x", y: "y", title: "text", fill: "var(--tip)", stroke: "var(--muted)", fontSize: 12, lineWidth: 26, maxRadius: 30 })),
       ],
       ariaLabel: `${plainText(panel.y.label)} against ${plainText(panel.x.label)}`,
     });

@@ -206,7 +206,9 @@ def _facts(report: Report) -> tuple[tuple[str, str], ...]:
 
 
 def _command(report: Report, table: Mapping[str, Any]) -> str:
-    """The command that fits the same rows again, as a shell takes it."""
+    """The command that fits the same rows again, as a shell takes it; empty where none is known."""
+    if not table and report.plan is None:
+        return ""
     if not table:
         return f"flops-fit fit study={quote(report.name)}"
     files = ",".join(map(str, table.get("files", ())))
