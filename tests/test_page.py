@@ -256,13 +256,47 @@ def test_the_runs_are_sorted_by_the_column_that_is_pressed(answer, tmp_path):
     assert rows
 
 
+SEEN = """
+const seen = getComputedStyle(document.body);
+const dot = document.querySelector("[data-figure=isoflop] [aria-label=dot] *");
+const charts = [...document.querySelectorAll(".chart svg")];
+return {
+  over: document.documentElement.scrollWidth - innerWidth,
+  paper: seen.backgroundColor,
+  ink: seen.color,
+  budget: getComputedStyle(dot).fill,
+  width: innerWidth,
+  right: Math.max(...charts.map((one) => one.getBoundingClientRect().right)),
+};
+"""
+
+
 @needs_chromium
 @pytest.mark.parametrize("width", [1100, 390])
-def test_it_fits_the_screen(answer, tmp_path, width):
-    then = "document.body.dataset.over = document.documentElement.scrollWidth - innerWidth;"
-    seen = chromium.seen(answer / "report.html", tmp_path, then=then, width=width)
-    ((body, _),) = Elements(seen.html).of("body")
-    assert int(body["data-over"]) <= 0
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_can_be_read_on_wide_and_narrow_screens_in_both_themes(answer, tmp_path, width, theme):
+    flags = chromium.DARK if theme == "dark" else chromium.LIGHT
+    seen = chromium.measured(answer / "report.html", tmp_path, SEEN, width=width, flags=flags)
+    assert seen["width"] == width
+    assert seen["over"] <= 0
+    assert seen["right"] <= width
+    paper, ink, budget = seen["paper"], seen["ink"], seen["budget"]
+    assert contrast(paper, ink) > 7
+    assert contrast(paper, budget) > 2
+    assert (brightness(paper) < brightness(ink)) == (theme == "dark")
+
+
+def brightness(colour: str) -> float:
+    """Relative luminance (WCAG 2.1) of rgb(r, g, b)."""
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21."""
+    dark, light = sorted(map(brightness, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_report_opens_the_page_where_that_is_asked(folder, monkeypatch, capsys):

@@ -32,8 +32,7 @@ from flops_fit.report.figures.marks import (
     Shown,
     Symbol,
 )
-from flops_fit.report.figures.style import as_mathtext, palette, power
-from flops_fit.shown import short_number
+from flops_fit.report.figures.style import as_mathtext, count, palette, power
 
 DPI = 200
 
@@ -205,7 +204,7 @@ def _percent(value: float) -> str:
 
 
 WRITERS: dict[Shown, Callable[[float], str]] = {
-    Shown.COUNT: short_number,
+    Shown.COUNT: count,
     Shown.FLOPS: power,
     Shown.PLAIN: lambda value: f"{value:.4g}",
     Shown.PERCENT: _percent,

@@ -123,7 +123,7 @@ def _runs(known: Measured, shown: Frame) -> list[Mark]:
     used = [run for run in others if run.id in known.used]
     left_out = [run for run in others if run.id not in known.used]
     marks += known.points(
-        used, _flops, "run", Symbol.DOT, _name_of_others(known) if used else "", shown
+        used, _flops, known.others_colour, Symbol.DOT, _name_of_others(known) if used else "", shown
     )
     name = "left out of the fit" if left_out else ""
     marks += known.points(left_out, _flops, "muted", Symbol.HOLLOW, name, shown)

@@ -37,6 +37,12 @@ LINE_POINTS = 60
 BEYOND = 1000.0
 """How far beyond the largest trained budget lines are drawn."""
 
+BAND_SHOWN = 10.0
+"""Factor beyond the lines to which a band is shown: one that tells nothing hides the rest."""
+
+AROUND = 1.3
+"""Factor by which axes go beyond what they show."""
+
 BAND_LEVEL = "95"
 """Percent. The shaded interval."""
 
@@ -135,11 +141,21 @@ def _panel(
     marks.append(Rule(law.largest_budget, is_vertical=True, label=TRAINED))
     return Panel(
         Axis("training compute C, FLOPs", Shown.FLOPS),
-        Axis(quantity.label, Shown.COUNT),
+        Axis(quantity.label, Shown.COUNT, limits=_limits(marks)),
         tuple(marks),
         (formula(law, quantity, trained),),
         Corner.UPPER_LEFT,
     )
+
+
+def _limits(marks: Sequence[Mark]) -> Interval:
+    """Of what lines and stars need, and of the band as far as `BAND_SHOWN` beyond these."""
+    shown = [m.y for m in marks if isinstance(m, Line | Points)]
+    low, high = (float(end(np.concatenate(shown))) for end in (np.nanmin, np.nanmax))
+    bands = [m for m in marks if isinstance(m, Band)]
+    lowest = min([low, *(float(np.nanmin(b.low)) for b in bands)])
+    highest = max([high, *(float(np.nanmax(b.high)) for b in bands)])
+    return max(lowest, low / BAND_SHOWN) / AROUND, min(highest, high * BAND_SHOWN) * AROUND
 
 
 def formula(law: ScalingLaw, quantity: Quantity, trained: Interval) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from math import floor, log10
 
 from flops_fit.laws.prediction import Interval
+from flops_fit.shown import short_number
 
 RAMP = (
     (0.267, 0.005, 0.329),
@@ -43,6 +44,8 @@ the colour-blind tell apart; dashes and symbols tell them apart too."""
 
 OTHERS = ("first", "second", "third", "muted")
 """Roles of methods beside the one that answers, in their order."""
+
+MOST_OF_LETTERS = 1e15
 
 BUDGET = "budget-"
 """Prefix of the role of a budget, before its number from the smallest."""
@@ -82,6 +85,11 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SUPERSCRIPT = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 SCRIPT = re.compile(r"([\^_])\{([^}]*)\}")
+
+
+def count(value: float) -> str:
+    """A count as people write it: 1.2M; beyond what has letters as FLOPs are."""
+    return short_number(value) if value < MOST_OF_LETTERS else power(value)
 
 
 def as_html(text: str) -> str:

@@ -11,6 +11,7 @@
   const digits = (value, count) => String(Number(value.toPrecision(count)));
 
   function count(value) {
+    if (value >= 1e15) return flops(value);
     for (const [limit, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
       if (value >= limit) return digits(value / limit, 3) + suffix;
     }
