@@ -149,7 +149,7 @@ def _runs(known: Measured) -> list[Mark]:
     groups: dict[tuple[str, Symbol], list[Run]] = {}
     for run in known.runs:
         symbol = Symbol.DOT if run.id in known.used else Symbol.HOLLOW
-        colour = budget_role(run.budget, known.budgets, "run")
+        colour = budget_role(run.budget, known.budgets, known.others_colour)
         groups.setdefault((colour, symbol), []).append(run)
     return [_places(known, runs, colour, symbol) for (colour, symbol), runs in groups.items()]
 

@@ -92,7 +92,7 @@ def _panel(
     for budget in groups:
         mine = [i for i, run in enumerate(used) if _budget(run, known) == budget]
         if mine:
-            role = "run" if budget is None else budget_role(budget, known.budgets)
+            role = known.others_colour if budget is None else budget_role(budget, known.budgets)
             name = "" if budget is None else power(budget)
             marks += _points(known, used, off, mine, of_run, role, name, top)
     return Panel(
