@@ -122,6 +122,9 @@ D, PER_PARAM, RELY_ON, OVER_LARGEST = f"D ({SHOWN_LEVEL}%)", "D/N", "rely on", "
 OF_ALL, OVER_FORMULA = "of all", "C/6ND"
 """Columns that a narrow screen goes without."""
 
+BELOW = 0.999
+"""Extrapolation up to which a budget is no larger than the largest, but for rounding."""
+
 RELY_ON_MEANS = "rely on: what is sure at 80%, the loss within 3%, N within a factor of 2"
 OVER_FORMULA_MEANS = "C/6ND: FLOPs as counted on the model, over 6ND"
 """What columns mean, said below their tables."""
@@ -135,7 +138,7 @@ def _answer_row(answer: Answer, metric: str) -> dict[str, str]:
     )
     return {
         "budget": short_flops(p.budget),
-        OVER_LARGEST: times(p.extrapolation),
+        OVER_LARGEST: times(p.extrapolation) if p.extrapolation > BELOW else "",
         f"N ({SHOWN_LEVEL}%)": size,
         D: tokens,
         PER_PARAM: short_number(p.tokens_per_param),
