@@ -55,7 +55,9 @@ def seen(page: Path, folder: Path, *, then: str = "") -> Seen:
 
 FRAME = """<!doctype html><body>
 <iframe src="{name}" style="width:{width}px;height:1200px;border:0"></iframe>
-<script>addEventListener("message", (said) => {{ document.body.dataset.said = said.data }});</script>
+<script>
+addEventListener("message", (said) => {{ document.body.dataset.said = said.data }});
+</script>
 </body>"""
 
 
