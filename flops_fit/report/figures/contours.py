@@ -67,7 +67,7 @@ def contours(runs: Sequence[Run], law: ScalingLaw) -> Picture | None:
         return None
     method, fitted = found
     n, d = (_axis([run.num_params for run in known.runs]), _axis(_tokens(known.runs)))
-    loss = np.asarray(fitted(n[None, :], d[:, None]))
+    loss = _losses(fitted, n, d)
     levels = _levels(loss, column([run.loss for run in known.runs]))
     return Picture(
         name="contours",
@@ -91,6 +91,15 @@ def contours(runs: Sequence[Run], law: ScalingLaw) -> Picture | None:
             ),
         ),
     )
+
+
+def _losses(law: LossLaw, n: Array, d: Array) -> Array:
+    """Of each size after each length, (d, n); those of a steep law too high for a float as high as
+    the others go."""
+    with np.errstate(over="ignore"):
+        loss = np.asarray(law(n[None, :], d[:, None]))
+    known = np.isfinite(loss)
+    return np.where(known, loss, loss[known].max())
 
 
 def _tokens(runs: Sequence[Run]) -> list[float]:
