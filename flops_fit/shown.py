@@ -65,4 +65,5 @@ def duration(seconds: float) -> str:
     for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * limit:
             return f"{seconds / limit:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    whole = max(1, round(seconds))
+    return f"{whole} second" + ("" if whole == 1 else "s")

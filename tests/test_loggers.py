@@ -93,7 +93,7 @@ def test_all_points_and_results_are_logged_once_whoever_trains(folder, capsys, w
     assert law["diagnostics"]["verdict"] in answer
     said = [p["num_params"] for p in law["predictions"] if p["method"] == law["answer"]]
     assert all(repr(num_params) in answer for num_params in said)
-    assert answer.endswith("figures/optima.png")
+    assert "figures/optima.png" in answer
 
 
 def test_a_study_is_the_same_with_and_without_a_logger(folder, capsys):
