@@ -147,13 +147,18 @@ def test_beside_a_published_law_it_shows_optima(folder, capsys):
     assert check_numbers(html, json.loads((place / "comparison.json").read_text())) > 20
 
 
-def test_what_users_name_is_text_and_nothing_else():
+def evil_page() -> str:
+    """Of a study whose name, ids and errors are HTML."""
     runs = simulate_sweep(SURFACE, BUDGETS[:3], sizes=SIZES, noise=0.001)
     runs[3] = replace(runs[3], id=f"{EVIL}3")
     gone = replace(runs[0], id=f"{EVIL}0", status="failed", loss=None, error=f"{EVIL}\nmore")
     law = fit_runs(runs, draws=20)
     report = Report(EVIL, [*runs, gone], law)
-    html = study_page(report, pictures(report))
+    return study_page(report, pictures(report))
+
+
+def test_what_users_name_is_text_and_nothing_else():
+    html = evil_page()
     assert "<script>document" not in html
     assert Elements(html).of("h1")[0][1] == EVIL
     ids = next(c for c in embedded_data(html)["runs"] if c["name"] == "run")["cells"]
@@ -232,6 +237,17 @@ def test_a_browser_opens_it_without_errors_and_without_network(answer, tmp_path)
     assert len(charts) == 9
     assert all(int(attrs["data-drawn"]) > 0 for attrs in charts)
     assert check_numbers(seen.html, json.loads((answer / "law.json").read_text())) > 80
+
+
+@needs_chromium
+def test_what_users_name_is_run_by_no_browser(tmp_path):
+    (tmp_path / "evil.html").write_text(evil_page(), encoding="utf-8")
+    then = "document.body.dataset.title = document.title;"
+    seen = chromium.seen(tmp_path / "evil.html", tmp_path, then=POINT + then)
+    assert seen.console == ()
+    ((body, _),) = Elements(seen.html).of("body")
+    assert body["data-title"] == EVIL
+    assert f"{EVIL}3" in Elements(seen.html).of("table", id="runs-table")[0][1]
 
 
 @needs_chromium

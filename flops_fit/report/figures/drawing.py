@@ -184,7 +184,7 @@ def _set_ticks(axes: Axes, side: str, axis: Axis) -> None:
         decades = np.log10(high / low)
         subs: tuple[float, ...] = (1.0,)
         if decades < FEW_DECADES:
-            one.set_major_locator(MaxNLocator(6))
+            one.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             one.set_minor_locator(NullLocator())
             one.set_major_formatter(FuncFormatter(lambda value, _: as_mathtext(write(value))))
             return
@@ -195,7 +195,7 @@ def _set_ticks(axes: Axes, side: str, axis: Axis) -> None:
         one.set_major_locator(LogLocator(subs=subs, numticks=12))
         one.set_minor_formatter(NullFormatter())
     else:
-        one.set_major_locator(MaxNLocator(7))
+        one.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     one.set_major_formatter(FuncFormatter(lambda value, _: as_mathtext(write(value))))
 
 

@@ -77,9 +77,10 @@ def fitted_losses(law: LossLaw, runs: Sequence[Run]) -> Array:
     """What a law says of the runs' losses, (n,)."""
     n, d = column([run.num_params for run in runs]), column([run.num_tokens for run in runs])
     unique = column([run.unique_tokens for run in runs])
-    if isinstance(law, KnowsRepeats) and np.isfinite(unique).all():
-        return np.asarray(law.loss(n, d, unique))
-    return np.asarray(law(n, d))
+    with np.errstate(over="ignore"):  # a steep law far away: infinite
+        if isinstance(law, KnowsRepeats) and np.isfinite(unique).all():
+            return np.asarray(law.loss(n, d, unique))
+        return np.asarray(law(n, d))
 
 
 def _panel(
