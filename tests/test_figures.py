@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -333,6 +334,8 @@ def test_marks_up_and_down_are_escaped_for_paper_and_for_the_page():
     assert as_mathtext("C^{0.5}") == r"C$\mathregular{{}^{0.5}}$"
     assert span((1.53e9, 1.84e9)) == "1.53–1.84B"
     assert span((9e8, 1.84e9)) == "900M–1.84B"
+    assert span((9e8, math.inf)) == "over 900M"
+    assert span((0.0, 9e8)) == "under 900M"
 
 
 def luminance(colour: str) -> float:

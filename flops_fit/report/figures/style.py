@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from html import escape
-from math import floor, log10
+from math import floor, isinf, log10
 
 from flops_fit.laws.prediction import Interval
 from flops_fit.shown import short_number
+from flops_fit.shown import span as plain_span
 
 RAMP = (
     (0.267, 0.005, 0.329),
@@ -79,7 +80,9 @@ def power(value: float, digits: int = 3) -> str:
 
 
 def span(bounds: Interval, shown: Callable[[float], str] = short_number) -> str:
-    """An interval, its unit once: 1.5-1.84B."""
+    """An interval, its unit once: 1.5-1.84B; an open end (0, infinite) in words."""
+    if bounds[0] == 0 or isinf(bounds[1]):
+        return plain_span(*bounds, shown)
     low, high = map(shown, bounds)
     same = low[-1:] == high[-1:] and low[-1:].isalpha()
     return f"{low[:-1] if same else low}–{high}"
