@@ -115,7 +115,7 @@ def test_no_budgets_for_a_pair_without_a_recipe(folder, capsys):
 
 def test_budget_that_leaves_no_size(folder, capsys):
     said = message(capsys, "plan", "budgets=[1e5]")
-    assert "budget 100000 leaves no size to train" in said
+    assert "budget 1e5 leaves no size to train" in said
     assert "raise the budget or lower batch_size" in said
 
 
@@ -223,6 +223,14 @@ def test_what_is_drawn_on_a_screen_is_without_commands_of_a_terminal():
     assert "\x1b[5m" not in shown.get()
     assert "\x9b" not in shown.get()
     assert json_text({"id": "a\x1b\x9b\x7f"}) == '{\n  "id": "a\\u001b\\u009b\\u007f"\n}'
+
+
+def test_a_setting_of_thousands_of_digits(folder, capsys):
+    said = message(capsys, "predict", "law=chinchilla", f"budget={'1' * 5000}")
+    assert "budgets holds a number of thousands of digits: write numbers as 1e21" in said
+    (folder / "conf/model/long.yaml").write_text(FILES["conf/model/net.yaml"] + f"x: {'1' * 5000}")
+    said = message(capsys, "plan", "model=long", "dataset=mine", *TINY)
+    assert "a config holds a number of thousands of digits" in said
 
 
 def test_a_table_with_a_number_of_thousands_of_digits(folder, capsys):

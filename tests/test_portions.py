@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from small_study import ADAMW, planned, small_sweep
+from small_study import ADAMW, planned, small_spec, small_sweep
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
@@ -16,6 +16,7 @@ from flops_fit.store.execution import Inline, SideBySide
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training.evaluation import evaluate
+from flops_fit.training.kernels import DEFAULT
 from flops_fit.training.portions import Labels, Samples
 from flops_fit.training.spec import torch_trainer
 
@@ -225,6 +226,35 @@ class TestModelsThatDependOnThePortion:
         with pytest.raises(MemoryError, match=r"BatchNorm1d .*micro_batch_size=4"):
             trainer(plan.experiments[0], tmp_path / "run", Unwatched())
         assert asked == [8]
+
+
+class Counted:
+    """A mean over samples that counts how often it is asked for."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, output, target):
+        self.calls += 1
+        return F.cross_entropy(output.flatten(0, 1), target.flatten(), ignore_index=-1)
+
+
+def test_a_worker_does_not_try_again_what_its_parent_has_found(tmp_path):
+    folder = StudyFolder(tmp_path)
+    data = as_source(labelled(ignored=-1))
+    sweep = small_sweep(budgets=(2e6,))
+    spec = small_spec(factory=Tagger, loss=Counted(), source=data, sweep=sweep)
+    trainer = spec.prepare(folder).trainer
+    assert trainer.recipe.portions.weights == Labels(-1)
+    folder.pin({**trainer.pins, "kernels": DEFAULT.to_json()})
+    calls = []
+    for known in (trainer, None):
+        there = spec.in_worker(known)()
+        before = there.loss.calls
+        again = there.pinned_trainer(folder)
+        assert again.recipe.portions == trainer.recipe.portions
+        calls.append(there.loss.calls - before)
+    assert calls[0] == 0 < calls[1]
 
 
 def test_state_from_call_to_call_is_a_dependence(tmp_path):

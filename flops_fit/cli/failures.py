@@ -29,6 +29,7 @@ from flops_fit.errors import UserError, printable
 from flops_fit.settings import Setting, declared
 from flops_fit.signatures import did_you_mean, nearest
 
+LONG_NUMBER = re.compile(r"\d{1000}")
 WITHOUT_TORCH = (
     "plan, train and verify need torch, which is not installed: pip install torch "
     "(fit, predict, compare, report and status do without)"
@@ -65,6 +66,11 @@ def report_composition(error: Exception) -> int:
         return report_failure(error)
     if isinstance(error, UnicodeDecodeError):
         say(f"error: {file_holding(error.object)} is no UTF-8 text: save it as UTF-8")
+        return ERROR
+    if "set_int_max_str_digits" in f"{error}":
+        words = [word for word in sys.argv if LONG_NUMBER.search(word)]
+        place = words[0].partition("=")[0] if words else "a config"
+        say(f"error: {place} holds a number of thousands of digits: write numbers as 1e21")
         return ERROR
     say(f"error: Hydra came to no end: {type(error).__name__}: {error}{_hint(error)}")
     return ERROR

@@ -56,7 +56,7 @@ class CommandSpec:
     def pinned_trainer(self, folder: StudyFolder) -> Trainer:
         return self.trainer
 
-    def in_worker(self) -> Callable[[], Spec]:
+    def in_worker(self, trainer: Trainer | None = None) -> Callable[[], Spec]:
         return partial(_itself, self)
 
     def for_optimum(self, prediction: Prediction) -> CommandSpec:

@@ -168,8 +168,9 @@ class Spec(Protocol):
     def pinned_trainer(self, folder: StudyFolder) -> Trainer:
         """Its trainer, built without planning from what the study has pinned."""
 
-    def in_worker(self) -> Callable[[], Spec]:
-        """What makes it in a worker process; can be pickled.
+    def in_worker(self, trainer: Trainer | None = None) -> Callable[[], Spec]:
+        """What makes it in a worker process, with what its `trainer` here has found out about its
+        parts; can be pickled.
 
         Raises `ConfigError` where it can't be had there.
         """

@@ -95,7 +95,7 @@ def executor(
             else:
                 yield Inline(trainer, folder, patience)
         return
-    make_trainer = functools.partial(trainer_in_worker, spec.in_worker(), folder)
+    make_trainer = functools.partial(trainer_in_worker, spec.in_worker(trainer), folder)
     units = functools.partial(units_of, trainer=trainer)
     count, threads, gpus = machine.workers, machine.threads, machine.gpus
     yield Workers(make_trainer, folder, count, threads, gpus, patience, units)

@@ -27,7 +27,7 @@ from flops_fit.plan.sweep import (
 )
 from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import MeasuredFamily, Prepared, Spec
+from flops_fit.store.protocols import MeasuredFamily, Prepared, Spec, Trainer
 from flops_fit.training.checks import check_fit
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
@@ -35,6 +35,7 @@ from flops_fit.training.in_words import trains_with
 from flops_fit.training.kernels import KernelPlan
 from flops_fit.training.own_loss import with_labels
 from flops_fit.training.portion_trial import portions_of
+from flops_fit.training.portions import Portions, Said
 from flops_fit.training.recipe import Metric, OptimizerFactory, Recipe
 from flops_fit.training.state import Trunks
 from flops_fit.training.trainer import TorchTrainer
@@ -78,8 +79,15 @@ class StudySpec:
     settings: SweepSettings | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     remade: Callable[[], Spec] | None = None
+    portions: Portions | None = None  # None: found out by a trial
 
-    def in_worker(self) -> Callable[[], Spec]:
+    def in_worker(self, trainer: Trainer | None = None) -> Callable[[], Spec]:
+        found = trainer.recipe.portions if isinstance(trainer, TorchTrainer) else None
+        if found is None or isinstance(found.weights, Said):  # the user's loss, which stays here
+            return self._made_anew()
+        return partial(with_portions, self._made_anew(), found)
+
+    def _made_anew(self) -> Callable[[], Spec]:
         if self.remade is not None:
             return self.remade
         try:
@@ -152,7 +160,13 @@ class StudySpec:
             together=self.together,
             kernels=self.kernels,
         )
-        return replace(recipe, portions=portions_of(recipe))
+        return replace(recipe, portions=self.portions or portions_of(recipe))
+
+
+def with_portions(make: Callable[[], Spec], portions: Portions) -> Spec:
+    """The spec of a worker, which need not try again what the parent process has found out."""
+    spec = make()
+    return replace(spec, portions=portions) if isinstance(spec, StudySpec) else spec
 
 
 def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:

@@ -64,6 +64,6 @@ def linear_frame(values: Array, *, keep: Array | None = None) -> Frame:
     if keep is not None and np.isfinite(keep).any():
         bound = max(bound, float(np.nanmax(keep)))
     above = known > bound
-    top = bound if above.any() else float(known.max())
+    top = max(float(known[~above].max()), low if keep is None else float(np.nanmax(keep)))
     room = MARGIN * (top - low) or 0.1 * abs(low) or 1.0
     return Frame((low - room, top + room), False, int(above.sum()), float(known.max()))
