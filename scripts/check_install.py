@@ -1,15 +1,17 @@
-"""From nothing to a law of one's own table with the light install: checked, and timed.
+"""From nothing to a law of one's own, as the documentation says it: checked, and timed.
 
-    python scripts/check_install.py [--wheel FILE] [--write]
+    python scripts/check_install.py [--model] [--wheel FILE] [--write]
 
-Makes an environment, installs light/ (or its wheel) with the versions of constraints.txt, fits the
-table of docs/own-table.md and asks it, and sees that a training ends in a sentence. With --write
-the seconds are put into that page. Needs nothing but Python's own library.
+Makes an environment, installs light/ (or its wheel), fits the table of docs/own-table.md and asks
+it, and sees that there a training ends in a sentence. With --model installs the whole, writes the
+files of docs/own-model.md, plans and trains. Versions are those of constraints.txt. With --write
+the seconds are put into the page. Needs nothing but Python's own library.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
 import shlex
@@ -22,9 +24,10 @@ from pathlib import Path
 from marked_block import write_block
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "own-table.md"
-TABLE = re.compile(r'^```csv title="mine.csv"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+FILE = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^flops-fit (.*)$", re.MULTILINE)
+SHOWN = 2
+"""Commands of a page that are run: those up to its law."""
 
 
 def run(*words: object, cwd: Path, code: int = 0) -> str:
@@ -35,40 +38,66 @@ def run(*words: object, cwd: Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--wheel", type=Path, default=ROOT / "light")
-    parser.add_argument("--write", action="store_true")
-    asked = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
+def installed(what: Path, folder: Path) -> Path:
+    """The programs of a new environment that has it."""
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    venv = folder / "venv" / "bin"
+    run(venv / "pip", "install", "-q", "-c", ROOT / "constraints.txt", what, cwd=folder)
+    return venv
+
+
+def answered(page: str, venv: Path, folder: Path) -> None:
+    """Writes the files of the page and types its first commands."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, content in FILE.findall(text):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    for command in COMMAND.findall(text)[:SHOWN]:
+        said = run(venv / "flops-fit", *shlex.split(command), cwd=folder)
+        if not re.search(r"\d", said):
+            raise SystemExit(f"flops-fit {command} answers without a number: {said}")
+
+
+def check_no_torch(venv: Path, folder: Path) -> None:
+    """It is not there, and a training says so in a sentence."""
+    run(venv / "python", "-c", "import torch", cwd=folder, code=1)
+    said = run(venv / "flops-fit", "train", "model=mlp", "dataset=toy", cwd=folder, code=1)
+    if said.count("\n") != 1 or "pip install torch" not in said:
+        raise SystemExit(f"train without torch says: {said}")
+
+
+def timed(page: str, what: Path, *, without_torch: bool) -> str:
+    """What it took, in words."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = time.monotonic()
-        run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-        venv = folder / "venv" / "bin"
-        run(venv / "pip", "install", "-q", "-c", ROOT / "constraints.txt", asked.wheel, cwd=folder)
-        installed = time.monotonic()
-        (folder / "mine.csv").write_text(TABLE.search(page)[1], encoding="utf-8")  # type: ignore[index]
-        fit, predict = COMMAND.findall(page)[:2]
-        run(venv / "flops-fit", *shlex.split(fit), cwd=folder)
-        said = run(venv / "flops-fit", *shlex.split(predict), cwd=folder)
-        answered = time.monotonic()
-        if not re.search(r"\d", said):
-            raise SystemExit(f"predict answers without a number: {said}")
-        run(venv / "python", "-c", "import torch", cwd=folder, code=1)
-        without = run(venv / "flops-fit", "train", "model=mlp", "dataset=toy", cwd=folder, code=1)
-        if without.count("\n") != 1 or "pip install torch" not in without:
-            raise SystemExit(f"train without torch says: {without}")
-        megabytes = sum(f.stat().st_size for f in (folder / "venv").rglob("*") if f.is_file()) / 1e6
-    measured = (
-        f"{installed - start:.0f} s to make an environment and install ({megabytes:.0f} MB), "
-        f"{answered - installed:.0f} s to fit the table and ask it"
+        venv = installed(what, folder)
+        then = time.monotonic()
+        answered(page, venv, folder)
+        end = time.monotonic()
+        if without_torch:
+            check_no_torch(venv, folder)
+        files = (file for file in (folder / "venv").rglob("*") if file.is_file())
+        megabytes = sum(file.stat().st_size for file in files) / 1e6
+    return (
+        f"{then - start:.0f} s to make an environment and install ({megabytes:,.0f} MB), "
+        f"{end - then:.0f} s for the commands up to here"
     )
-    print(measured)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", action="store_true")
+    parser.add_argument("--wheel", type=Path, default=ROOT / "light")
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    page, what = ("own-model.md", ROOT) if asked.model else ("own-table.md", asked.wheel)
+    measured = timed(page, what, without_torch=not asked.model)
+    print(f"{page}: {measured}")
     if asked.write:
-        where = f"{platform.machine()}, Python {platform.python_version()}"
-        made = f"Measured by `scripts/check_install.py` ({where}): {measured}."
-        write_block(PAGE, "figures: install", made)
+        where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        said = f"Measured by `scripts/check_install.py` ({where}): {measured}."
+        write_block(ROOT / "docs" / page, "figures: install", said)
 
 
 if __name__ == "__main__":
