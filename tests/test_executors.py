@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from small_study import Net, outcome, planned, small_sweep
 
+from flops_fit.errors import StudyError
 from flops_fit.plan.trunks import chains
 from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
@@ -26,17 +27,18 @@ LONG = small_sweep(budgets=(5e6,), sizes=(4, 5), max_epochs=1000.0)
 class Mortal(Net):
     """Kills its process in the 20th step at width 8, once: `marker` says that it has."""
 
-    def __init__(self, width, marker):
+    def __init__(self, width, marker, by=signal.SIGKILL):
         super().__init__(width)
         self.width = width
         self.marker = Path(marker)
+        self.by = by
         self.steps = 0
 
     def forward(self, x):
         self.steps += self.training
         if self.width == 8 and self.steps == 20 and not self.marker.exists():
             self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
         return super().forward(x)
 
 
@@ -81,6 +83,15 @@ def make_trainer_and_tell(folder, told):
     return make_trainer(folder)
 
 
+def make_trainer_after_deaths(folder, graves, most):
+    """The first `most` processes that are to make one are killed."""
+    grave = Path(graves, str(len(os.listdir(graves))))
+    if int(grave.name) < most:
+        grave.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_trainer(folder)
+
+
 def fail_to_make_trainer():
     raise LookupError("no such part")
 
@@ -116,6 +127,29 @@ def test_a_killed_worker_takes_only_its_run_with_it(folder, tmp_path, inline):
     assert "died with exit code -9" in failed.error
     assert len(runs) == 6
     assert {outcome(run) for run in runs if run is not failed} < set(inline)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_stop_leaves_its_run_to_another(folder, tmp_path, inline):
+    asked = partial(Mortal, marker=str(tmp_path / "asked"), by=signal.SIGTERM)
+    assert list(map(outcome, trained_by_workers(folder, factory=asked))) == inline
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_before_it_trains_is_replaced_but_not_for_ever(folder, tmp_path, inline):
+    plan, _ = planned(folder.path)
+    for most in (2, 3):
+        graves = tmp_path / f"graves {most}"
+        graves.mkdir()
+        make = partial(make_trainer_after_deaths, folder.path, str(graves), most)
+        workers = Workers(make, folder, 1, threads=1)
+        if most == 2:
+            runs = train_plan(plan, folder, workers, Unwatched())
+            assert list(map(outcome, runs)) == inline
+        else:
+            with pytest.raises(StudyError, match=r"3 worker processes died .* exit code -9"):
+                workers(chains(plan.experiments), Unwatched())
 
 
 def test_a_recipe_that_cannot_be_made_ends_the_sweep(folder, capfd):
