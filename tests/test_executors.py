@@ -1,22 +1,26 @@
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_study import Net, outcome, planned, small_sweep
+from small_study import Net, outcome, planned, small_spec, small_sweep
 
 from flops_fit.errors import StudyError
+from flops_fit.fitting import IsoflopFit
 from flops_fit.plan.trunks import chains
+from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
+from flops_fit.study.fits import Fitting
+from flops_fit.study.sweeps import train_study
 from flops_fit.study.workers import STOP_SECONDS, Workers
-from flops_fit.training.spec import torch_trainer
+from flops_fit.training.spec import StudySpec, torch_trainer
 
 # What follows up to the first fixture is imported by the worker processes as well.
 
@@ -240,3 +244,23 @@ def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path
         workers(chains(plan.experiments), StopOnFile(marker))
     assert time.perf_counter() - started < STOP_SECONDS
     assert [run.status for run in folder.runs_of(plan)[0]] == ["completed"]
+
+
+@dataclass(frozen=True)
+class Raced(StudySpec):
+    """Another process pins a study's held-out samples after this one has prepared its plan."""
+
+    def prepare(self, folder):
+        prepared = super().prepare(folder)
+        folder.pin({"held_out_samples": 17})
+        return prepared
+
+
+@pytest.mark.slow
+def test_what_another_process_pins_meanwhile_holds_for_all_runs(folder):
+    spec = Raced(**vars(small_spec()))
+    parts = dict.fromkeys(("model", "dataset", "loss", "optimizer", "schedule", "fit"))
+    settings = SweepSettings(study="study", workers=1, threads=1, **parts)
+    study = train_study(spec, folder, settings, Fitting(IsoflopFit(), 0, 0))
+    assert {run.held_out_samples for run in study.runs} == {17}
+    assert folder.pinned()["held_out_samples"] == 17
