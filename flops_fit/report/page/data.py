@@ -26,7 +26,7 @@ from flops_fit.report.figures.marks import (
     Points,
     Rule,
 )
-from flops_fit.report.figures.style import as_html
+from flops_fit.report.figures.style import as_html, named
 
 DIGITS = 6
 """Of a number that is drawn."""
@@ -244,4 +244,4 @@ def _entries(marks: Sequence[Mark]) -> tuple[Mapping[str, str], ...]:
             look = mark.symbol if isinstance(mark, Points) else getattr(mark, "dashes", "band")
             entry = {"name": mark.name, "colour": mark.colour, "look": str(look)}
             found.setdefault(mark.name, entry)
-    return tuple(found.values())
+    return tuple(found[name] for name in named(list(found)))
