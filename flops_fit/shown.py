@@ -34,7 +34,9 @@ def short_loss(loss: float) -> str:
 
 
 def times(factor: float) -> str:
-    """A multiple: 10x, 1.07x, 1,000x."""
+    """A multiple: 10x, 1.07x, 1,000x, 6e9x."""
+    if factor >= 1e5:
+        return f"{significant(factor, 2)}x"
     return f"{factor:,.0f}x" if factor >= 100 else f"{factor:.3g}x"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import struct
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch.nn.functional as F
+from from_scripts import loaded
 from small_study import Net, planned, rows, small_spec, small_sweep
 
 from flops_fit import find_optimal
@@ -29,6 +29,8 @@ from flops_fit.study.logged import LoggedWatcher, opened
 from flops_fit.study.sweeps import train_study
 from flops_fit.training.spec import torch_trainer
 
+pages = loaded("pages")
+
 PAGE = Path(__file__).parent.parent / "docs/loggers.md"
 
 TRAIN = ["train", "model=mlp", "dataset=toy", "budgets=[1e7,3e7,1e8]", "num_sizes=4", "draws=0"]
@@ -39,11 +41,10 @@ TRAIN += ["min_steps=10", "device=cpu", "study=small", "held_out_samples=64", "j
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with the logger of the page as the user's own."""
-    blocks = re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    for name, text in blocks:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    files = [block for block in pages.blocks(PAGE) if block.title]
+    assert len(files) == 2
+    for block in files:
+        pages.keep_file(block, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path

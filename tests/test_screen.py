@@ -69,8 +69,9 @@ class TestProgress:
                 progress.progress(experiment, 1.0)
                 progress.finished(replace(ended_run(experiment, "completed", None), loss=0.25))
         lines = capsys.readouterr().err.splitlines()
-        assert [line.split()[0] for line in lines] == ["[1/6]", "[2/6]"]
-        assert all("loss 0.2500" in line for line in lines)
+        assert [line.split()[0] for line in lines[:-1]] == ["[1/6]", "[2/6]"]
+        assert all("loss 0.2500" in line for line in lines[:-1])
+        assert lines[-1] == "trained 2 runs in 1 second"
 
 
 def test_status_tells_running_paused_and_missing_apart(tmp_path):

@@ -37,6 +37,7 @@ from flops_fit.shown import (
         (times, 10, "10x"),
         (times, 1.072, "1.07x"),
         (times, 1000.2, "1,000x"),
+        (times, 6.03e9, "6e9x"),
         (duration, 0.2, "1 second"),
         (duration, 90, "90 seconds"),
         (duration, 600, "10 minutes"),

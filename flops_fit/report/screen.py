@@ -198,6 +198,9 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+        if self.ended:
+            runs = "1 run" if self.ended == 1 else f"{self.ended} runs"
+            say(f"trained {runs} in {duration(time.monotonic() - self._started)}")
 
     @property
     def flops(self) -> float:

@@ -337,6 +337,6 @@ def _optimum(letter: str, at: OptimumAt) -> dict[str, str]:
     return {
         f"N {letter}{level}": _estimate(at.num_params, short_number),
         f"D {letter}": short_number(at.num_tokens.value or 0.0),
-        f"D/N {letter}{level}": _estimate(at.tokens_per_param, "{:.3g}".format),
+        f"D/N {letter}{level}": _estimate(at.tokens_per_param, short_number),
         **loss,
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sweeps import CHINCHILLA, sweep
 
-from flops_fit.fitting import EnvelopeFit, fit_runs, isoflop, surface
+from flops_fit.fitting import EnvelopeFit, IsoflopFit, fit_runs, isoflop, surface
 from flops_fit.fitting.contract import Examined
 from flops_fit.fitting.examine.diagnostics import BackTest, Bias, CountedBy, Parting, Without
 from flops_fit.fitting.examine.words import findings
@@ -16,6 +16,7 @@ from flops_fit.fitting.surface.numbers import DeltaFit, Influence, NextRuns, Sur
 from flops_fit.fitting.surface.words import UNDETERMINED, advice
 from flops_fit.fitting.surface.words import findings as surface_findings
 from flops_fit.laws import FlopRule
+from flops_fit.tables import read_table
 
 NOTHING = {
     "exponents": {"isoflop": 0.47, "surface": 0.452},
@@ -205,12 +206,36 @@ def test_exponents_without_the_edges_are_said_from_what_they_are_to_what_they_be
 
 
 def test_the_range_over_thresholds_is_that_of_the_refits(law):
-    deltas = [DeltaFit(d, a, 0.3, 0.3) for d, a in ((1e-4, 0.45), (1e-2, 0.41), (1e-1, 0.43))]
+    found = ((1e-4, 0.45), (1e-3, 0.44), (1e-2, 0.41), (1e-1, 0.43))
+    deltas = [DeltaFit(d, a, 0.3, 0.3) for d, a in found]
     (sentence,) = said_of_surface(law, deltas=tuple(deltas))
     assert sentence.startswith("outliers matter: the surface's exponent is 0.410 to 0.450, ")
     assert (
         said_of_surface(law, deltas=tuple(replace(d, a=0.45 + d.delta / 100) for d in deltas)) == ()
     )
+
+
+NO_SURFACE_AT_ALL_THRESHOLDS = """N,D,loss
+7.14435e+06,2.33285e+10,4.105932
+1.42887e+07,1.16642e+10,3.806058
+2.85774e+07,5.83212e+09,3.626511
+5.71548e+07,2.91606e+09,3.511285
+1.1431e+08,1.45803e+09,3.571590
+7.82624e+06,2.55551e+10,4.050416
+1.56525e+07,1.27775e+10,3.747635
+3.1305e+07,6.38877e+09,3.588339
+6.26099e+07,3.19438e+09,3.497928
+1.2522e+08,1.59719e+09,3.487528
+"""
+"""A known surface with noise of 0.4%; at some thresholds beta ends at a limit."""
+
+
+def test_a_threshold_without_a_surface_is_a_finding_and_no_failed_fit(tmp_path):
+    (tmp_path / "runs.csv").write_text(NO_SURFACE_AT_ALL_THRESHOLDS)
+    law = fit_runs(read_table(tmp_path / "runs.csv").runs, answer=IsoflopFit(), draws=0)
+    numbers = law.diagnostics.of_methods["surface"]
+    assert 0 < len(numbers.deltas) < 4
+    assert any("these losses give no surface" in finding for finding in law.diagnostics.findings)
 
 
 def test_a_back_test_is_said_with_its_errors_and_how_far_it_reached(law):

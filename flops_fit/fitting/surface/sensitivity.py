@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -87,11 +88,16 @@ def influential_runs(
 
 
 def other_deltas(points: Points, fit: SurfaceFit) -> tuple[DeltaFit, ...]:
-    """The surface at other Huber thresholds; nothing for objectives without one."""
+    """The surface at those other Huber thresholds at which there is one; nothing for objectives
+    without a threshold."""
     if fit.objective.delta is None:
         return ()
-    laws = [(d, replace(fit, objective=Huber(d)).law(points).surface) for d in DELTAS]
-    return tuple(DeltaFit(d, s.a, s.alpha, s.beta) for d, s in laws)
+    found = []
+    for delta in DELTAS:
+        with suppress(FitError):
+            surface = replace(fit, objective=Huber(delta)).law(points).surface
+            found.append(DeltaFit(delta, surface.a, surface.alpha, surface.beta))
+    return tuple(found)
 
 
 def next_runs(points: Points, law: SurfaceLaw, draws: SurfaceDraws) -> tuple[NextRuns, ...]:

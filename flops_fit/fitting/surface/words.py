@@ -15,6 +15,7 @@ from flops_fit.fitting.surface.fit import SurfaceFit
 from flops_fit.fitting.surface.law import SurfaceLaw
 from flops_fit.fitting.surface.numbers import DeltaFit, Influence, NextRuns, SurfaceNumbers
 from flops_fit.fitting.surface.sensitivity import (
+    DELTAS,
     influential_runs,
     next_runs,
     other_deltas,
@@ -126,6 +127,11 @@ def _ending_findings(law: SurfaceLaw) -> list[str]:
 
 def _delta_findings(deltas: Sequence[DeltaFit]) -> list[str]:
     values = [fit.a for fit in deltas]
+    if 0 < len(values) < len(DELTAS):
+        return [
+            "outliers matter: where they are damped more or less strongly these losses give no "
+            "surface"
+        ]
     if not values or max(values) - min(values) < WORTH_SAYING_OF_A:
         return []
     return [

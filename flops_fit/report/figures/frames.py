@@ -60,7 +60,7 @@ def linear_frame(values: Array, *, keep: Array | None = None) -> Frame:
     """The same on an axis that is not logarithmic."""
     known = values[np.isfinite(values)]
     low, most = float(known.min()), float(np.quantile(known, MOST))
-    kept = max((float(v) for v in (() if keep is None else keep) if np.isfinite(v)), default=low)
+    kept = low if keep is None else float(np.max(keep, initial=low, where=np.isfinite(keep)))
     above = known > max(most + ROOM * (most - low), kept)
     top = max(float(known[~above].max()), kept)
     room = MARGIN * (top - low) or 0.1 * abs(low) or 1.0
