@@ -50,7 +50,7 @@ def frame(values: Array, *, keep: Array | None = None) -> Frame:
     is_log = bool(known.min() > 0 and np.quantile(known, MOST) > LOG_FROM * known.min())
     if not is_log:
         return linear_frame(values, keep=keep)
-    inner = linear_frame(np.log(known), keep=None if keep is None else np.log(keep))
+    inner = linear_frame(np.log(known), keep=None if keep is None else np.log(keep[keep > 0]))
     low, high = inner.limits
     limits = float(np.exp(low)), float(np.exp(high))
     return Frame(limits, True, inner.num_above, float(known.max()))
