@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import time
@@ -117,6 +118,13 @@ def test_a_study_is_the_same_with_and_without_a_logger(folder, capsys):
     (study / "log.txt").unlink()
     assert main([*TRAIN, "workers=1", "logger=lines"]) == 0
     assert [line.split()[0] for line in (study / "log.txt").read_text().splitlines()] == ["answer"]
+
+
+def test_a_sweep_without_a_law_logs_why(folder, capsys):
+    assert main([*TRAIN, "budgets=[1e7]", "workers=1", "logger=lines"]) == 3
+    (answer,) = re.findall("^answer .*", (folder / "outputs/small/log.txt").read_text(), re.M)
+    assert json.loads(capsys.readouterr().out)["refusal"][:60] in answer
+    assert "figures/isoflop.png" in answer
 
 
 class Failing:

@@ -160,8 +160,9 @@ def log_answer(log: GuardedLog | None, study: FittedStudy) -> None:
         return
 
     def told(log: Log) -> None:
-        if study.law is not None and not is_current(study.answer_folder):
-            report_study(study.runs, study.law, study.answer_folder)
+        answer = study.law or study.refusal
+        if answer is not None and not (study.law and is_current(study.answer_folder)):
+            report_study(study.runs, answer, study.answer_folder)
         figures = sorted((study.answer_folder / "figures").glob("*.png"))
         log.answer(summary_of(study), figures)
 
