@@ -34,7 +34,9 @@ def short_loss(loss: float) -> str:
 
 
 def times(factor: float) -> str:
-    """A multiple: 10x, 1.07x, 1,000x."""
+    """A multiple: 10x, 1.07x, 1,000x, 6e9x."""
+    if factor >= 1e5:
+        return f"{significant(factor, 2)}x"
     return f"{factor:,.0f}x" if factor >= 100 else f"{factor:.3g}x"
 
 
@@ -65,4 +67,5 @@ def duration(seconds: float) -> str:
     for limit, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * limit:
             return f"{seconds / limit:.0f} {unit}"
-    return f"{max(1, round(seconds))} seconds"
+    whole = max(1, round(seconds))
+    return f"{whole} second" + ("" if whole == 1 else "s")

@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -42,16 +44,38 @@ document.body.dataset.asked = JSON.stringify(
 """
 
 
-def seen(page: Path, folder: Path, *, then: str = "", width: int = 1100) -> Seen:
+def seen(page: Path, folder: Path, *, then: str = "") -> Seen:
     """A page opened with nothing cached; `then` is a script that runs at its end."""
     page = with_script(page, folder / f"{page.stem}-then.html", then + ASKED)
-    done = run(page, folder, f"--window-size={width},1200", "--dump-dom")
+    done = run(page, folder, "--window-size=1100,1200", "--dump-dom")
     console = tuple(re.findall(r"CONSOLE.*?\] (.*)", done.stderr))
     ((body, _),) = Elements(done.stdout).of("body")
     return Seen(done.stdout, console, tuple(json.loads(body["data-asked"] or "")))
 
 
-def screenshot(page: Path, to: Path, *, width: int, height: int, flags: tuple[str, ...]) -> None:
+FRAME = """<!doctype html><body>
+<iframe src="{name}" style="width:{width}px;height:1200px;border:0"></iframe>
+<script>
+addEventListener("message", (said) => {{ document.body.dataset.said = said.data }});
+</script>
+</body>"""
+
+
+def measured(
+    page: Path, folder: Path, script: str, *, width: int, flags: Sequence[str]
+) -> dict[str, Any]:
+    """What a script returns in a page of that width and theme: in a frame, since no window of a
+    Chromium is as narrow as a phone."""
+    told = f"parent.postMessage(JSON.stringify((() => {{ {script} }})()), '*');"
+    inner = with_script(page, folder / "inner.html", told)
+    outer = folder / "outer.html"
+    outer.write_text(FRAME.format(name=inner.name, width=width), encoding="utf-8")
+    done = run(outer, folder, *flags, "--window-size=1400,1300", "--dump-dom")
+    ((body, _),) = Elements(done.stdout).of("body")
+    return json.loads(body["data-said"] or "")
+
+
+def screenshot(page: Path, to: Path, *, width: int, height: int, flags: Sequence[str]) -> None:
     """What a screen of that size shows, in one of the two themes."""
     run(page, to.parent, *flags, f"--window-size={width},{height}", f"--screenshot={to}")
 

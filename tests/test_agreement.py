@@ -136,6 +136,4 @@ def test_an_answer_says_what_it_stands_on_and_that_an_earlier_one_is_not_the_lat
 
 def test_a_budget_asked_of_fit_is_answered_first(folder, capsys):
     assert main(["fit", f"runs={STUDIES.parent / 'table.csv'}", "draws=0", "budget=1e18"]) == 0
-    assert capsys.readouterr().out.startswith(
-        "1e+18 FLOPs (10 times the largest budget), unknown: N = "
-    )
+    assert capsys.readouterr().out.startswith("For 1e18 FLOPs (10x your largest budget): N = ")

@@ -115,7 +115,7 @@ def test_no_budgets_for_a_pair_without_a_recipe(folder, capsys):
 
 def test_budget_that_leaves_no_size(folder, capsys):
     said = message(capsys, "plan", "budgets=[1e5]")
-    assert "budget 100000 leaves no size to train" in said
+    assert "budget 1e5 leaves no size to train" in said
     assert "raise the budget or lower batch_size" in said
 
 

@@ -132,7 +132,7 @@ def test_the_whole_chain(folder, capsys):
     words += ["center=30", "span=4", "model.size.multiple_of=1"]
     assert main(["train", *words]) == 0
     said = capsys.readouterr()
-    assert "x top" in said.out
+    assert "x largest" in said.out
     assert "+15 new, 0 completed already" in said.err
     for run in results(folder).values():
         assert run["status"] == "completed"

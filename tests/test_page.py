@@ -44,7 +44,7 @@ def number_in(text: str, shown: str) -> float:
         return float(head or 1) * 10.0 ** int(exponent)
     if text[-1] in SUFFIXES:
         return float(text[:-1]) * SUFFIXES[text[-1]]
-    return float(text.rstrip("×").replace(",", ""))
+    return float(text.rstrip("x").replace(",", ""))
 
 
 def said_by(html: str) -> list[tuple[str, float, float]]:
@@ -94,8 +94,12 @@ def test_every_number_of_the_page_is_that_of_law_json(answer):
     first = next(place for place, *_ in said_by(html) if place.endswith("/num_params"))
     assert at(law, first.replace("num_params", "extrapolation")) == pytest.approx(10)
     text = Elements(html).of("body")[0][1]
-    for line in (law["diagnostics"]["verdict"], *law["diagnostics"]["advice"]):
+    said = law["diagnostics"]
+    for line in (said["verdict"], *(step[1:] for step in (*said["findings"], *said["advice"]))):
         assert line in text
+    e, alpha = (f"{law['surface'][name]:{form}}" for name, form in (("E", ".4g"), ("alpha", ".3f")))
+    assert f"L = {e} + " in text
+    assert f"/N{alpha} + " in text
 
 
 def test_the_drawn_numbers_are_those_of_the_law_and_the_runs(answer):
@@ -143,13 +147,18 @@ def test_beside_a_published_law_it_shows_optima(folder, capsys):
     assert check_numbers(html, json.loads((place / "comparison.json").read_text())) > 20
 
 
-def test_what_users_name_is_text_and_nothing_else():
+def evil_page() -> str:
+    """Of a study whose name, ids and errors are HTML."""
     runs = simulate_sweep(SURFACE, BUDGETS[:3], sizes=SIZES, noise=0.001)
     runs[3] = replace(runs[3], id=f"{EVIL}3")
     gone = replace(runs[0], id=f"{EVIL}0", status="failed", loss=None, error=f"{EVIL}\nmore")
     law = fit_runs(runs, draws=20)
     report = Report(EVIL, [*runs, gone], law)
-    html = study_page(report, pictures(report))
+    return study_page(report, pictures(report))
+
+
+def test_what_users_name_is_text_and_nothing_else():
+    html = evil_page()
     assert "<script>document" not in html
     assert Elements(html).of("h1")[0][1] == EVIL
     ids = next(c for c in embedded_data(html)["runs"] if c["name"] == "run")["cells"]
@@ -180,7 +189,9 @@ def test_thousands_of_runs_make_a_page_within_the_limit():
     html = study_page(report, shown)
     assert len(html.encode()) < LARGEST
     data = embedded_data(html)
-    assert len(data["runs"][0]["cells"]) == len(runs)
+    listed = len(data["runs"][0]["cells"])
+    assert 5000 <= listed < len(runs)
+    assert f"The first {listed:,} are listed; runs.csv has all." in html
     for figure in data["figures"]:
         for panel in figure["panels"]:
             dots = (len(mark["x"]) for mark in panel["marks"] if mark["kind"] == "points")
@@ -229,6 +240,17 @@ def test_a_browser_opens_it_without_errors_and_without_network(answer, tmp_path)
 
 
 @needs_chromium
+def test_what_users_name_is_run_by_no_browser(tmp_path):
+    (tmp_path / "evil.html").write_text(evil_page(), encoding="utf-8")
+    then = "document.body.dataset.title = document.title;"
+    seen = chromium.seen(tmp_path / "evil.html", tmp_path, then=POINT + then)
+    assert seen.console == ()
+    ((body, _),) = Elements(seen.html).of("body")
+    assert body["data-title"] == EVIL
+    assert f"{EVIL}3" in Elements(seen.html).of("table", id="runs-table")[0][1]
+
+
+@needs_chromium
 def test_what_is_pointed_at_says_what_it_is(answer, tmp_path):
     seen = chromium.seen(answer / "report.html", tmp_path, then=POINT)
     assert seen.console == ()
@@ -250,13 +272,47 @@ def test_the_runs_are_sorted_by_the_column_that_is_pressed(answer, tmp_path):
     assert rows
 
 
+SEEN = """
+const seen = getComputedStyle(document.body);
+const dot = document.querySelector("[data-figure=isoflop] [aria-label=dot] *");
+const charts = [...document.querySelectorAll(".chart svg")];
+return {
+  over: document.documentElement.scrollWidth - innerWidth,
+  paper: seen.backgroundColor,
+  ink: seen.color,
+  budget: getComputedStyle(dot).fill,
+  width: innerWidth,
+  right: Math.max(...charts.map((one) => one.getBoundingClientRect().right)),
+};
+"""
+
+
 @needs_chromium
 @pytest.mark.parametrize("width", [1100, 390])
-def test_it_fits_the_screen(answer, tmp_path, width):
-    then = "document.body.dataset.over = document.documentElement.scrollWidth - innerWidth;"
-    seen = chromium.seen(answer / "report.html", tmp_path, then=then, width=width)
-    ((body, _),) = Elements(seen.html).of("body")
-    assert int(body["data-over"]) <= 0
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_can_be_read_on_wide_and_narrow_screens_in_both_themes(answer, tmp_path, width, theme):
+    flags = chromium.DARK if theme == "dark" else chromium.LIGHT
+    seen = chromium.measured(answer / "report.html", tmp_path, SEEN, width=width, flags=flags)
+    assert seen["width"] == width
+    assert seen["over"] <= 0
+    assert seen["right"] <= width
+    paper, ink, budget = seen["paper"], seen["ink"], seen["budget"]
+    assert contrast(paper, ink) > 7
+    assert contrast(paper, budget) > 2
+    assert (brightness(paper) < brightness(ink)) == (theme == "dark")
+
+
+def brightness(colour: str) -> float:
+    """Relative luminance (WCAG 2.1) of rgb(r, g, b)."""
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21."""
+    dark, light = sorted(map(brightness, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_report_opens_the_page_where_that_is_asked(folder, monkeypatch, capsys):

@@ -55,10 +55,12 @@ class TestProgress:
         progress.progress(others[0], 0.0)
         share = (first.flops / 2 + second.flops) / plan.total_flops
         assert str(progress).startswith(f"1/6 runs, {share:.0%} of ")
-        assert str(progress).endswith("; at width 4 50%, width 16 0%")
+        assert progress.line(80) == f"{progress}; at width 4 50%, width 16 0%"
         for experiment in others:
             progress.progress(experiment, experiment.flops)
-        assert str(progress).endswith("; at width 4 50%, width 16 100%, width 4 100%, 2 more")
+        assert progress.line(80) == f"{progress}; at width 4 50%, 4 more"
+        assert len(progress.line(120)) <= 120
+        assert progress.line(30) == str(progress)
 
     def test_without_a_terminal_each_run_is_a_line(self, tmp_path, capsys):
         plan, _ = planned(tmp_path)
@@ -67,8 +69,9 @@ class TestProgress:
                 progress.progress(experiment, 1.0)
                 progress.finished(replace(ended_run(experiment, "completed", None), loss=0.25))
         lines = capsys.readouterr().err.splitlines()
-        assert [line.split()[0] for line in lines] == ["[1/6]", "[2/6]"]
-        assert all("loss 0.2500" in line for line in lines)
+        assert [line.split()[0] for line in lines[:-1]] == ["[1/6]", "[2/6]"]
+        assert all("loss 0.2500" in line for line in lines[:-1])
+        assert lines[-1] == "trained 2 runs in 1 second"
 
 
 def test_status_tells_running_paused_and_missing_apart(tmp_path):

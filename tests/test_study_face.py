@@ -12,6 +12,7 @@ from stored_net import StoredNet, mean_squared, rows
 
 from flops_fit import Study, UserError, find_optimal, fit_table, load_law
 from flops_fit.errors import ConfigError, StudyError
+from flops_fit.report.summary import answer_words
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -40,10 +41,7 @@ def test_a_study_prints_as_its_answer_in_a_few_lines(folder):
     assert len(lines) <= 6
     assert lines[:2] == ["Study toy: 11 runs", study.law.diagnostics.verdict]
     for line, multiple in zip(lines[2:], (1, 10, 100), strict=True):
-        budget = multiple * study.law.largest_budget
-        word = study.predict(budget).reliance.value
-        assert line.startswith(f"{budget:.3g} FLOPs ({multiple} times the largest budget), {word}")
-        assert f"loss {study.predict(budget).loss:.4f} (95%: " in line
+        assert line == answer_words(study.predict(multiple * study.law.largest_budget))
     assert repr(study) == str(study)
     assert study._repr_html_().count("<br>") == len(lines) - 1
     assert len(repr(study.plan)) < 100

@@ -67,7 +67,7 @@ class TestLadder:
         planned = with_ids(plan(1e18, 2e18, sizes=(4000, 8000, 16000), trunks=TRUNKS), {})
         note = note_on_trunks(planned)
         assert note.startswith("3 trunks for 6 runs: ")
-        spent, total = (float(word) for word in note.split() if "e+18" in word)
+        spent, total = (float(word) for word in note.split() if word.endswith("e18"))
         assert total == pytest.approx(planned.total_flops, rel=0.01)
         # The longer run of a trunk lends the shorter one all but its cooldown, a fifth of it.
         assert spent == pytest.approx(3 * (2e18 + 0.2 * 1e18), rel=0.01)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Job:
             check_choices(self.verb)
             values = with_own_batch(plain_values(config), choices_of_hydra(), Folders.of_hydra())
             settings: Any = from_plain(self.verb.settings, values)
-            if self.verb.builds:
+            if self.verb.builds and find_spec("torch"):
                 say(f"{settings.output_root}/{settings.study}: building model and data ..")
             with only_documents() if settings.json else nullcontext():
                 return int(self.verb.function()(settings, origins()))

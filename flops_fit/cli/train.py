@@ -64,10 +64,10 @@ def show(study: FittedStudy, *, as_json: bool) -> None:
         show_refusal(study.runs, study.refusal, study.answer_folder, as_json=as_json)
     if study.law is None:
         return
-    if not is_current(study.answer_folder):
-        report_study(study.runs, study.law, study.answer_folder)
     if as_json:
         print_json(study.law.to_json())
     else:
         print_law(study.law)
+    if not is_current(study.answer_folder):
+        report_study(study.runs, study.law, study.answer_folder)
     say(f"report: {study.answer_folder / PAGE}")

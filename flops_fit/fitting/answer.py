@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +16,16 @@ from flops_fit.shown import significant
 
 STEP = 1.01
 """Factor of C over which a law's local exponents are taken."""
+
+
+REACH_FACTOR, REACH_LOSS = 2.0, 1.03
+"""Factors either way within which the 80% intervals of N_opt and of the loss must stay to be called
+useful."""
+
+ROUNDING = 1e-9
+
+TOLD = "80"
+"""Percent. The interval that is held against them."""
 
 
 class Reliance(StrEnum):
@@ -104,8 +114,19 @@ class Answer:
 
     @property
     def reliance(self) -> Reliance:
-        """What of these numbers can be relied on."""
-        return self.reach.at(self.extrapolation)
+        """What of these numbers can be relied on: what the law reaches to, and what its own
+        interval is narrow enough for, which below the largest budgets it need not be."""
+        size, loss = (
+            bounds is None or bounds[1] <= factor**2 * bounds[0] * (1 + ROUNDING)
+            for name, factor in (("num_params", REACH_FACTOR), ("loss", REACH_LOSS))
+            for bounds in [self.intervals.get(name, {}).get(TOLD)]
+        )
+        reach = self.reach
+        return replace(
+            reach,
+            num_params=reach.num_params if size else None,
+            loss=reach.loss if loss else None,
+        ).at(self.extrapolation)
 
     @property
     def warning(self) -> str | None:

@@ -16,7 +16,7 @@ from flops_fit.laws.prediction import (
     check_budget,
     check_optimum,
 )
-from flops_fit.shown import short_flops
+from flops_fit.shown import short_flops, short_number, significant
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Trained:
 
     def __str__(self) -> str:
         low, high = self.budgets or self.num_params or (0.0, 0.0)
-        return f"{low:.3g} to {high:.3g} {'FLOPs' if self.budgets else 'parameters'}"
+        if self.budgets:
+            return f"{short_flops(low)} to {short_flops(high)} FLOPs"
+        return f"{short_number(low)} to {short_number(high)} parameters"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def outside_warning(law: PublishedLaw, budget: float) -> str | None:
     low, high = trained_budgets(law)
     if low <= budget <= high:
         return None
-    off = f"{budget / high:.3g} times above" if budget > high else f"{low / budget:.3g} times below"
+    off = f"{significant(max(budget / high, low / budget), 3)} times "
+    off += "above" if budget > high else "below"
     return (
         f"{short_flops(budget)} FLOPs is {off} what {law.publication.name} was fitted to "
         f"({law.publication.trained})"

@@ -148,7 +148,8 @@ class Plan:
 
     def __str__(self) -> str:
         budgets = "1 budget" if len(self.budgets) == 1 else f"{len(self.budgets)} budgets"
-        return f"{len(self)} runs at {budgets}, {short_flops(self.total_flops)} FLOPs"
+        runs = "1 run" if len(self) == 1 else f"{len(self)} runs"
+        return f"{runs} at {budgets}, {short_flops(self.total_flops)} FLOPs"
 
     def __repr__(self) -> str:
         return (

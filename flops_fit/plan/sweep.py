@@ -38,7 +38,7 @@ class NoSizeLeft(PlanError):
     """A budget at which no size can be trained as asked."""
 
     def __init__(self, budget: float, reason: str) -> None:
-        super().__init__(f"budget {budget:g} leaves no size to train: {reason}")
+        super().__init__(f"budget {short_flops(budget)} leaves no size to train: {reason}")
         self.budget = budget
 
 
@@ -131,10 +131,10 @@ def plan_sweep(
     for budget in sorted(sweep.budgets):
         candidates = _models_for(budget, sweep, family, flops)
         planned = [_experiment(budget, m, sweep, data, flops) for m in candidates]
-        refused = [reason for e in planned if (reason := _refusal(e, sweep))]
+        refused = [e for e in planned if _refusal(e, sweep)]
         kept = [e for e in planned if not _refusal(e, sweep)]
         if not kept:
-            raise NoSizeLeft(budget, _first_of(refused))
+            raise NoSizeLeft(budget, _first_of([_refusal(e, sweep) or "" for e in refused]))
         notes += _notes_on(budget, sweep, kept, refused)
         experiments += _repeated(kept, sweep)
         models.update((m.num_params, m) for m in candidates)
@@ -255,32 +255,40 @@ def _refusal(experiment: Experiment, sweep: Sweep) -> str | None:
     return None
 
 
+def _dropped(e: Experiment, sweep: Sweep) -> str:
+    """A size that is not trained, and the number that it fails by."""
+    if e.num_steps < sweep.min_steps:
+        return f"{e.size.name} {e.size.label} (only {e.num_steps:,} steps)"
+    return (
+        f"{e.size.name} {e.size.label} ({e.epochs or 0.0:.3g} epochs, above {sweep.max_epochs:g})"
+    )
+
+
 def _first_of(reasons: Sequence[str]) -> str:
     more = f" (and {len(reasons) - 1} more sizes)" if len(reasons) > 1 else ""
     return reasons[0] + more
 
 
 def _notes_on(
-    budget: float, sweep: Sweep, kept: Sequence[Experiment], refused: Sequence[str]
+    budget: float, sweep: Sweep, kept: Sequence[Experiment], refused: Sequence[Experiment]
 ) -> list[str]:
-    notes = [f"budget {budget:g}: dropped {reason}" for reason in refused]
+    head = f"budget {short_flops(budget)}"
+    notes = [f"{head}: dropped {', '.join(_dropped(e, sweep) for e in refused)}"] if refused else []
     asked = sweep.num_sizes if sweep.sizes is None else len(sweep.sizes)
     merged = asked - len(kept) - len(refused)
     if merged > 0:
         sizes = f"{kept[0].size.label} to {kept[-1].size.label}"
         notes.append(
-            f"budget {budget:g}: {asked} sizes asked, {asked - merged} different ones exist around "
+            f"{head}: {asked} sizes asked, {asked - merged} different ones exist around "
             f"its centre ({kept[0].size.name} {sizes}): widen the model's size range, or ask fewer"
         )
     if len(kept) < FEWEST_SIZES and asked > 1:
-        notes.append(
-            f"budget {budget:g} has {len(kept)} sizes: a minimum shows only from {FEWEST_SIZES} on"
-        )
+        notes.append(f"{head} has {len(kept)} sizes: a minimum shows only from {FEWEST_SIZES} on")
     repeated = [e for e in kept if e.epochs is not None and e.epochs > 1]
     if repeated:
         most = max(e.epochs or 0.0 for e in repeated)
         notes.append(
-            f"budget {budget:g}: {len(repeated)} of {len(kept)} sizes repeat the data, up to "
+            f"{head}: {len(repeated)} of {len(kept)} sizes repeat the data, up to "
             f"{most:.3g} epochs: their loss is that of repeated tokens"
         )
     return notes

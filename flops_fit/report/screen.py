@@ -62,10 +62,13 @@ def results() -> Console:
 
 def _width(stream: TextIO) -> int | None:
     """None where the terminal knows it."""
-    if stream.isatty():
-        return None
+    return None if stream.isatty() else asked_width() or PIPED_WIDTH
+
+
+def asked_width() -> int | None:
+    """What the environment says of a screen that is none."""
     asked = os.environ.get("COLUMNS", "")
-    return int(asked) if asked.isdigit() and int(asked) else PIPED_WIDTH
+    return int(asked) if asked.isdigit() and int(asked) else None
 
 
 def say(text: str) -> None:
@@ -85,7 +88,7 @@ def show(text: str, marker: str = "") -> None:
 
 def _print(console: Console, text: str, marker: str = "") -> None:
     """In the lines of the screen; what is piped keeps its own."""
-    if console.width == PIPED_WIDTH:
+    if not (console.is_terminal or asked_width()):
         console.print(f"{marker}{text}", soft_wrap=True)
         return
     fill = textwrap.TextWrapper(
@@ -158,8 +161,8 @@ def warnings_said() -> Iterator[None]:
         yield
 
 
-NAMED_RUNS = 3
-"""Runs under way that are named beside the bar."""
+SHORTEST_BAR = 8
+"""Columns of text of the bar beside the words."""
 
 HEARTBEAT_SECONDS = 60.0
 """Between lines on what is under way, where there is no terminal to draw a bar on."""
@@ -195,6 +198,9 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+        if self.ended:
+            runs = "1 run" if self.ended == 1 else f"{self.ended} runs"
+            say(f"trained {runs} in {duration(time.monotonic() - self._started)}")
 
     @property
     def flops(self) -> float:
@@ -208,16 +214,22 @@ class SweepProgress:
         if 0 < share < 1:
             left = (1 - share) / share * (time.monotonic() - self._started)
             words.append(f"{duration(left)} left")
-        names = [str(run) for run in self._running.values()]
-        more = [f"{len(names) - NAMED_RUNS} more"] if len(names) > NAMED_RUNS else []
-        if names:
-            words.append("at " + ", ".join(names[:NAMED_RUNS] + more))
         return "; ".join(words)
+
+    def line(self, width: int) -> str:
+        """The same with as many of the runs under way as stand in so many columns of text."""
+        names = [str(run) for run in self._running.values()]
+        for count in range(len(names), 0, -1):
+            more = [f"{len(names) - count} more"] if count < len(names) else []
+            line = f"{self}; at {', '.join(names[:count] + more)}"
+            if len(line) <= width:
+                return line
+        return str(self)
 
     def progress(self, experiment: Experiment, flops: float) -> None:
         self._running[experiment.id] = Underway(experiment, flops)
         if self._bar is None and time.monotonic() > self._said + HEARTBEAT_SECONDS:
-            say(str(self))
+            say(self.line(PIPED_WIDTH))
             self._said = time.monotonic()
         self._draw()
 
@@ -231,7 +243,8 @@ class SweepProgress:
 
     def _draw(self) -> None:
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self.flops, description=str(self))
+            room = messages().width - SHORTEST_BAR
+            self._bar.update(self._task, completed=self.flops, description=self.line(room))
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,12 @@ D, PER_PARAM, RELY_ON, OVER_LARGEST = f"D ({SHOWN_LEVEL}%)", "D/N", "rely on", "
 OF_ALL, OVER_FORMULA = "of all", "C/6ND"
 """Columns that a narrow screen goes without."""
 
+MANY_TIMES = 10.0
+"""Share of more FLOPs that is said as a multiple of all."""
+
+BELOW = 0.999
+"""Extrapolation up to which a budget is no larger than the largest, but for rounding."""
+
 RELY_ON_MEANS = "rely on: what is sure at 80%, the loss within 3%, N within a factor of 2"
 OVER_FORMULA_MEANS = "C/6ND: FLOPs as counted on the model, over 6ND"
 """What columns mean, said below their tables."""
@@ -135,7 +141,7 @@ def _answer_row(answer: Answer, metric: str) -> dict[str, str]:
     )
     return {
         "budget": short_flops(p.budget),
-        OVER_LARGEST: times(p.extrapolation),
+        OVER_LARGEST: times(p.extrapolation) if p.extrapolation > BELOW else "",
         f"N ({SHOWN_LEVEL}%)": size,
         D: tokens,
         PER_PARAM: short_number(p.tokens_per_param),
@@ -235,11 +241,12 @@ def cost_line(other: OtherSize, budget: float, metric: str = LOSS) -> str:
         in_brackets(other.intervals.get(name), "{:.3g}%".format, 100)
         for name in ("excess_loss", "excess_compute")
     )
-    cost = (
-        "no amount of tokens brings it to the best"
-        if other.excess_compute is None
-        else f"to reach the best it takes {other.excess_compute:.1%}{compute} more FLOPs"
-    )
+    if other.excess_compute is None:
+        cost = "no amount of tokens brings it to the best"
+    elif other.excess_compute > MANY_TIMES:
+        cost = f"to reach the best it takes {times(1 + other.excess_compute)} the FLOPs"
+    else:
+        cost = f"to reach the best it takes {other.excess_compute:.1%}{compute} more FLOPs"
     return (
         f"N = {short_number(other.num_params)} at {short_flops(budget)} FLOPs: {label(metric)} "
         f"{short_loss(other.loss)}, {other.excess_loss:.2%}{loss} above the best; {cost}"
@@ -330,6 +337,6 @@ def _optimum(letter: str, at: OptimumAt) -> dict[str, str]:
     return {
         f"N {letter}{level}": _estimate(at.num_params, short_number),
         f"D {letter}": short_number(at.num_tokens.value or 0.0),
-        f"D/N {letter}{level}": _estimate(at.tokens_per_param, "{:.3g}".format),
+        f"D/N {letter}{level}": _estimate(at.tokens_per_param, short_number),
         **loss,
     }

@@ -13,6 +13,7 @@ from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Dropped
 from flops_fit.laws import FLOPS_PER_PARAM_PER_TOKEN
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops
 from flops_fit.tables.budgets import snapped_budgets
 from flops_fit.tables.cells import Cells
 from flops_fit.tables.columns import Named, check_named, column_names, names_of_runs, sizes_given
@@ -233,6 +234,6 @@ def _with_budgets(
     shared = values[counts > 1]
     alone = int(np.sum(counts == 1))
     gathered = [replace(run, budget=float(b)) for run, b in zip(runs, budgets, strict=True)]
-    listed = ", ".join(f"{value:.3g}" for value in shared) or "none"
+    listed = ", ".join(map(short_flops, shared)) or "none"
     note = f"no budget column: budgets told from FLOPs are {listed}"
     return gathered, [*notes, note + (f"; {alone} of the runs lie on none" if alone else "")]

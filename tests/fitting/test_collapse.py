@@ -92,8 +92,8 @@ def test_a_drift_of_the_noise_share_is_found_beyond_what_good_rates_show(drift, 
 
 def test_the_sentence_says_which_way_and_what_to_try():
     high, low = collapse(sweep(2.2)).finding, collapse(sweep(-1.4)).finding
-    assert "at 1e+08 FLOPs" in high
-    assert "at 3e+09" in high
+    assert "at 1e8 FLOPs" in high
+    assert "at 3e9" in high
     assert "too high for the large sizes: try half that" in high
     assert "too low for the large sizes: try twice that" in low
 

@@ -293,7 +293,7 @@ def test_runs_that_lie_on_no_budget_are_counted_in_a_note(tmp_path):
         note for note in read_table(file(tmp_path, "\n".join(["N,D,loss", *rows]))).notes
         if note.startswith("no budget column")
     )  # fmt: skip
-    assert note.endswith("told from FLOPs are 1e+18, 1e+19; 2 of the runs lie on none")
+    assert note.endswith("told from FLOPs are 1e18, 1e19; 2 of the runs lie on none")
 
 
 def test_a_column_of_our_very_name_goes_before_one_that_is_like_it(tmp_path):
@@ -313,7 +313,7 @@ def test_the_fit_of_a_table_without_budgets_is_that_of_the_runs(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     table = read_table(path)
     read, notes = table.runs, table.notes
-    assert any("budgets told from FLOPs are 1e+18, 3.16e+18" in note for note in notes)
+    assert any("budgets told from FLOPs are 1e18, 3.16e18" in note for note in notes)
     direct, table = (fit_runs(r, draws=0) for r in (runs, read))
     assert table.of("surface").surface.alpha == pytest.approx(
         direct.of("surface").surface.alpha, rel=1e-6

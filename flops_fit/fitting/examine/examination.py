@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from flops_fit.fitting.answer import REACH_FACTOR, REACH_LOSS
 from flops_fit.fitting.contract import Optimum
 from flops_fit.fitting.examine.diagnostics import (
     LOSS,
@@ -21,7 +22,7 @@ from flops_fit.fitting.examine.diagnostics import (
 from flops_fit.fitting.examine.order import orders
 from flops_fit.fitting.examine.parameter_counts import by_parameter_counts
 from flops_fit.fitting.examine.sensitivity import back_tests, biases, without_parts
-from flops_fit.fitting.examine.words import REACH_FACTOR, REACH_LOSS, findings, verdict
+from flops_fit.fitting.examine.words import findings, verdict
 from flops_fit.fitting.fits import Fits
 from flops_fit.fitting.methods import Methods, kind_of
 from flops_fit.fitting.noise import seed_noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flops_fit.fitting.answer import Reach
+from flops_fit.fitting.answer import REACH_FACTOR, REACH_LOSS, Reach
 from flops_fit.fitting.contract import WORTH_SAYING_OF_A, Examined
 from flops_fit.fitting.examine.diagnostics import (
     SIZE,
@@ -19,10 +19,6 @@ from flops_fit.shown import short_flops, short_loss, short_number, times
 
 WORTH_SAYING = 0.02
 """log10 N_opt (4.7%) below which a bias is not mentioned."""
-
-REACH_FACTOR, REACH_LOSS = 2.0, 1.03
-"""Factors either way within which the 80% intervals of N_opt and of the loss must stay to be called
-useful."""
 
 IN_FULL = "counted in full (num_params_total)"
 """Said of N with all embeddings, or all experts: the runs tell a number, not what it counts."""

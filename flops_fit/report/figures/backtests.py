@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,8 +27,18 @@ from flops_fit.report.figures.marks import (
 from flops_fit.report.figures.runs import BAR
 from flops_fit.report.figures.style import OTHERS, budget_role, power
 
+DODGE = 1.015
+"""Factor in compute between dots of different budgets, which would hide each other."""
+
 SYMBOLS = (Symbol.SQUARE, Symbol.DIAMOND, Symbol.HOLLOW)
 """Of single methods, which are told apart by more than colour."""
+
+
+DOTS = (
+    "Each dot: the weighed methods fitted up to a budget (its colour), asked for a larger one that "
+    "was trained; dots of one distance stand side by side. Bars: the 95% interval stated for it, "
+    "which should hold the dotted line (exact) in 19 of 20. "
+)
 
 
 class Forecast(Protocol):
@@ -70,7 +81,8 @@ def backtests(law: ScalingLaw) -> Picture | None:
 
     None where there are none.
     """
-    rolling = law.law if isinstance(law.law, RollingTested) else None
+    laws = (law.law, *law.fits.laws.values())
+    rolling = next((one for one in laws if isinstance(one, RollingTested)), None)
     alone = law.diagnostics.numbers.back_tests
     panels = [
         _panel(
@@ -95,9 +107,8 @@ def backtests(law: ScalingLaw) -> Picture | None:
         name="backtests",
         title="Forecasts of budgets from smaller ones",
         caption=(
-            "Each dot: the law of all up to a budget (its colour), asked for a larger one that "
-            "was trained. Bars: the 95% interval stated for it, which should hold the line "
-            "(exact) in 19 of 20. Other symbols: one method alone, without the largest budget."
+            (DOTS if rolling is not None and rolling.loss.tests else "")
+            + "Squares and diamonds: one method alone, without the largest budget."
         ),
         panels=found,
         legend="fitted up to, FLOPs",
@@ -114,12 +125,15 @@ def _panel(
     tests = rolling.tests if rolling is not None else ()
     if not tests and not alone:
         return None
-    marks: list[Mark] = [Rule(float(of_log(np.array(0.0))), is_vertical=False, label="exact")]
+    marks: list[Mark] = [Rule(float(of_log(np.array(0.0))), is_vertical=False)]
     widening = np.sqrt(rolling.factor) if rolling is not None else 1.0
     budgets = [optimum.budget for optimum in law.budgets]
-    for level in sorted({test.level for test in tests}):
+    levels = sorted({test.level for test in tests})
+    for number, level in enumerate(levels):
         mine = [test for test in tests if test.level == level]
-        marks.append(_dots(mine, level, widening, of_log, budget_role(level, budgets, "run")))
+        dots = _dots(mine, level, widening, of_log, budget_role(level, budgets, "run"))
+        aside = DODGE ** (number - (len(levels) - 1) / 2)
+        marks.append(replace(dots, x=dots.x * aside))
     methods = sorted({test.method for test, _ in alone})
     for method, colour, symbol in zip(methods, OTHERS, SYMBOLS, strict=False):
         marks.append(_of_method(method, alone, colour, symbol))

@@ -14,6 +14,7 @@ from flops_fit.laws import Array
 from flops_fit.laws.prediction import Interval
 from flops_fit.report.figures.marks import (
     Axis,
+    Corner,
     Dashes,
     Line,
     Mark,
@@ -181,6 +182,7 @@ def _optima(
         Axis("training compute C, FLOPs", Shown.FLOPS),
         Axis(quantity.label, Shown.COUNT),
         tuple(marks),
+        corner=Corner.UPPER_LEFT,
     )
 
 

@@ -35,6 +35,12 @@ GRID = 60
 
 NUM_LEVELS = 12
 
+MOST = 0.95
+"""Share of the runs that lie below the highest level."""
+
+NEAREST = 0.03
+"""Share of the range of the levels at which the lowest lies above the least loss."""
+
 AROUND = 2.0
 """Factor by which the axes go beyond the runs."""
 
@@ -61,8 +67,8 @@ def contours(runs: Sequence[Run], law: ScalingLaw) -> Picture | None:
         return None
     method, fitted = found
     n, d = (_axis([run.num_params for run in known.runs]), _axis(_tokens(known.runs)))
-    loss = np.asarray(fitted(n[None, :], d[:, None]))
-    levels = _levels(loss, fitted, trained_range(runs, law))
+    loss = _losses(fitted, n, d)
+    levels = _levels(loss, column([run.loss for run in known.runs]))
     return Picture(
         name="contours",
         title=f"{label(law.metric).capitalize()} of any size and length",
@@ -87,6 +93,15 @@ def contours(runs: Sequence[Run], law: ScalingLaw) -> Picture | None:
     )
 
 
+def _losses(law: LossLaw, n: Array, d: Array) -> Array:
+    """Of each size after each length, (d, n); those of a steep law too high for a float as high as
+    the others go."""
+    with np.errstate(over="ignore"):
+        loss = np.asarray(law(n[None, :], d[:, None]))
+    known = np.isfinite(loss)
+    return np.where(known, loss, loss[known].max())
+
+
 def _tokens(runs: Sequence[Run]) -> list[float]:
     return [run.num_tokens for run in runs]
 
@@ -100,15 +115,12 @@ def _ends(values: Array) -> Interval:
     return float(values[0]), float(values[-1])
 
 
-def _levels(loss: Array, law: LossLaw, trained: Interval) -> Array:
-    """Losses between the least on the grid and far above the best of the smallest budget, closer
-    to each other where the loss is low: evenly in logs of what is above the least."""
-    low = float(loss.min())
-    top = float(np.quantile(loss, 0.9))
-    above = float(np.ravel(law.loss_opt(np.array([trained[0]])))[0])
-    top = min(max(top, above), float(loss.max()))
-    first = 0.03 * (top - low)
-    return np.unique([_short(low + x) for x in np.geomspace(first, top - low, NUM_LEVELS)])
+def _levels(loss: Array, measured_losses: Array) -> Array:
+    """Losses between the least on the grid and those of most runs, closer to each other where the
+    loss is low: evenly in logs of what is above the least."""
+    low, top = float(loss.min()), float(np.quantile(measured_losses, MOST))
+    span = top - low if top > low else float(np.ptp(loss))
+    return np.unique([_short(low + x) for x in np.geomspace(NEAREST * span, span, NUM_LEVELS)])
 
 
 def _short(value: float) -> float:
@@ -149,7 +161,7 @@ def _runs(known: Measured) -> list[Mark]:
     groups: dict[tuple[str, Symbol], list[Run]] = {}
     for run in known.runs:
         symbol = Symbol.DOT if run.id in known.used else Symbol.HOLLOW
-        colour = budget_role(run.budget, known.budgets, "run")
+        colour = budget_role(run.budget, known.budgets, known.others_colour)
         groups.setdefault((colour, symbol), []).append(run)
     return [_places(known, runs, colour, symbol) for (colour, symbol), runs in groups.items()]
 

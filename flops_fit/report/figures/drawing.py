@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flops_fit.laws import Array
 from flops_fit.laws.prediction import Interval
@@ -32,13 +32,12 @@ from flops_fit.report.figures.marks import (
     Shown,
     Symbol,
 )
-from flops_fit.report.figures.style import as_mathtext, palette, power
-from flops_fit.shown import short_number
+from flops_fit.report.figures.style import as_mathtext, count, palette, power
 
 DPI = 200
 
-LEFT, RIGHT, TOP, BOTTOM = 0.78, 0.15, 0.68, 0.52
-"""Inches around a panel, for what stands there."""
+LEFT, RIGHT, TOP, BOTTOM, EDGE, NOTE = 0.78, 0.15, 0.42, 0.52, 0.1, 0.17
+"""Inches around a panel, for what stands there, above the title, and for a line of notes."""
 
 PANEL_SIZE = (5.4, 4.0)
 """Inches of one panel, legend apart."""
@@ -59,6 +58,9 @@ SETTINGS: Any = {
 }
 """`none`: texts of an SVG stay texts, in the reader's font. With the salt equal figures are equal
 files."""
+
+FEW_DECADES = 0.5
+"""Of a logarithmic axis, below which its ticks are evenly spaced numbers."""
 
 MANY = 2000
 """Points from which an SVG holds them as an image."""
@@ -93,8 +95,9 @@ def draw(picture: Picture, num_budgets: int) -> Figure:
             if not picture.legend:
                 _legend(axes, panel.corner)
         figure.suptitle(
-            as_mathtext(picture.title), fontsize=11, y=1 - 0.12 / place.height, va="top"
-        )
+            as_mathtext(picture.title), fontsize=11, ha="left", va="top",
+            x=LEFT / place.width, y=1 - EDGE / place.height,
+        )  # fmt: skip
         place.adjust(figure)
         if picture.legend:
             _legend_of_all(figure, all_axes, picture.legend, place)
@@ -107,6 +110,7 @@ class Place:
     times. `beside` and `below` are what a legend of all panels takes there."""
 
     num_panels: int
+    num_notes: int
     beside: float
     below: float
 
@@ -114,14 +118,15 @@ class Place:
     def of(cls, picture: Picture) -> Place:
         marks = (mark for panel in picture.panels for mark in panel.marks)
         names = {m.name for m in marks if isinstance(m, Line | Band | Points) and m.name}
+        panels, notes = len(picture.panels), max(len(panel.notes) for panel in picture.panels)
         if not picture.legend or not names:
-            return cls(len(picture.panels), 0.0, 0.0)
+            return cls(panels, notes, 0.0, 0.0)
         if len(picture.panels) == 1 or len(names) > MOST_BELOW:
             columns = 1 + (len(names) - 1) // MOST_IN_COLUMN
             letters = max(map(len, (*names, picture.legend)))
-            return cls(len(picture.panels), columns * (0.45 + 0.075 * letters), 0.0)
+            return cls(panels, notes, columns * (0.45 + 0.075 * letters), 0.0)
         rows = 1 + (len(names) - 1) // IN_ROW
-        return cls(len(picture.panels), 0.0, 0.3 + 0.18 * rows)
+        return cls(panels, notes, 0.0, 0.3 + 0.18 * rows)
 
     @property
     def width(self) -> float:
@@ -138,7 +143,7 @@ class Place:
             left=LEFT / self.width,
             right=1 - (RIGHT + self.beside) / self.width,
             bottom=(BOTTOM + self.below) / self.height,
-            top=1 - TOP / self.height,
+            top=1 - (TOP + NOTE * self.num_notes) / self.height,
             wspace=LEFT / panel,
         )
 
@@ -178,6 +183,11 @@ def _set_ticks(axes: Axes, side: str, axis: Axis) -> None:
         low, high = axes.get_xlim() if side == "x" else axes.get_ylim()
         decades = np.log10(high / low)
         subs: tuple[float, ...] = (1.0,)
+        if decades < FEW_DECADES:
+            one.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            one.set_minor_locator(NullLocator())
+            one.set_major_formatter(FuncFormatter(lambda value, _: as_mathtext(write(value))))
+            return
         if decades < 1.2:
             subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
         elif decades < 4:
@@ -185,7 +195,7 @@ def _set_ticks(axes: Axes, side: str, axis: Axis) -> None:
         one.set_major_locator(LogLocator(subs=subs, numticks=12))
         one.set_minor_formatter(NullFormatter())
     else:
-        one.set_major_locator(MaxNLocator(7))
+        one.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     one.set_major_formatter(FuncFormatter(lambda value, _: as_mathtext(write(value))))
 
 
@@ -194,7 +204,7 @@ def _percent(value: float) -> str:
 
 
 WRITERS: dict[Shown, Callable[[float], str]] = {
-    Shown.COUNT: short_number,
+    Shown.COUNT: count,
     Shown.FLOPS: power,
     Shown.PLAIN: lambda value: f"{value:.4g}",
     Shown.PERCENT: _percent,
@@ -231,7 +241,8 @@ def _points(mark: Points, axes: Axes, colours: Colours) -> None:
         if bars is not None and len(mark):
             _bars(axes, mark, error, bars, colour, width=1.8 if is_star else 0.8)
     axes.plot(
-        mark.x, mark.y, marker, color=colour, ms=size, mew=0.8,
+        mark.x, mark.y, marker, color=colour, ms=size,
+        mew=0.4 if mark.symbol is Symbol.DOT else 0.8,
         mfc="white" if mark.symbol in HOLLOW else colour,
         mec="black" if is_star else ("white" if mark.symbol is Symbol.DOT else colour),
         label=as_mathtext(mark.name) or None, rasterized=len(mark) > MANY, clip_on=False,

@@ -60,10 +60,8 @@ def linear_frame(values: Array, *, keep: Array | None = None) -> Frame:
     """The same on an axis that is not logarithmic."""
     known = values[np.isfinite(values)]
     low, most = float(known.min()), float(np.quantile(known, MOST))
-    bound = most + ROOM * (most - low)
-    if keep is not None and np.isfinite(keep).any():
-        bound = max(bound, float(np.nanmax(keep)))
-    above = known > bound
-    top = bound if above.any() else float(known.max())
+    kept = low if keep is None else float(np.max(keep, initial=low, where=np.isfinite(keep)))
+    above = known > max(most + ROOM * (most - low), kept)
+    top = max(float(known[~above].max()), kept)
     room = MARGIN * (top - low) or 0.1 * abs(low) or 1.0
     return Frame((low - room, top + room), False, int(above.sum()), float(known.max()))

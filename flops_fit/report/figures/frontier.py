@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,7 +34,8 @@ from flops_fit.report.figures.optima import (
     trained_range,
 )
 from flops_fit.report.figures.runs import BAR, Measured, measured
-from flops_fit.report.figures.style import OTHERS, budget_role, span
+from flops_fit.report.figures.style import OTHERS, budget_role
+from flops_fit.shown import short_loss, span
 
 
 def frontier(
@@ -42,10 +43,11 @@ def frontier(
 ) -> Picture | None:
     """Loss against C: runs, the budgets' minima, the law with its interval, what was verified.
 
-    None where no run has a loss.
+    None where no run has a loss, or all are of one budget and there is no law.
     """
     known = measured(runs, answer)
-    if not known.runs:
+    is_one = len({run.budget for run in known.runs}) == 1 and bool(known.budgets)
+    if not known.runs or (is_one and isinstance(answer, Refusal)):
         return None
     marks: list[Mark] = []
     values = [column([run.loss for run in known.runs])]
@@ -60,12 +62,7 @@ def frontier(
     return Picture(
         name="loss",
         title=f"{label(answer.metric).capitalize()} against compute",
-        caption=(
-            "Points are runs, stars the minima of budgets. The line is the best that compute can "
-            f"buy, dashed beyond what was trained, its band the {BAND_LEVEL}% interval."
-            + (" Diamonds: runs trained to test a forecast that was written down before."
-               if told else "")
-        ),
+        caption=" ".join(_caption(answer, told)),
         panels=(
             Panel(
                 Axis("training compute C, FLOPs", Shown.FLOPS),
@@ -75,6 +72,18 @@ def frontier(
             ),
         ),
     )  # fmt: skip
+
+
+def _caption(answer: ScalingLaw | Refusal, told: Sequence[Verification]) -> Iterator[str]:
+    """How the figure is read."""
+    yield "Points are runs" + (", stars the minima of budgets." if answer.budgets else ".")
+    if isinstance(answer, ScalingLaw):
+        yield (
+            "The line is the best that compute can buy, dashed beyond what was trained, its band "
+            f"the {BAND_LEVEL}% interval."
+        )
+    if told:
+        yield "Diamonds: runs trained to test a forecast that had been written down."
 
 
 def _ends(runs: Sequence[Run], law: ScalingLaw) -> Array:
@@ -113,10 +122,16 @@ def _runs(known: Measured, shown: Frame) -> list[Mark]:
     others = known.where(lambda run: run.budget not in known.budgets)
     used = [run for run in others if run.id in known.used]
     left_out = [run for run in others if run.id not in known.used]
-    marks += known.points(used, _flops, "run", Symbol.DOT, "runs" if used else "", shown)
+    marks += known.points(
+        used, _flops, known.others_colour, Symbol.DOT, _name_of_others(known) if used else "", shown
+    )
     name = "left out of the fit" if left_out else ""
     marks += known.points(left_out, _flops, "muted", Symbol.HOLLOW, name, shown)
     return marks
+
+
+def _name_of_others(known: Measured) -> str:
+    return "runs at other compute" if known.budgets else "runs"
 
 
 def _star(known: Measured, answer: ScalingLaw | Refusal, shown: Frame) -> Points:
@@ -165,7 +180,7 @@ def _tested(verifications: Sequence[Verification]) -> list[Mark]:
 
 
 def _bounds(interval: Interval) -> str:
-    return span(interval, "{:.4g}".format)
+    return span(*interval, short_loss)
 
 
 def _flops(run: Run) -> float:

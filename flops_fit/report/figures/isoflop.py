@@ -27,7 +27,8 @@ from flops_fit.report.figures.marks import (
     column,
 )
 from flops_fit.report.figures.runs import BAR, Measured, measured
-from flops_fit.report.figures.style import budget_role, power, span
+from flops_fit.report.figures.style import budget_role, power
+from flops_fit.shown import span
 
 CURVE_POINTS = 120
 
@@ -106,7 +107,7 @@ def _minimum(optimum: Optimum, colour: str, factors: Interval | None) -> Points:
     """The star of a budget: hollow where it is not trusted."""
     n = optimum.N_opt or np.nan
     bounds = None if factors is None else (n * factors[0], n * factors[1])
-    said = f", 95%: {span(bounds)}" if bounds else ""
+    said = f", 95%: {span(*bounds)}" if bounds else ""
     doubt = "" if optimum.is_bracketed else f", {optimum.verdict}: {optimum.reason}"
     return Points(
         x=column([n]),

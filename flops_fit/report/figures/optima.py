@@ -29,12 +29,19 @@ from flops_fit.report.figures.marks import (
     Symbol,
     column,
 )
-from flops_fit.report.figures.style import OTHERS, budget_role, power, span
+from flops_fit.report.figures.style import OTHERS, budget_role, power
+from flops_fit.shown import span
 
 LINE_POINTS = 60
 
 BEYOND = 1000.0
 """How far beyond the largest trained budget lines are drawn."""
+
+BAND_SHOWN = 10.0
+"""Factor beyond the lines to which a band is shown: one that tells nothing hides the rest."""
+
+AROUND = 1.3
+"""Factor by which axes go beyond what they show."""
 
 BAND_LEVEL = "95"
 """Percent. The shaded interval."""
@@ -134,11 +141,21 @@ def _panel(
     marks.append(Rule(law.largest_budget, is_vertical=True, label=TRAINED))
     return Panel(
         Axis("training compute C, FLOPs", Shown.FLOPS),
-        Axis(quantity.label, Shown.COUNT),
+        Axis(quantity.label, Shown.COUNT, limits=_limits(marks)),
         tuple(marks),
         (formula(law, quantity, trained),),
         Corner.UPPER_LEFT,
     )
+
+
+def _limits(marks: Sequence[Mark]) -> Interval:
+    """Of what lines and stars need, and of the band as far as `BAND_SHOWN` beyond these."""
+    shown = [m.y for m in marks if isinstance(m, Line | Points)]
+    low, high = (float(end(np.concatenate(shown))) for end in (np.nanmin, np.nanmax))
+    bands = [m for m in marks if isinstance(m, Band)]
+    lowest = min([low, *(float(np.nanmin(b.low)) for b in bands)])
+    highest = max([high, *(float(np.nanmax(b.high)) for b in bands)])
+    return max(lowest, low / BAND_SHOWN) / AROUND, min(highest, high * BAND_SHOWN) * AROUND
 
 
 def formula(law: ScalingLaw, quantity: Quantity, trained: Interval) -> str:
@@ -165,7 +182,7 @@ def exponent(law: ScalingLaw, method: str, quantity: Quantity, trained: Interval
     if bounds is None and draws is not None and is_range:
         slopes = _slopes(quantity.of_draws(draws), trained)
         bounds = central_intervals(slopes).get(BAND_LEVEL)
-    said = f" ({bounds[0]:.3f}–{bounds[1]:.3f})" if bounds else ""
+    said = f" ({bounds[0]:.3f}-{bounds[1]:.3f})" if bounds else ""
     return f"C^{{{value:.3f}}}{said}"
 
 
@@ -192,7 +209,7 @@ def _star(
         if quantity is TOKENS:
             ends = [float(law.flop_rule.tokens(optimum.flops, n)) for n in reversed(sizes)]
         bounds = ends[0], ends[1]
-    said = f", 95%: {span(bounds)}" if bounds else ""
+    said = f", 95%: {span(*bounds)}" if bounds else ""
     return Points(
         x=column([optimum.flops]),
         y=column([value]),

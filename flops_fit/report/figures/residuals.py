@@ -77,9 +77,10 @@ def fitted_losses(law: LossLaw, runs: Sequence[Run]) -> Array:
     """What a law says of the runs' losses, (n,)."""
     n, d = column([run.num_params for run in runs]), column([run.num_tokens for run in runs])
     unique = column([run.unique_tokens for run in runs])
-    if isinstance(law, KnowsRepeats) and np.isfinite(unique).all():
-        return np.asarray(law.loss(n, d, unique))
-    return np.asarray(law(n, d))
+    with np.errstate(over="ignore"):  # a steep law far away: infinite
+        if isinstance(law, KnowsRepeats) and np.isfinite(unique).all():
+            return np.asarray(law.loss(n, d, unique))
+        return np.asarray(law(n, d))
 
 
 def _panel(
@@ -92,7 +93,7 @@ def _panel(
     for budget in groups:
         mine = [i for i, run in enumerate(used) if _budget(run, known) == budget]
         if mine:
-            role = "run" if budget is None else budget_role(budget, known.budgets)
+            role = known.others_colour if budget is None else budget_role(budget, known.budgets)
             name = "" if budget is None else power(budget)
             marks += _points(known, used, off, mine, of_run, role, name, top)
     return Panel(

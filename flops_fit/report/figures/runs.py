@@ -38,6 +38,11 @@ class Measured:
     def loss_label(self) -> str:
         return f"held-out {label(self.metric)}" + (f" ({self.unit})" if self.unit else "")
 
+    @property
+    def others_colour(self) -> str:
+        """Of runs that share their compute with no others."""
+        return "muted" if self.budgets else "run"
+
     def where(self, chosen: Callable[[Run], bool]) -> list[Run]:
         return [run for run in self.runs if chosen(run)]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
-from math import floor, isinf, log10
+from math import floor, log10
 
 from flops_fit.laws.prediction import Interval
 from flops_fit.shown import short_number
-from flops_fit.shown import span as plain_span
 
 RAMP = (
     (0.267, 0.005, 0.329),
@@ -28,7 +27,7 @@ RAMP = (
 """Viridis (van der Walt and Smith 2015), which keeps its order in grey and for the colour-blind, as
 RGB at twelve even steps: written out, so that a page needs no matplotlib."""
 
-ON_LIGHT, ON_DARK = (0.0, 0.78), (0.25, 1.0)
+ON_LIGHT, ON_DARK = (0.0, 0.78), (0.32, 1.0)
 """The part of the ramp that stands out from a light and from a dark background."""
 
 ROLES = {
@@ -45,6 +44,8 @@ the colour-blind tell apart; dashes and symbols tell them apart too."""
 
 OTHERS = ("first", "second", "third", "muted")
 """Roles of methods beside the one that answers, in their order."""
+
+MOST_OF_LETTERS = 1e15
 
 BUDGET = "budget-"
 """Prefix of the role of a budget, before its number from the smallest."""
@@ -79,20 +80,16 @@ def power(value: float, digits: int = 3) -> str:
     return f"10^{{{exponent}}}" if head == "1" else f"{head}×10^{{{exponent}}}"
 
 
-def span(bounds: Interval, shown: Callable[[float], str] = short_number) -> str:
-    """An interval, its unit once: 1.5-1.84B; an open end (0, infinite) in words."""
-    if bounds[0] == 0 or isinf(bounds[1]):
-        return plain_span(*bounds, shown)
-    low, high = map(shown, bounds)
-    same = low[-1:] == high[-1:] and low[-1:].isalpha()
-    return f"{low[:-1] if same else low}–{high}"
-
-
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 SUPERSCRIPT = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 
 SCRIPT = re.compile(r"([\^_])\{([^}]*)\}")
+
+
+def count(value: float) -> str:
+    """A count as people write it: 1.2M; beyond what has letters as FLOPs are."""
+    return short_number(value) if value < MOST_OF_LETTERS else power(value)
 
 
 def as_html(text: str) -> str:

@@ -18,7 +18,7 @@ MOST_CURVES = 60
 CURVE_POINTS = 60
 """To which a curve is averaged: evenly in logs of the tokens seen."""
 
-FIRST_COMPARED = WINDOW[0] / 2
+FIRST_COMPARED = WINDOW[0]
 """Share of the training from which curves are laid on each other."""
 
 FEWEST_POINTS = 2

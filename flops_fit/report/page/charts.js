@@ -4,13 +4,14 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SUPERSCRIPTS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-  const SYMBOLS = { dot: "circle", hollow: "circle", star: "star", "hollow star": "star", diamond: "diamond", square: "square", above: "triangle" };
-  const RADII = { dot: 3.2, hollow: 3.2, star: 7, "hollow star": 7, diamond: 4.5, square: 4, above: 4 };
+  const SYMBOLS = { dot: "circle", hollow: "circle", star: "star", "hollow star": "star", diamond: "diamond2", square: "square", above: "triangle" };
+  const RADII = { dot: 3.2, hollow: 3.2, star: 5.5, "hollow star": 5.5, diamond: 4, square: 4, above: 4 };
   const DASHES = { solid: null, dashed: "6,4", dotted: "2,3", dashdot: "7,3,2,3" };
 
   const digits = (value, count) => String(Number(value.toPrecision(count)));
 
   function count(value) {
+    if (value >= 1e15) return flops(value);
     for (const [limit, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
       if (value >= limit) return digits(value / limit, 3) + suffix;
     }
@@ -145,14 +146,17 @@
     const panel = figure.panels[Number(container.dataset.panel)];
     const width = Math.max(260, container.clientWidth);
     const height = Math.round(Math.min(430, Math.max(270, width * 0.68)));
-    const side = (axis, most) => ({
+    const side = (axis) => ({
       type: axis.log ? "log" : "linear",
       domain: axis.limits,
-      label: plainText(axis.label),
-      labelArrow: "none",
-      ticks: ticks(axis, most),
-      tickFormat: WRITERS[axis.shown],
-      grid: true,
+      axis: null,
+    });
+    // Ticks as marks: on a logarithmic scale Plot would leave out labels.
+    const sides = [[panel.x, Math.max(3, Math.round(width / 90)), Plot.axisX, Plot.gridX, "center"], [panel.y, 7, Plot.axisY, Plot.gridY, "top"]];
+    const axes = sides.flatMap(([axis, most, drawAxis, drawGrid, labelAnchor]) => {
+      const places = ticks(axis, most);
+      const label = plainText(axis.label);
+      return [drawGrid(places), drawAxis(places, { text: (d) => WRITERS[axis.shown](d), label, labelAnchor, labelArrow: "none" })];
     });
     const hoverable = pointed(panel);
     const chart = Plot.plot({
@@ -163,12 +167,13 @@
       marginTop: 26,
       marginBottom: 42,
       style: { background: "none", color: "var(--ink)", fontSize: "11px", fontFamily: "inherit" },
-      x: { ...side(panel.x, Math.max(3, Math.round(width / 90))), labelAnchor: "center" },
-      y: { ...side(panel.y, 7), labelAnchor: "top" },
+      x: side(panel.x),
+      y: side(panel.y),
       marks: [
         Plot.frame({ stroke: "var(--edge)" }),
+        ...axes,
         ...panel.marks.flatMap(drawn),
-        Plot.tip(hoverable, Plot.pointer({ x: "x", y: "y", title: "text", fontSize: 12, lineWidth: 26, maxRadius: 30 })),
+        Plot.tip(hoverable, Plot.pointer({ x: "x", y: "y", title: "text", fill: "var(--tip)", stroke: "var(--muted)", fontSize: 12, lineWidth: 26, maxRadius: 30 })),
       ],
       ariaLabel: `${plainText(panel.y.label)} against ${plainText(panel.x.label)}`,
     });
@@ -184,7 +189,7 @@
       ? `<path d="M0 6H20" stroke="currentColor" stroke-width="2" stroke-dasharray="${DASHES[look] || ""}"/>`
       : look === "band"
         ? '<rect width="20" height="12" fill="currentColor" opacity="0.2"/>'
-        : `<path transform="translate(10 6)" d="${d3.symbol(d3["symbol" + { circle: "Circle", star: "Star", diamond: "Diamond", square: "Square", triangle: "Triangle" }[SYMBOLS[look]]], look.endsWith("star") ? 60 : 40)()}" fill="${look.startsWith("hollow") ? "none" : "currentColor"}" stroke="currentColor"/>`;
+        : `<path transform="translate(10 6)" d="${d3.symbol(d3["symbol" + { circle: "Circle", star: "Star", diamond2: "Diamond2", square: "Square", triangle: "Triangle" }[SYMBOLS[look]]], look.endsWith("star") ? 60 : 40)()}" fill="${look.startsWith("hollow") ? "none" : "currentColor"}" stroke="currentColor"/>`;
     element.innerHTML = `<svg width="20" height="12">${inner}</svg>`;
   }
 

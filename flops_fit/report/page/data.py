@@ -31,11 +31,11 @@ from flops_fit.report.figures.style import as_html
 DIGITS = 6
 """Of a number that is drawn."""
 
-MOST_DRAWN = 2000
+MOST_DRAWN = 1500
 """Points of one panel that are drawn: of more every other, or third."""
 
-MOST_ROWS = 10_000
-"""Runs that the table of a page lists; runs.csv has all."""
+ROOM_FOR_RUNS = 480_000
+"""Characters that the table of runs may take of a page: of more runs it has the first."""
 
 
 def embedded(data: Mapping[str, Any]) -> str:
@@ -145,9 +145,9 @@ def _number(value: float | None, digits: int = DIGITS) -> float | int | None:
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
-def thinned(shown: Sequence[Picture]) -> int:
-    """The largest stride of any panel: 1 where all points are drawn."""
-    return max((stride(panel) for picture in shown for panel in picture.panels), default=1)
+def thinned(picture: Picture) -> int:
+    """The largest stride of its panels: 1 where all points are drawn."""
+    return max(map(stride, picture.panels))
 
 
 Cell = float | int | str | None
@@ -173,8 +173,19 @@ ALL_SHOWN = ("run", "status", "N", "D", "loss")
 
 
 def run_columns(runs: Sequence[Run], answer: ScalingLaw | Refusal) -> list[dict[str, Any]]:
-    """The table of the first `MOST_ROWS` runs by columns, those left out that say nothing."""
-    runs = runs[:MOST_ROWS]
+    """The table of as many runs as there is room for, without columns that say nothing."""
+    whole = _columns(runs, answer)
+    size = len(embedded({"runs": whole}))
+    return whole if size <= ROOM_FOR_RUNS else _columns(runs[: _fitting(runs, size)], answer)
+
+
+def _fitting(runs: Sequence[Run], size: int) -> int:
+    """How many runs there is room for where all take so many characters: a round number."""
+    count = len(runs) * ROOM_FOR_RUNS // size
+    return count // 100 * 100 or count
+
+
+def _columns(runs: Sequence[Run], answer: ScalingLaw | Refusal) -> list[dict[str, Any]]:
     reasons = {dropped.id: dropped.reason for dropped in answer.dropped}
     metrics = sorted({name for run in runs for name in run.metrics})
     columns = [(name, shown, [cell(run) for run in runs]) for name, shown, cell in COLUMNS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -16,9 +17,8 @@ from flops_fit.answers.comparison import COMPARABLE, Comparison
 from flops_fit.answers.optima import OptimaComparison
 from flops_fit.laws.prediction import Interval
 from flops_fit.report.figures.marks import Picture
-from flops_fit.report.figures.style import as_html, palette, power, span
+from flops_fit.report.figures.style import as_html, palette, power
 from flops_fit.report.page.data import (
-    MOST_ROWS,
     embedded,
     figure_data,
     legend,
@@ -27,7 +27,8 @@ from flops_fit.report.page.data import (
 )
 from flops_fit.report.page.study import StudyWords, study_words
 from flops_fit.report.report import Report
-from flops_fit.shown import short_number
+from flops_fit.report.tables import RELY_ON_MEANS
+from flops_fit.shown import short_loss, short_number, span, times
 
 HERE = "flops_fit.report.page"
 
@@ -40,10 +41,8 @@ SCRIPTS = ("charts.js", "table.js")
 def study_page(report: Report, shown: Sequence[Picture]) -> str:
     """The report of a study as one HTML document."""
     words = study_words(report)
-    data = {
-        "figures": [figure_data(picture) for picture in shown],
-        "runs": run_columns(report.runs, report.answer),
-    }
+    runs = run_columns(report.runs, report.answer)
+    data = {"figures": [figure_data(picture) for picture in shown], "runs": runs}
     return _page(
         "study.html",
         title=report.name,
@@ -53,8 +52,9 @@ def study_page(report: Report, shown: Sequence[Picture]) -> str:
         report=report,
         words=words,
         num_runs=len(report.runs),
-        listed=min(len(report.runs), MOST_ROWS),
+        listed=len(runs[0]["cells"]) if runs else 0,
         settings=settings_text(words),
+        rely_on=RELY_ON_MEANS[0].upper() + RELY_ON_MEANS[1:],
     )
 
 
@@ -81,12 +81,10 @@ def _page(
     template: str, *, data: Mapping[str, Any], shown: Sequence[Picture], num_budgets: int,
     **context: Any,
 ) -> str:  # fmt: skip
-    stride = thinned(shown)
     return environment().get_template(template).render(
         version=flops_fit.__version__,
         data=Markup(embedded(data)),
-        figures=[(picture, legend(picture)) for picture in shown],
-        stride=stride,
+        figures=[(picture, legend(picture), thinned(picture)) for picture in shown],
         colours=palette(num_budgets),
         style=Markup(_text("style.css")),
         vendored=[Markup(_text(f"vendor/{name}")) for name in VENDORED],
@@ -109,7 +107,13 @@ def environment() -> Environment:
     made.filters |= {name: _safe(write) for name, write in WRITERS.items()}
     made.filters["span_of"] = _span
     made.filters["marked"] = lambda text: Markup(as_html(text))
+    made.filters["formula"] = lambda text: Markup(as_html(raised(text)))
     return made
+
+
+def raised(formula: str) -> str:
+    """A formula as it is typed, N_opt = 0.2 C^0.45, with what stands high and low marked."""
+    return re.sub(r"\^(-?[\d.]*\d)", r"^{\1}", formula).replace("_opt", "_{opt}")
 
 
 @cache
@@ -117,16 +121,11 @@ def _text(name: str) -> str:
     return files(HERE).joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
-def loss_words(value: float) -> str:
-    """Four digits, zeros at the end included."""
-    return f"{value:#.4g}".rstrip(".")
-
-
 WRITERS: Mapping[str, Callable[[float], str]] = {
     "count": short_number,
     "flops": power,
-    "loss": loss_words,
-    "times": lambda value: f"{value:,.4g}×" if value < 1e4 else f"{value:.3g}×",
+    "loss": short_loss,
+    "times": times,
     "ratio": lambda value: f"{value:.3g}",
     "share": lambda value: f"{value:+.2%}",
     "exponent": lambda value: f"{value:.3f}",
@@ -140,4 +139,4 @@ def _safe(write: Callable[[float], str]) -> Callable[[float], Markup]:
 
 def _span(bounds: Interval, shown: str) -> Markup:
     """An interval in the writing of one of the filters."""
-    return Markup(as_html(span(bounds, WRITERS[shown])))
+    return Markup(as_html(span(*bounds, WRITERS[shown])))

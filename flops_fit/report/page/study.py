@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import log
 from shlex import quote
 from typing import Any
 
@@ -19,13 +19,14 @@ from flops_fit.laws.prediction import Interval, Prediction
 from flops_fit.plan.run import Run
 from flops_fit.report.figures.runs import unit_of_loss
 from flops_fit.report.report import Report
+from flops_fit.report.summary import Summary, default_answer
 from flops_fit.settings.plain import plain
 
 LEVEL = "95"
 """Percent. The interval that is shown."""
 
-TARGET = 10.0
-"""Multiple of the largest trained budget that is answered for first."""
+LARGEST = 0.99
+"""Extrapolation from which a budget is the largest that was trained, or lies beyond."""
 
 MOST_REASONS = 5
 """Reasons for leaving runs out that are named."""
@@ -70,36 +71,45 @@ class OfBudget:
 @dataclass(frozen=True)
 class StudyWords:
     """All that is said beside figures and runs; `first` is what the page begins with, None without
-    a law. `facts` are how it came about, `settings` all that decided it."""
+    a law, where `reason` says why. `facts` are how it came about, `settings` what decided it."""
 
     metric: str
     unit: str
     first: Said | None
-    verdict: str
-    why: str
+    summary: Summary | None
+    reason: str
     answers: tuple[Said, ...]
     weak: tuple[str, ...]
-    steps: tuple[str, ...]
     methods: tuple[OfMethod, ...]
     budgets: tuple[OfBudget, ...]
     left_out: tuple[tuple[str, int], ...]
     facts: tuple[tuple[str, str], ...]
     settings: Mapping[str, Any]
 
+    @property
+    def answers_shown(self) -> tuple[Said, ...]:
+        """At the largest trained budget and beyond, which is what people ask for."""
+        return tuple(s for s in self.answers if s.prediction.extrapolation > LARGEST)
+
+    @property
+    def answers_hidden(self) -> tuple[Said, ...]:
+        """At the smaller budgets."""
+        return tuple(s for s in self.answers if s.prediction.extrapolation <= LARGEST)
+
 
 def study_words(report: Report) -> StudyWords:
     """The words of a report."""
     law = report.law
     answers = said_of(law) if law else ()
+    summary = Summary.of(law) if law else None
     return StudyWords(
         metric=label(report.answer.metric),
         unit=unit_of_loss(report.runs, report.answer),
         first=_first(answers, law),
-        verdict=law.diagnostics.verdict if law else str(report.answer),
-        why=law.diagnostics.why if law else "",
+        summary=summary,
+        reason="" if law else str(report.answer),
         answers=answers,
-        weak=_weak(report),
-        steps=law.diagnostics.advice if law else (),
+        weak=_weak(report, summary),
         methods=_methods(law) if law else (),
         budgets=_budgets(report.answer),
         left_out=_left_out(report.answer.dropped),
@@ -119,16 +129,16 @@ def said_of(law: ScalingLaw) -> tuple[Said, ...]:
 
 
 def _first(answers: Sequence[Said], law: ScalingLaw | None) -> Said | None:
-    """At ten times the largest budget, else the farthest there is."""
+    """The one that the screen begins with, too."""
     if law is None or not answers:
         return None
-    at_target = (s for s in answers if isclose(s.prediction.extrapolation, TARGET, rel_tol=1e-6))
-    return next(at_target, answers[-1])
+    budget = default_answer(law).budget
+    return min(answers, key=lambda said: abs(log(said.prediction.budget / budget)))
 
 
-def _weak(report: Report) -> tuple[str, ...]:
-    findings = report.law.diagnostics.findings if report.law else _sentences(report.answer)
-    return (*findings, *([report.curve_finding] if report.curve_finding else []))
+def _weak(report: Report, summary: Summary | None) -> tuple[str, ...]:
+    said = summary.weak if summary else _sentences(report.answer)
+    return (*said, *([report.curve_finding] if report.curve_finding else []))
 
 
 def _sentences(answer: ScalingLaw | Refusal) -> tuple[str, ...]:
@@ -196,7 +206,9 @@ def _facts(report: Report) -> tuple[tuple[str, str], ...]:
 
 
 def _command(report: Report, table: Mapping[str, Any]) -> str:
-    """The command that fits the same rows again, as a shell takes it."""
+    """The command that fits the same rows again, as a shell takes it; empty where none is known."""
+    if not table and report.plan is None:
+        return ""
     if not table:
         return f"flops-fit fit study={quote(report.name)}"
     files = ",".join(map(str, table.get("files", ())))

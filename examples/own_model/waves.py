@@ -18,6 +18,9 @@ class Net(nn.Module):
 
 
 def load(samples: int, in_features: int):
-    """Inputs and targets, as tensors; a Dataset or a DataLoader would do as well."""
-    x = torch.randn(samples, in_features, generator=torch.Generator().manual_seed(0))
-    return x, x.abs().sum(1, keepdim=True)
+    """Inputs and targets, as tensors: a sum of waves with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, in_features, generator=generator)
+    waves = torch.randn(in_features, 256, generator=generator)
+    noise = torch.randn(samples, 1, generator=generator)
+    return x, torch.sin(x @ waves).mean(1, keepdim=True) * 16 + 0.3 * noise
