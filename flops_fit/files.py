@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import stat
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -45,8 +46,13 @@ DAMAGE = (
 
 
 def user_cache() -> Path:
-    """In the user's cache folder, where the XDG base directory specification has it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flops-fit"
+    """In the user's cache folder, where the XDG base directory specification has it; a user without
+    a home has it among the temporary files."""
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        cache = Path(tempfile.gettempdir(), f"user-{os.getuid()}")
+    return Path(cache) / "flops-fit"
 
 
 def shipped_configs() -> Path:

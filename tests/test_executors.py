@@ -1,21 +1,26 @@
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_study import Net, outcome, planned, small_sweep
+from small_study import Net, outcome, planned, small_spec, small_sweep
 
+from flops_fit.errors import StudyError
+from flops_fit.fitting import IsoflopFit
 from flops_fit.plan.trunks import chains
+from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
+from flops_fit.study.fits import Fitting
+from flops_fit.study.sweeps import train_study
 from flops_fit.study.workers import STOP_SECONDS, Workers
-from flops_fit.training.spec import torch_trainer
+from flops_fit.training.spec import StudySpec, torch_trainer
 
 # What follows up to the first fixture is imported by the worker processes as well.
 
@@ -26,17 +31,18 @@ LONG = small_sweep(budgets=(5e6,), sizes=(4, 5), max_epochs=1000.0)
 class Mortal(Net):
     """Kills its process in the 20th step at width 8, once: `marker` says that it has."""
 
-    def __init__(self, width, marker):
+    def __init__(self, width, marker, by=signal.SIGKILL):
         super().__init__(width)
         self.width = width
         self.marker = Path(marker)
+        self.by = by
         self.steps = 0
 
     def forward(self, x):
         self.steps += self.training
         if self.width == 8 and self.steps == 20 and not self.marker.exists():
             self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
         return super().forward(x)
 
 
@@ -81,6 +87,15 @@ def make_trainer_and_tell(folder, told):
     return make_trainer(folder)
 
 
+def make_trainer_after_deaths(folder, graves, most):
+    """The first `most` processes that are to make one are killed."""
+    grave = Path(graves, str(len(os.listdir(graves))))
+    if int(grave.name) < most:
+        grave.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_trainer(folder)
+
+
 def fail_to_make_trainer():
     raise LookupError("no such part")
 
@@ -116,6 +131,29 @@ def test_a_killed_worker_takes_only_its_run_with_it(folder, tmp_path, inline):
     assert "died with exit code -9" in failed.error
     assert len(runs) == 6
     assert {outcome(run) for run in runs if run is not failed} < set(inline)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_stop_leaves_its_run_to_another(folder, tmp_path, inline):
+    asked = partial(Mortal, marker=str(tmp_path / "asked"), by=signal.SIGTERM)
+    assert list(map(outcome, trained_by_workers(folder, factory=asked))) == inline
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_before_it_trains_is_replaced_but_not_for_ever(folder, tmp_path, inline):
+    plan, _ = planned(folder.path)
+    for most in (2, 3):
+        graves = tmp_path / f"graves {most}"
+        graves.mkdir()
+        make = partial(make_trainer_after_deaths, folder.path, str(graves), most)
+        workers = Workers(make, folder, 1, threads=1)
+        if most == 2:
+            runs = train_plan(plan, folder, workers, Unwatched())
+            assert list(map(outcome, runs)) == inline
+        else:
+            with pytest.raises(StudyError, match=r"3 worker processes died .* exit code -9"):
+                workers(chains(plan.experiments), Unwatched())
 
 
 def test_a_recipe_that_cannot_be_made_ends_the_sweep(folder, capfd):
@@ -206,3 +244,23 @@ def test_a_stop_during_the_evaluation_lets_it_end_and_no_longer(folder, tmp_path
         workers(chains(plan.experiments), StopOnFile(marker))
     assert time.perf_counter() - started < STOP_SECONDS
     assert [run.status for run in folder.runs_of(plan)[0]] == ["completed"]
+
+
+@dataclass(frozen=True)
+class Raced(StudySpec):
+    """Another process pins a study's held-out samples after this one has prepared its plan."""
+
+    def prepare(self, folder):
+        prepared = super().prepare(folder)
+        folder.pin({"held_out_samples": 17})
+        return prepared
+
+
+@pytest.mark.slow
+def test_what_another_process_pins_meanwhile_holds_for_all_runs(folder):
+    spec = Raced(**vars(small_spec()))
+    parts = dict.fromkeys(("model", "dataset", "loss", "optimizer", "schedule", "fit"))
+    settings = SweepSettings(study="study", workers=1, threads=1, **parts)
+    study = train_study(spec, folder, settings, Fitting(IsoflopFit(), 0, 0))
+    assert {run.held_out_samples for run in study.runs} == {17}
+    assert folder.pinned()["held_out_samples"] == 17

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,10 @@ from flops_fit.report.figures.style import (
 from flops_fit.report.figures.training import training
 from flops_fit.report.files import is_current, write_report
 from flops_fit.report.report import Report, pictures
+from flops_fit.study.frozen import verifications_in
 from flops_fit.tables import read_table
+
+STUDIES = Path(__file__).parent / "assets/studies"
 
 SURFACE = LossSurface(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 BUDGETS = (1e18, 3e18, 1e19)
@@ -140,6 +144,7 @@ def test_a_size_that_failed_to_learn_does_not_flatten_the_others():
 
 
 def test_a_frame_keeps_what_must_show():
+    assert frame(np.array([1.0, 2.0]), keep=np.array([np.nan])).num_above == 0
     values = np.array([*np.linspace(2, 3, 30), 50.0])
     assert frame(values).num_above == 1
     assert frame(values, keep=np.array([50.0])).num_above == 0
@@ -191,6 +196,12 @@ def test_a_verification_stands_beside_its_forecast():
     low, high = picture.panels[0].y.limits
     assert low < 2.5 < high
     assert not points_of(frontier(RUNS, LAW), Symbol.DIAMOND)
+
+
+def test_verifications_of_earlier_versions_are_drawn_too():
+    (tested,) = verifications_in(STUDIES / "toy")
+    (measured,) = points_of(frontier(RUNS, LAW, [tested]), Symbol.DIAMOND)
+    assert (measured.x[0], measured.y[0]) == (tested.prediction.budget, tested.measured)
 
 
 def test_the_best_loss_is_drawn_with_its_band():

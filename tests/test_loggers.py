@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import time
@@ -92,7 +93,9 @@ def test_all_points_and_results_are_logged_once_whoever_trains(folder, capsys, w
     law = json.loads(capsys.readouterr().out)
     (answer,) = [line for line in lines if line.startswith("answer ")]
     assert law["diagnostics"]["verdict"] in answer
-    said = [p["num_params"] for p in law["predictions"] if p["method"] == law["answer"]]
+    answers = [p for p in law["predictions"] if p["method"] == law["answer"]]
+    said = [p["num_params"] for p in answers if p["extrapolation"] >= 1]
+    assert len(said) == 4
     assert all(repr(num_params) in answer for num_params in said)
     assert "figures/optima.png" in answer
 
@@ -115,6 +118,13 @@ def test_a_study_is_the_same_with_and_without_a_logger(folder, capsys):
     (study / "log.txt").unlink()
     assert main([*TRAIN, "workers=1", "logger=lines"]) == 0
     assert [line.split()[0] for line in (study / "log.txt").read_text().splitlines()] == ["answer"]
+
+
+def test_a_sweep_without_a_law_logs_why(folder, capsys):
+    assert main([*TRAIN, "budgets=[1e7]", "workers=1", "logger=lines"]) == 3
+    (answer,) = re.findall("^answer .*", (folder / "outputs/small/log.txt").read_text(), re.M)
+    assert json.loads(capsys.readouterr().out)["refusal"][:60] in answer
+    assert "figures/isoflop.png" in answer
 
 
 class Failing:
@@ -264,7 +274,7 @@ def test_tensorboard_has_the_curves_the_answer_and_the_figures(folder):
         (final,) = events.Scalars("final/loss")
         assert final.value == pytest.approx(results(study)[run]["loss"], rel=1e-6)
     answer = EventAccumulator(str(study / "tensorboard/answer")).Reload()
-    assert {"isoflop", "optima"} <= {*answer.Tags()["images"]}
+    assert {"figures/isoflop", "figures/optima"} <= {*answer.Tags()["images"]}
     (text,) = answer.Tensors("answer/text_summary")
     law = json.loads(next(study.glob("plans/*/law.json")).read_text())
     assert law["diagnostics"]["verdict"] in text.tensor_proto.string_val[0].decode()

@@ -139,3 +139,38 @@ def test_stdout_holds_one_document_whatever_a_users_model_prints(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "refusal" in json.loads(done.stdout)
     assert {"imported", "built", "past Python"} <= set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "said"),
+    [
+        ("| head -1", 0, ""),
+        ("| true", 0, ""),
+        ("> /dev/full", 1, "error: the output can't be written: No space left on device"),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("json_too", ["", " json=true"])
+def test_output_that_nobody_takes_ends_in_silence_or_one_sentence(
+    tmp_path, to, code, said, json_too
+):
+    command = f"{sys.executable} -m flops_fit predict law=chinchilla budget=1e21{json_too} {to}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("chinchilla is ")]
+    assert [line for line in errors if "rror" in line or "Traceback" in line] == [said] * bool(said)
+
+
+def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path):
+    command = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m flops_fit status"
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: the working directory is gone: go to one that exists\n"

@@ -10,6 +10,7 @@ import numpy as np
 
 from flops_fit.errors import UserError
 from flops_fit.files import plain
+from flops_fit.fitting.answer import Reliance
 from flops_fit.laws.prediction import CONFIDENCE_LEVELS, Prediction
 from flops_fit.plan.run import Run
 from flops_fit.records import read_as
@@ -33,6 +34,10 @@ class FrozenPrediction:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FrozenPrediction:
         return read_as(cls, {**data, "prediction": Prediction.from_json(data["prediction"])})
+
+
+UNTOLD: Mapping[str, str] = {"reliance": Reliance.UNKNOWN.value, "law_sha256": "", "time": ""}
+"""What verifications of earlier versions don't tell of their predictions."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Verification:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verification:
         """Raises `StudyError` for what is no verification."""
-        return read_as(cls, {**data, "frozen": data})
+        return read_as(cls, {**data, "frozen": {**UNTOLD, **data}})
 
     @property
     def prediction(self) -> Prediction:

@@ -6,6 +6,7 @@ Imports nothing before it is needed: help takes a tenth of a second, and torch t
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from flops_fit.cli.verbs import VERBS, Verb
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    reopen_closed()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
@@ -39,12 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(verb, words)
 
 
+def reopen_closed() -> None:
+    """A stream that whoever called us has closed is written to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def run(verb: Verb, words: Sequence[str]) -> int:
     """Check the words and run the verb with them."""
     from flops_fit.cli.mistakes import UsageError, check_words, unread_configs
     from flops_fit.cli.words import for_hydra
     from flops_fit.errors import UserError, printable
 
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("error: the working directory is gone: go to one that exists", file=sys.stderr)
+        return ERROR
     try:
         check_words(verb, words)
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -36,11 +37,24 @@ WITHOUT_TORCH = (
 )
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What writing to a full disk, a full quota or a terminal that has gone ends in."""
+
+
+def drop_stdout() -> None:
+    """What is left to be written goes nowhere: the flush at the end must not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def report_failure(error: Exception) -> int:
     """Say what went wrong; returns the exit code."""
     if isinstance(error, BrokenPipeError):  # of `flops-fit plan --cfg job | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        drop_stdout()
         return OK
+    if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
+        drop_stdout()
+        say(f"error: the output can't be written: {error.strerror}")
+        return ERROR
     if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
         say(
             f"error: can't use {error.filename}: {error.strerror}: choose a folder you can write "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,14 @@ class FittedLaw(Law, Protocol):
         """Exponent of N_opt in C."""
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class OfSurface(Protocol):
+    """A law that is the optimum of a loss surface."""
+
+    @property
+    def surface(self) -> object: ...
 
 
 class FittedDraws(LawDraws, Protocol):

@@ -39,7 +39,11 @@ FOLDED = 24
 
 
 class Screen(Console):
-    """A console on which no text, wherever it comes from, moves the cursor or changes a colour."""
+    """A console on which no text, wherever it comes from, moves the cursor or changes a colour, and
+    which leaves it to others what becomes of a reader that has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -10,10 +10,10 @@ import numpy as np
 
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.answer import Answer, Reliance
+from flops_fit.fitting.contract import OfSurface
 from flops_fit.fitting.methods import number_of, short_name
 from flops_fit.fitting.metrics import LOSS, label
 from flops_fit.fitting.points import Dropped
-from flops_fit.fitting.surface.law import SurfaceLaw
 from flops_fit.laws import LossSurface
 from flops_fit.laws.prediction import Intervals, Prediction
 from flops_fit.shown import short_flops, short_loss, short_number, span, times
@@ -114,7 +114,7 @@ def others_words(answer: Answer) -> str:
 def formulas(law: ScalingLaw) -> Iterator[str]:
     """The loss surface where there is one, and N_opt over the trained budgets."""
     for method, found in law.fits.laws.items():
-        if isinstance(found, SurfaceLaw):
+        if isinstance(found, OfSurface) and isinstance(found.surface, LossSurface):
             yield f"{surface_formula(found.surface)}  ({number_of(method)})"
     a = law.fits.laws[law.answer].a
     scale = float(law.law.N_opt(law.largest_budget)) / law.largest_budget**a

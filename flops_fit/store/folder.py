@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,9 @@ from flops_fit.settings import Kind, SweepSettings, declared
 from flops_fit.settings.plain import check_value
 
 PLAN_FILE, PINS_FILE, LATEST = "plan.json", "pinned.json", "latest"
+
+DECIDING = ".deciding.lock"
+"""Held while what a study pins is decided."""
 
 RUN_FILES = frozenset(
     {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", ".lock", "log.txt", ".command"}
@@ -234,6 +238,13 @@ class StudyFolder:
                 place = within(self.path, "superseded", stamp)
                 place.mkdir(parents=True, exist_ok=True)
                 folder.rename(place / folder.name)
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Inside, no other process decides what holds for all runs of the study."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / DECIDING):
+            yield
 
     def pinned(self) -> dict[str, Any]:
         """What was decided at the study's first training and holds for all its runs.

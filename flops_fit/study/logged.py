@@ -14,6 +14,7 @@ from flops_fit.files import parsed, read_text
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run
 from flops_fit.report.files import is_current
+from flops_fit.shown import short_flops
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Log, Logger, Point, Scalar, Watcher
 from flops_fit.study.fits import FittedStudy
@@ -159,8 +160,9 @@ def log_answer(log: GuardedLog | None, study: FittedStudy) -> None:
         return
 
     def told(log: Log) -> None:
-        if study.law is not None and not is_current(study.answer_folder):
-            report_study(study.runs, study.law, study.answer_folder)
+        answer = study.law or study.refusal
+        if answer is not None and not (study.law and is_current(study.answer_folder)):
+            report_study(study.runs, answer, study.answer_folder)
         figures = sorted((study.answer_folder / "figures").glob("*.png"))
         log.answer(summary_of(study), figures)
 
@@ -168,7 +170,7 @@ def log_answer(log: GuardedLog | None, study: FittedStudy) -> None:
 
 
 def summary_of(study: FittedStudy) -> dict[str, Scalar]:
-    """What the law says at the trained budgets and beyond; without one, why there is none."""
+    """What the law says at the largest budget and beyond; without one, why there is none."""
     law = study.law
     if law is None:
         return {"refusal": str(study.refusal)}
@@ -177,8 +179,8 @@ def summary_of(study: FittedStudy) -> dict[str, Scalar]:
         "method": law.answer,
         "exponent of N": law.of(law.answer).a,
     }
-    for answer in law.answers:
-        at = f"at {answer.budget:.3g} FLOPs".replace("e+", "e")
+    for answer in (answer for answer in law.answers if answer.extrapolation >= 1):
+        at = f"at {short_flops(answer.budget)} FLOPs"
         found[f"N {at}"], found[f"D {at}"] = answer.num_params, answer.num_tokens
         found[f"{law.metric} {at}"] = answer.loss
     return found

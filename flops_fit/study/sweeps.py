@@ -18,7 +18,7 @@ from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
 from flops_fit.store.execution import Patience, train_plan
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Logger, Prepared, Spec, Watcher
+from flops_fit.store.protocols import Logger, Prepared, Spec, Trainer, Watcher
 from flops_fit.study.estimates import (
     Estimate,
     estimate_elsewhere,
@@ -30,6 +30,7 @@ from flops_fit.study.logged import GuardedLog, LoggedWatcher, log_answer, opened
 
 if TYPE_CHECKING:
     from flops_fit.store.execution import Execute
+    from flops_fit.study.machine import Machine
     from flops_fit.training.hardware import Hardware
 
 SOURCE_WARNING = (
@@ -159,21 +160,26 @@ def train_study(
     warn: Tell | None = None,
 ) -> FittedStudy:
     """Plans, trains what is missing, fits. `warn` says what `tell` would say as a warning."""
+    known = folder.pinned()
     prepared = spec.prepare(folder)
-    plan = prepared.plan
-    for changed in pin_sources(spec, folder):
-        said = SOURCE_WARNING.format(changed)
-        if warn is None:
-            tell(f"warning: {said}")
-        else:
-            warn(said)
     retry = [settings.retry] if settings.retry else []
-    todo = folder.missing(plan, retry)
-    tell_what_is_there(plan, folder, len(todo), tell)
-    if todo and prepared.trains_with:
-        tell(f"trains with {prepared.trains_with}")
+    with folder.deciding():
+        if folder.pinned() != known:  # by another process, meanwhile
+            prepared = spec.prepare(folder)
+        plan = prepared.plan
+        for changed in pin_sources(spec, folder):
+            said = SOURCE_WARNING.format(changed)
+            if warn is None:
+                tell(f"warning: {said}")
+            else:
+                warn(said)
+        todo = folder.missing(plan, retry)
+        tell_what_is_there(plan, folder, len(todo), tell)
+        if todo and prepared.trains_with:
+            tell(f"trains with {prepared.trains_with}")
+        tuned = tuned_here(todo, prepared, folder, settings)
     with opened(logger, folder) as log:
-        with launched(todo, spec, prepared, folder, settings, log) as (execute, watcher):
+        with launched(todo, spec, tuned, folder, settings, log) as (execute, watcher):
             runs = train_plan(plan, folder, execute, watcher, retry)
         tell_of_other_lengths(runs, tell)
         study = fit_trained(plan, runs, folder, how, spec)
@@ -213,17 +219,19 @@ def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
     return build_spec(settings, {}), settings
 
 
-@contextmanager
-def launched(
-    todo: Sequence[Experiment],
-    spec: Spec,
-    prepared: Prepared,
-    folder: StudyFolder,
-    settings: SweepSettings,
-    log: GuardedLog | None = None,
-) -> Iterator[tuple[Execute, Watcher]]:
-    """What trains `todo` here, with its progress on screen and in the log, and signals caught."""
-    from flops_fit.study.machine import executor, machine_of, stop_on_signals
+@dataclass(frozen=True)
+class Tuned:
+    """What trains here, with all that the study pins, and what of the machine it uses."""
+
+    trainer: Trainer
+    machine: Machine
+
+
+def tuned_here(
+    todo: Sequence[Experiment], prepared: Prepared, folder: StudyFolder, settings: SweepSettings
+) -> Tuned:
+    """The trainer as fast as may be here; its choices are pinned where there is anything to do."""
+    from flops_fit.study.machine import machine_of
 
     machine = machine_of(prepared, len(todo), folder, settings)
     trainer = prepared.trainer
@@ -234,8 +242,24 @@ def launched(
             say("trying which kernels are fastest here ..")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
         folder.pin({"threads": machine.threads, **trainer.pins})
+    return Tuned(trainer, machine)
+
+
+@contextmanager
+def launched(
+    todo: Sequence[Experiment],
+    spec: Spec,
+    tuned: Tuned,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    log: GuardedLog | None = None,
+) -> Iterator[tuple[Execute, Watcher]]:
+    """What trains `todo` here, with its progress on screen and in the log, and signals caught."""
+    from flops_fit.study.machine import executor, stop_on_signals
+
     progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
-    running = executor(spec, trainer, folder, machine, Patience(settings.fail_fast))
+    patience = Patience(settings.fail_fast)
+    running = executor(spec, tuned.trainer, folder, tuned.machine, patience)
     watcher = progress if log is None else LoggedWatcher(progress, log, folder)
     with progress, stop_on_signals(progress), running as execute:
         yield execute, watcher

@@ -12,7 +12,7 @@ from flops_fit.store.protocols import Logger
 from flops_fit.study.fits import FittedStudy, Tell
 from flops_fit.study.frozen import freeze, keep
 from flops_fit.study.logged import opened
-from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there
+from flops_fit.study.sweeps import launched, spec_of, tell_what_is_there, tuned_here
 
 
 def verified(
@@ -37,9 +37,10 @@ def verified(
     plan = prepared.plan
     todo = folder.missing(plan)
     tell_what_is_there(plan, folder, len(todo), tell)
+    tuned = tuned_here(todo, prepared, folder, settings)
     with (
         opened(logger, folder) as log,
-        launched(todo, spec, prepared, folder, settings, log) as (execute, watcher),
+        launched(todo, spec, tuned, folder, settings, log) as (execute, watcher),
     ):
         (run,) = train_missing(plan, folder, execute, watcher)
     return keep(path, run)

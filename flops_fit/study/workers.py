@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from flops_fit.errors import UserError
+from flops_fit.errors import StudyError, UserError
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
@@ -62,12 +62,13 @@ class Workers:
         queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
         workers: list[Worker] = []
         ended: list[Run] = []
+        deaths = Deaths()
         try:
             workers += [self._start(slot) for slot in range(min(self.num_workers, len(queue)))]
             while queue or any(worker.work for worker in workers):
                 _hand_out(queue, workers)
                 for worker in _with_news(workers):
-                    run = self._listen(worker, watcher)
+                    run = self._listen(worker, watcher, deaths)
                     ended += [run] if run else []
                     if not worker.work and worker.rest:
                         queue.extendleft(worker.rest)
@@ -94,12 +95,12 @@ class Workers:
         there.close()
         return Worker(slot, process, here)
 
-    def _listen(self, worker: Worker, watcher: Watcher) -> Run | None:
+    def _listen(self, worker: Worker, watcher: Watcher, deaths: Deaths) -> Run | None:
         """Take one message; returns the run that it says has ended."""
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            return self._bury(worker, watcher)
+            return self._bury(worker, watcher, deaths)
         if isinstance(message, UserError):
             raise message
         if isinstance(message, Run):
@@ -115,20 +116,27 @@ class Workers:
                 watcher.progress(experiment, flops)
         return None
 
-    def _bury(self, worker: Worker, watcher: Watcher) -> Run | None:
+    def _bury(self, worker: Worker, watcher: Watcher, deaths: Deaths) -> Run | None:
         """The run that a dead worker was at: failed, unless it had just been written. Those that
-        trained together are to be tried alone."""
+        trained together are to be tried alone, and one that was asked to stop goes on elsewhere.
+
+        Raises `StudyError` where workers die again and again before they train.
+        """
         worker.process.join()
         worker.is_dead = True
         work, worker.work = worker.work, ()
         code = worker.process.exitcode
         if not worker.is_ready:
-            raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
+            deaths.at_start(code)
+            return None
         if len(work) > 1:
             worker.rest = tuple(Unit((experiment,)) for experiment in work)
         if len(work) != 1:
             return None
         [experiment] = work
+        if code == 0 and deaths.may_go_on(experiment):  # SIGTERM: it has left a checkpoint
+            worker.rest = (Unit((experiment,)), *worker.rest)
+            return None
         run = self.folder.completed_run(experiment)
         if run is None:
             reason = (
@@ -139,6 +147,39 @@ class Workers:
             self.folder.write_run(run)
         watcher.finished(run)
         return run
+
+
+PYTHON_FAILED = 1
+"""Exit code of a process that an exception ended."""
+
+MOST_DEATHS = 3
+"""Workers that may die before they train, and stops of one run, until it is given up."""
+
+
+@dataclass
+class Deaths:
+    """Of workers, in one sweep."""
+
+    stillborn: int = 0
+    stopped: Counter[str] = field(default_factory=Counter)  # id -> workers that were stopped at it
+
+    def at_start(self, code: int | None) -> None:
+        """One died before it trained. Raises `RuntimeError` where it could not make its parts,
+        which no other would, and `StudyError` where it is not the first."""
+        if code == PYTHON_FAILED:
+            raise RuntimeError(f"a worker process ended with exit code {code} before it trained")
+        self.stillborn += 1
+        if self.stillborn >= MOST_DEATHS:
+            raise StudyError(
+                f"{self.stillborn} worker processes died before they trained, the last with exit "
+                f"code {code} (-9 is often want of memory, -15 somebody's request): set fewer "
+                "workers, or mend what ends them, and run the same command again"
+            )
+
+    def may_go_on(self, experiment: Experiment) -> bool:
+        """Whether a run whose worker was asked to stop is tried once more."""
+        self.stopped[experiment.id] += 1
+        return self.stopped[experiment.id] < MOST_DEATHS
 
 
 @dataclass

@@ -32,7 +32,7 @@ from flops_fit.report.figures.marks import (
     Shown,
     Symbol,
 )
-from flops_fit.report.figures.style import as_mathtext, count, palette, power
+from flops_fit.report.figures.style import as_mathtext, count, named, palette, power
 
 DPI = 200
 
@@ -117,7 +117,8 @@ class Place:
     @classmethod
     def of(cls, picture: Picture) -> Place:
         marks = (mark for panel in picture.panels for mark in panel.marks)
-        names = {m.name for m in marks if isinstance(m, Line | Band | Points) and m.name}
+        found = (m.name for m in marks if isinstance(m, Line | Band | Points) and m.name)
+        names = named(list(dict.fromkeys(found)))
         panels, notes = len(picture.panels), max(len(panel.notes) for panel in picture.panels)
         if not picture.legend or not names:
             return cls(panels, notes, 0.0, 0.0)
@@ -301,7 +302,8 @@ def _legend_of_all(figure: Figure, all_axes: Iterable[Axes], title: str, place: 
     for axes in all_axes:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
-    handles, names = list(entries.values()), list(entries)
+    names = named(list(entries))
+    handles = [entries[name] for name in names]
     if place.beside:
         spot = 1 - place.beside / place.width, 0.5
         columns = 1 + (len(names) - 1) // MOST_IN_COLUMN

@@ -50,7 +50,7 @@ def frame(values: Array, *, keep: Array | None = None) -> Frame:
     is_log = bool(known.min() > 0 and np.quantile(known, MOST) > LOG_FROM * known.min())
     if not is_log:
         return linear_frame(values, keep=keep)
-    inner = linear_frame(np.log(known), keep=None if keep is None else np.log(keep))
+    inner = linear_frame(np.log(known), keep=None if keep is None else np.log(keep[keep > 0]))
     low, high = inner.limits
     limits = float(np.exp(low)), float(np.exp(high))
     return Frame(limits, True, inner.num_above, float(known.max()))
@@ -60,10 +60,8 @@ def linear_frame(values: Array, *, keep: Array | None = None) -> Frame:
     """The same on an axis that is not logarithmic."""
     known = values[np.isfinite(values)]
     low, most = float(known.min()), float(np.quantile(known, MOST))
-    bound = most + ROOM * (most - low)
-    if keep is not None and np.isfinite(keep).any():
-        bound = max(bound, float(np.nanmax(keep)))
-    above = known > bound
-    top = max(float(known[~above].max()), low if keep is None else float(np.nanmax(keep)))
+    kept = low if keep is None else float(np.max(keep, initial=low, where=np.isfinite(keep)))
+    above = known > max(most + ROOM * (most - low), kept)
+    top = max(float(known[~above].max()), kept)
     room = MARGIN * (top - low) or 0.1 * abs(low) or 1.0
     return Frame((low - room, top + room), False, int(above.sum()), float(known.max()))

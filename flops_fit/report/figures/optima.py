@@ -159,13 +159,13 @@ def _limits(marks: Sequence[Mark]) -> Interval:
 
 
 def formula(law: ScalingLaw, quantity: Quantity, trained: Interval) -> str:
-    """The answer as a power law over the trained range, and its value at the largest budget."""
+    """The answer as a power law with the exponent of the trained range, exact at its upper end."""
     low, high = trained
     values = quantity.of_law(law.law)
     if high <= low:
         return f"{quantity.letter}_{{opt}} = {float(values(np.array(high))):.3g} at one budget"
-    slope, centre = _slope(values, trained), np.sqrt(low * high)
-    coefficient = float(values(np.array(centre))) / centre**slope
+    slope = law.of(law.answer).a if quantity is SIZE else _slope(values, trained)
+    coefficient = float(values(np.array(high))) / high**slope
     shown = power(coefficient) if not 1e-3 <= coefficient < 1e4 else f"{coefficient:.3g}"
     return f"{quantity.letter}_{{opt}} = {shown} C^{{{slope:.3f}}}"
 

@@ -47,6 +47,9 @@ OTHERS = ("first", "second", "third", "muted")
 
 MOST_OF_LETTERS = 1e15
 
+MOST_NAMED = 40
+"""Entries of a legend that anyone reads."""
+
 BUDGET = "budget-"
 """Prefix of the role of a budget, before its number from the smallest."""
 
@@ -67,6 +70,12 @@ def palette(num_budgets: int) -> dict[str, tuple[str, str]]:
 def budget_role(budget: float, budgets: Sequence[float], otherwise: str = "muted") -> str:
     """The role of a budget among all of a study, `otherwise` that of one that is not there."""
     return f"{BUDGET}{budgets.index(budget)}" if budget in budgets else otherwise
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The entries of a legend: of more than `MOST_NAMED` evenly some, with both ends."""
+    step = -(-len(names) // MOST_NAMED)
+    return list(names) if step <= 1 else [*names[:-1:step], names[-1]]
 
 
 def power(value: float, digits: int = 3) -> str:

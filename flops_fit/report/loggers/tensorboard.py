@@ -60,7 +60,7 @@ class TensorBoardLog:
             rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in summary.items())
             writer.add_text("answer", f"| | |\n|---|---|\n{rows}")
             for path in figures:
-                writer.add_image(path.stem, imread(path)[..., :3], dataformats="HWC")
+                writer.add_image(f"figures/{path.stem}", imread(path)[..., :3], dataformats="HWC")
 
     def close(self) -> None:
         for writer in self._writers.values():

@@ -26,10 +26,13 @@ from flops_fit.report.figures.marks import (
     Points,
     Rule,
 )
-from flops_fit.report.figures.style import as_html
+from flops_fit.report.figures.style import as_html, named
 
 DIGITS = 6
 """Of a number that is drawn."""
+
+LABELS_AT = 0.88
+"""Share of the width of contours at which they are labelled."""
 
 MOST_DRAWN = 1500
 """Points of one panel that are drawn: of more every other, or third."""
@@ -111,7 +114,7 @@ def stride(panel: Panel) -> int:
 
 @mark_data.register
 def _contours(mark: Contours, step: int) -> dict[str, Any]:
-    places = [(level, *place) for level in mark.levels if (place := _on_diagonal(mark, level))]
+    places = [(level, *place) for level in mark.levels if (place := _on_the_right(mark, level))]
     return {
         "kind": "contours", "x": [mark.x[0], mark.x[-1]], "y": [mark.y[0], mark.y[-1]],
         "width": len(mark.x), "height": len(mark.y), "z": numbers(mark.z.ravel()),
@@ -120,12 +123,12 @@ def _contours(mark: Contours, step: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _on_diagonal(mark: Contours, level: float) -> tuple[float, float] | None:
-    """Where a level crosses the way from the lowest x and y to the highest; for its label."""
-    steps = np.arange(min(len(mark.x), len(mark.y)))
-    along = mark.z[steps, steps]
+def _on_the_right(mark: Contours, level: float) -> tuple[float, float] | None:
+    """Where a level crosses a column on the right, for its label: away from the best path."""
+    column = int(LABELS_AT * (len(mark.x) - 1))
+    along = mark.z[:, column]
     crossed = np.flatnonzero((along[:-1] >= level) & (along[1:] < level))
-    return (mark.x[crossed[0]], mark.y[crossed[0]]) if len(crossed) else None
+    return (mark.x[column], mark.y[crossed[0]]) if len(crossed) else None
 
 
 @mark_data.register
@@ -244,4 +247,4 @@ def _entries(marks: Sequence[Mark]) -> tuple[Mapping[str, str], ...]:
             look = mark.symbol if isinstance(mark, Points) else getattr(mark, "dashes", "band")
             entry = {"name": mark.name, "colour": mark.colour, "look": str(look)}
             found.setdefault(mark.name, entry)
-    return tuple(found.values())
+    return tuple(found[name] for name in named(list(found)))
