@@ -34,7 +34,7 @@ SHOULD_RUN = [
 
 EXPECTED = {
     "docs/from-python.md": [
-        "Plan(14 experiments, 2 budgets",
+        "14 runs at 2 budgets",
         "Prediction(",
         "Study mlp-toy: 11 runs",
         "interrupted\n6 runs, 6 completed",
