@@ -94,6 +94,7 @@ class Sizes:
                 c = self.constant * n * d
         return n, d, c
 
+    @np.errstate(all="ignore")  # of numbers beyond all sizes, which it refuses
     def check(self) -> None:
         """Raises `FitError` where sizes can't be true, with the units that would fit."""
         n, d, c = self.all()
@@ -159,11 +160,11 @@ class Sizes:
         for sizes in product(*choices.values()):
             factors = dict(zip(choices, sizes, strict=True))
             n, d, c = (float(np.exp(np.mean(np.log(v)))) for v in self.all(factors))
+            if not (_within(n, USUAL["num_params"]) and _within(d, USUAL["num_tokens"])):
+                continue
             ratio = c / (self.constant * n * d)
             if (
-                _within(n, USUAL["num_params"])
-                and _within(d, USUAL["num_tokens"])
-                and _within(d / n, USUAL_TOKENS_PER_PARAM)
+                _within(d / n, USUAL_TOKENS_PER_PARAM)
                 and 1 / INCONSISTENT_FLOPS < ratio < INCONSISTENT_FLOPS
             ):
                 changed = {
@@ -208,6 +209,7 @@ def _impossible(n: float, d: float, c: float) -> str | None:
     return None
 
 
+@np.errstate(all="ignore")
 def is_inconsistent(budget: Array, flops: Array) -> bool:
     """Whether budgets are of another magnitude than what was spent."""
     ratio = float(np.median(budget / flops))

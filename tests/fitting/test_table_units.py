@@ -191,3 +191,15 @@ def test_models_of_a_hundred_parameters_are_asked_about_unless_they_are_ours(tmp
     check_sizes(read_table(path, {"num_params_unit": "M", "flops_unit": "gflops"}).runs)
     path.write_text("N,D,loss,size_name\n99,20000,3.5,width\n", encoding="utf-8")
     assert read_table(path).runs[0].num_params == 99
+
+
+@pytest.mark.parametrize("number", ["1e-320", "1e-200", "1e300"])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_numbers_beyond_all_sizes_are_refused_without_a_word_of_numpys(tmp_path, number, rows):
+    lines = ["N,D,C,loss"]
+    for i in range(6):
+        n = number if i < rows else f"{2**i}e7"
+        lines.append(f"{n},{2 ** (6 - i)}e8,{6 * 2**6 * 1e15},{3 - 0.1 * i}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"row 1.*(num_params|N would be)"):
+        read_table(tmp_path / "runs.csv")
