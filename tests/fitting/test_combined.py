@@ -177,7 +177,7 @@ def of_one_size(lengths):
 @pytest.mark.parametrize(
     ("refused", "reason"),
     [
-        (of_one_size(np.geomspace(1e9, 1e11, 12)), "all runs have one size, N = 1e8"),
+        (of_one_size(np.geomspace(1e9, 1e11, 12)), "all runs have one size, N = 100M"),
         (runs_of(budgets=(1e18,)), "all runs lie on one budget, 1e18 FLOPs"),
         (of_one_size((1e9, 1e10, 1e11)), "3 different (N, D) for a surface that needs 6"),
         ([], "0 different (N, D) for a surface that needs 6"),

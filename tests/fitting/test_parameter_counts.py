@@ -9,6 +9,7 @@ from sweeps import BUDGETS, CHINCHILLA, points, sweep
 from flops_fit.cli import main
 from flops_fit.fitting import FitError, ScalingLaw, fit_runs
 from flops_fit.fitting.examine.parameter_counts import with_total_params
+from flops_fit.shown import short_number
 
 
 def counted(total, **changes):
@@ -51,7 +52,7 @@ def test_nothing_is_said_where_there_is_only_one_count(total):
 
 def test_both_counts_stand_in_the_findings_and_in_law_json():
     law = fit_runs(counted(lambda n: n + 1e7), draws=0)
-    sentences = [f for f in law.diagnostics.findings if f.startswith("counting N (")]
+    sentences = [f for f in law.diagnostics.findings if f.startswith("what N counts (")]
     assert len(sentences) == 2
     assert all("as fitted" in s and "counted in full (num_params_total)" in s for s in sentences)
     data = json.loads(json.dumps(law.to_json()))
@@ -73,13 +74,13 @@ def test_active_and_total_parameters_of_experts_stand_side_by_side(tmp_path, mon
     columns = ["columns.num_params=active", "columns.num_params_total=total"]
     assert main(["fit", "runs=moe.csv", *columns, "fit=surface", "draws=0", "json=true"]) == 0
     law = json.loads(capsys.readouterr().out)["diagnostics"]
-    (said,) = [f for f in law["findings"] if f.startswith("counting N (surface)")]
+    (said,) = [f for f in law["findings"] if f.startswith("what N counts (surface)")]
     assert "embedding" not in said
     ours, full = [c for c in law["parameter_counts"] if c["method"] == "surface"]
     assert full["a"] == pytest.approx(ours["a"], abs=1e-6)
     assert full["N_opt"] == pytest.approx(8 * ours["N_opt"], rel=1e-6)
-    assert f"a = {ours['a']:.3f} and N_opt = {ours['N_opt']:.3g} as fitted; " in said
-    assert said.endswith(f"N_opt = {full['N_opt']:.3g} counted in full (num_params_total)")
+    assert f"exponent {ours['a']:.3f} and N {short_number(ours['N_opt'])} as fitted; " in said
+    assert said.endswith(f"N {short_number(full['N_opt'])} counted in full (num_params_total)")
 
 
 def test_one_total_of_which_more_or_fewer_are_active_has_no_rule_and_is_not_compared():

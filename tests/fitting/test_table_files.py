@@ -155,7 +155,7 @@ def test_files_that_are_not_there(folder, asked, message):
         (b"\xd0\xcf\x11\xe0", "old Excel"),
         (b"\x28\xb5\x2f\xfd\x00", "can't be unpacked|is empty"),
         (b"N,D,loss\n1,234,567,2e9,3\n", "row 1 has 5 cells under 3 headers"),
-        (b'{"N": ' + b"9" * 5000 + b"}", "JSON"),
+        (b'{"N": ' + b"9" * 5000 + b"}", "a number of 5,000 digits"),
         (b'{"N": 1e8, "D": 2e9, "loss": 3, "id": "\\ud800"}', ""),
         (b"| a | b |\n|---|---|\n", "a header and no rows"),
         (b"|N|D|loss|\n|---|---|---|\n|1e8|2e9|3|\n\n|x|y|\n|---|---|\n|1|2|\n", "2 tables with"),

@@ -30,6 +30,7 @@ from flops_fit.fitting.surface.solver import (
 )
 from flops_fit.laws import Array, FlopRule, LossSurface
 from flops_fit.plan.run import Run
+from flops_fit.shown import short_flops, short_number
 
 GRID_EXPONENTS = np.geomspace(0.03, 3.0, 20)
 """alpha and beta of the starting grid: published fits lie between 0.05 and 1."""
@@ -298,7 +299,7 @@ def _check_directions(points: Points) -> None:
     log_n, log_d = np.log(points.num_params), np.log(points.num_tokens)
     if np.std(log_n) < COLLINEAR:
         raise FitError(
-            f"all runs have one size, N = {points.num_params[0]:.4g}",
+            f"all runs have one size, N = {short_number(points.num_params[0])}",
             "train other sizes: alpha and A can't be told from one",
         )
     if np.std(log_d) < COLLINEAR:
@@ -317,6 +318,6 @@ def _check_directions(points: Points) -> None:
             "train other ratios: along one, alpha and beta are not identifiable",
         )
     raise FitError(
-        f"all runs lie on one budget, {np.exp(np.mean(np.log(points.flops))):.3g} FLOPs",
+        f"all runs lie on one budget, {short_flops(np.exp(np.mean(np.log(points.flops))))} FLOPs",
         "train a second budget: no exponent can be told from one",
     )
