@@ -7,6 +7,9 @@ import pytest
 # Before torch is imported: results are compared bit by bit with those of one-thread workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# pytest-xdist says how wide the screen is, where there is none: lines would break there.
+os.environ.pop("COLUMNS", None)
+
 LONGEST_ID = 60
 
 

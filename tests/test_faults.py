@@ -145,12 +145,18 @@ class TestFailures:
     def test_what_ails_all_runs_is_tried_with_three_unless_smaller_ones_may_have_room(
         self, tmp_path, error, num_runs
     ):
-        def fail(loss):
-            raise error
+        steps = 0
+
+        def fail(prediction, target):
+            nonlocal steps
+            steps += torch.is_grad_enabled()
+            if steps > plan.experiments[0].num_steps:
+                raise error
+            return torch.nn.functional.mse_loss(prediction, target)
 
         folder = StudyFolder(tmp_path)
         plan, recipe = planned(tmp_path)
-        broken = replace(recipe, loss=WatchedLoss(plan.experiments[0].num_steps + 5, fail))
+        broken = replace(recipe, loss=fail)
         stops = pytest.warns(StudyWarning, match="3 runs in a row failed alike")
         with stops if num_runs < len(plan) else nullcontext():
             runs = train_plan(

@@ -23,6 +23,9 @@ from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
 ALIKE_IN_A_ROW = 3
 """Failures of one kind that end a sweep."""
 
+OF_LARGE_RUNS = re.compile("memory|data ended|took longer")
+"""In reasons that smaller runs may not have."""
+
 POLL_SECONDS = 1.0
 """Between looks at runs that another process is training."""
 
@@ -39,7 +42,7 @@ class Patience:
     """Ends a sweep with its first failure where that is wished, else with the third of one kind in
     a row: what ails all runs need not be tried with each.
 
-    Want of memory is no such kind, since smaller runs may have room.
+    Want of memory, data or time is no such kind, since it may not ail smaller runs.
     """
 
     fail_fast: bool = False
@@ -57,7 +60,7 @@ class Patience:
         kind = re.sub(r"[\d.]+", "#", reason.replace(run.id, ""))
         self._in_a_row = self._in_a_row + 1 if kind == self._kind else 1
         self._kind = kind
-        if self._in_a_row >= ALIKE_IN_A_ROW and "memory" not in kind:
+        if self._in_a_row >= ALIKE_IN_A_ROW and not OF_LARGE_RUNS.search(kind):
             warnings.warn(
                 f"stopped, since {self._in_a_row} runs in a row failed alike ({reason}): mend the "
                 "cause and run the same command again",

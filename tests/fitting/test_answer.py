@@ -195,7 +195,7 @@ def test_intervals_that_hold_noise_alone_are_said_to(law, answer):
 
 def test_without_intervals_nothing_is_known(law):
     said = judged(law, has_intervals=False, reach=None, loss_reach=None)
-    assert said == "No intervals: 35 runs are too few to tell how sure this is."
+    assert said == "No intervals: these 35 runs give too little to tell how sure this is."
     assert judged(law, has_intervals=False, draws=0) == "No intervals: draws=0 asks for none."
     doubt = {"combined": Examined(doubt="this is a test")}
     assert judged(law, has_intervals=False, examined=doubt) == said

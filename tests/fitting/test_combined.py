@@ -625,5 +625,5 @@ def test_six_runs_without_a_minimum_have_no_intervals_and_no_verdict_of_use():
     assert list(fitted.law.parts) == ["surface"]
     assert fitted.draws is None
     law = fit_runs(six, draws=100)
-    assert law.diagnostics.verdict.startswith("No intervals: 6 runs are too few")
+    assert law.diagnostics.verdict.startswith("No intervals: these 6 runs give too little")
     assert law.predict(1e19).reliance == "unknown"

@@ -242,7 +242,7 @@ def test_six_runs_give_a_law_but_no_intervals_that_would_flatter_it():
     result = fit_runs(runs, answer=SurfaceFit(), draws=100)
     assert not any(name.startswith("surface") for name in result.intervals)
     assert result.predict(1e20).intervals == {}
-    assert "No intervals: 6 runs are too few" in result.diagnostics.verdict
+    assert "No intervals: these 6 runs give too little" in result.diagnostics.verdict
     assert result.of("surface").surface.alpha == pytest.approx(CHINCHILLA.alpha, rel=1e-6)
 
 

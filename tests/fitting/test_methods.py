@@ -124,7 +124,7 @@ def test_a_method_that_is_called_again_is_called_at_most_500_times(noisy):
         "combined": 600,
         "BestOfBudget": 500,
     }
-    said = "the intervals of BestOfBudget rest on 500 of the 600 draws asked for"
+    said = "the intervals of BestOfBudget rest on 500 of 600 draws"
     assert said in result.diagnostics.findings
 
 
@@ -191,7 +191,7 @@ def test_a_method_that_fails_on_half_of_the_resamples_has_no_intervals(noisy):
     result = fit_runs(noisy, answer=Choosy(), draws=50)
     assert result.answer == "Choosy"
     assert result.draws is None
-    assert "no intervals" in result.diagnostics.verdict
+    assert "No intervals: these 40 runs" in result.diagnostics.verdict
 
 
 def test_a_table_follows_a_law_of_any_shape_and_goes_on_straight_beyond():

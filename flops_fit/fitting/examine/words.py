@@ -40,7 +40,7 @@ def verdict(
     doubt = next(filter(None, in_doubt), None)
     trained = f"{short_flops(largest_budget)} FLOPs, your largest budget"
     if not d.has_intervals:
-        few = f"{num_runs} runs are too few to tell how sure this is"
+        few = f"these {num_runs} runs give too little to tell how sure this is"
         unknown = f"No intervals: {few if draws else 'draws=0 asks for none'}."
         return f"{unknown} Not to be used beyond {trained}: {doubt}." if doubt else unknown
     if chance := next((one.doubt for one in d.orders if one.is_none), None):
