@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
-    showing = [p for p in pages() if re.search(r"^<!-- (screen|made)", p.read_text("utf-8"), re.M)]
+    showing = [p for p in pages() if re.search(r"^<!-- (screen|made:)", p.read_text("utf-8"), re.M)]
     showing += ROOT.glob("examples/*.ipynb")
     for page in asked.pages or showing:
         page = page.resolve()
