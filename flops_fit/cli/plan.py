@@ -35,6 +35,8 @@ def plan(settings: PlanningSettings, origins: Origins) -> int:
         print_json({**planned.plan.to_json(), "estimate": estimate.to_json()})
     else:
         show_table(tables.plan_table(planned.plan, results().width))
+        if any(e.counted_over_formula is not None for e in planned.plan.experiments):
+            show(tables.OVER_FORMULA_MEANS)
         show(str(planned.plan))
     for note in (*planned.plan.notes, *estimate.notes):
         say(f"note: {note}")
