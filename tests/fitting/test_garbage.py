@@ -10,6 +10,7 @@ from sweeps import CHINCHILLA, sweep
 
 from flops_fit.errors import UserError
 from flops_fit.fitting import CombinedFit, IsoflopFit, SurfaceFit, fit_runs
+from flops_fit.laws.prediction import NoSuchRun
 from flops_fit.plan.run import Run
 from flops_fit.tables import read_table, table_flop_rule
 
@@ -180,7 +181,10 @@ def test_any_positive_numbers_end_in_a_law_or_a_clear_error(cells, answer):
     except UserError:
         return
     json.dumps(law.to_json(), allow_nan=False)
-    assert law.predict(1e21).num_params > 0
+    try:
+        assert law.predict(1e21).num_params > 0
+    except NoSuchRun:  # a million times beyond
+        return
     if law.knows_other_sizes:
         assert law.flat_band(1e21).low <= law.flat_band(1e21).high
 
