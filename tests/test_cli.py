@@ -297,5 +297,5 @@ def test_two_processes_on_one_study_share_its_runs(folder):
     words = ["train", *TINY, "budgets=[3e7,6e7]"]
     both = [start(folder, words) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [3, 3], said  # so few give no law
+    assert [process.returncode for process in both] == [0, 0], said
     assert [run["status"] for run in results(folder).values()] == ["completed"] * 6
