@@ -47,10 +47,19 @@ class TensorBoardLog:
         writer.flush()
 
     def end(self, run: str, result: Mapping[str, Scalar], *, completed: bool) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
         writer, settings = self._writers.pop(run), self._settings.pop(run)
         numbers = {name: value for name, value in result.items() if not isinstance(value, str)}
         settings |= {name: value for name, value in result.items() if isinstance(value, str)}
-        writer.add_hparams(settings, numbers, run_name=".")  # in the run's own folder
+        # Into the run's own file: `add_hparams` begins a second one, and where that sorts before
+        # the first by its name, TensorBoard takes it for an earlier training and drops it.
+        file = writer.file_writer
+        assert file is not None  # it is open
+        for summary in hparams(settings, numbers):
+            file.add_summary(summary)
+        for name, value in numbers.items():
+            writer.add_scalar(name, value)
         writer.close()
 
     def answer(self, summary: Mapping[str, Scalar], figures: Sequence[Path]) -> None:
