@@ -123,7 +123,7 @@ def test_plan_for_another_machine(tmp_path, monkeypatch, capsys):
     estimate = json.loads(said.out)["estimate"]
     assert estimate["machine"] == "h100"
     assert 0 < estimate["seconds"] < 60
-    assert "seconds on h100 (estimate for H100 SXM, bf16, 1 at once)" in said.err
+    assert " on h100 (estimate for H100 SXM, bf16, 1 at once)" in said.err
     there = [e["id"] for e in json.loads(said.out)["experiments"]]
     assert main(["plan", *SMALL, "json=true"]) == 0
     here = json.loads(capsys.readouterr().out)
