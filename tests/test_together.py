@@ -9,10 +9,11 @@ from small_study import Net, planned, small_sweep
 from torch import nn
 
 from flops_fit.datasets.adapters import as_source
+from flops_fit.errors import StudyWarning
 from flops_fit.models import MLP
 from flops_fit.plan.run import Status
 from flops_fit.plan.trunks import chains
-from flops_fit.store.execution import Inline, SideBySide, Unit, train_unit, units_of
+from flops_fit.store.execution import Inline, SideBySide, SweepStopped, Unit, train_unit, units_of
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.training import together
@@ -136,10 +137,14 @@ class TestTogether:
     def test_code_that_fails_in_a_group_is_found_alone(self, tmp_path):
         plan, recipe, place, trainer = study(tmp_path)
         breaking = replace(trainer, recipe=replace(recipe, loss=Breaks(recipe.loss)))
-        runs = SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
-        assert {run.id for run in runs} == {e.id for e in plan.experiments}
-        assert {run.status for run in runs} == {Status.FAILED}
-        assert "the user's loss" in runs[0].error
+        with (
+            pytest.warns(StudyWarning, match="3 runs in a row failed alike .*the user's loss"),
+            pytest.raises(SweepStopped),
+        ):
+            SideBySide(breaking, place, 1)(chains(plan.experiments), Unwatched())
+        runs, _ = place.runs_of(plan)
+        assert [run.status for run in runs] == [Status.FAILED] * 3
+        assert all("the user's loss" in run.error for run in runs)
 
     def test_batches_of_many_shapes_train_alone(self, tmp_path):
         lengths = torch.randint(2, 9, (400,), generator=torch.Generator().manual_seed(0))
