@@ -37,6 +37,20 @@ VERDICT_WORDS = {
 }
 """What is wrong with a budget of each verdict but ok."""
 
+D, PER_PARAM, RELY_ON, OVER_LARGEST = f"D ({SHOWN_LEVEL}%)", "D/N", "rely on", "x largest"
+OF_ALL, OVER_FORMULA = "of all", "C/6ND"
+"""Columns that a narrow screen goes without."""
+
+MANY_TIMES = 10.0
+"""Share of more FLOPs that is said as a multiple of all."""
+
+BELOW = 0.999
+"""Extrapolation up to which a budget is no larger than the largest, but for rounding."""
+
+RELY_ON_MEANS = "rely on: what is sure at 80%, the loss within 3%, N within a factor of 2"
+OVER_FORMULA_MEANS = "C/6ND: FLOPs as counted on the model, over 6ND"
+"""What columns mean, said below their tables."""
+
 
 def plan_table(plan: Plan, width: int | None = None) -> Table:
     """A row per experiment; on a screen of fewer columns of text without what follows from it."""
@@ -116,21 +130,6 @@ def answers_table(answers: Iterable[Answer], metric: str = LOSS, width: int | No
     and what of it can be relied on."""
     rows = [_answer_row(answer, metric) for answer in answers]
     return _sparing(rows, width, (PER_PARAM, D, OVER_LARGEST))
-
-
-D, PER_PARAM, RELY_ON, OVER_LARGEST = f"D ({SHOWN_LEVEL}%)", "D/N", "rely on", "x largest"
-OF_ALL, OVER_FORMULA = "of all", "C/6ND"
-"""Columns that a narrow screen goes without."""
-
-MANY_TIMES = 10.0
-"""Share of more FLOPs that is said as a multiple of all."""
-
-BELOW = 0.999
-"""Extrapolation up to which a budget is no larger than the largest, but for rounding."""
-
-RELY_ON_MEANS = "rely on: what is sure at 80%, the loss within 3%, N within a factor of 2"
-OVER_FORMULA_MEANS = "C/6ND: FLOPs as counted on the model, over 6ND"
-"""What columns mean, said below their tables."""
 
 
 def _answer_row(answer: Answer, metric: str) -> dict[str, str]:

@@ -139,11 +139,7 @@ class StudyFolder:
 
     def is_locked(self, run_id: str) -> bool:
         """Whether some process is training this run now."""
-        try:
-            with self.lock(run_id).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return _is_held(self.lock(run_id))
 
     def seems_locked(self, run_id: str) -> bool:
         """The same where nothing may be written: by a lock that is there already."""
@@ -151,10 +147,7 @@ class StudyFolder:
         if not path.is_file():
             return False
         try:
-            with FileLock(path).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+            return _is_held(FileLock(path))
         except OSError:  # not ours to lock
             return False
 
@@ -267,6 +260,15 @@ class StudyFolder:
         decided = self.pinned()
         if not choices.keys() <= decided.keys():
             write_record(self.path / PINS_FILE, {**choices, **decided})
+
+
+def _is_held(lock: FileLock) -> bool:
+    """Whether another process has it now."""
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def checked_pins(pins: dict[str, Any]) -> dict[str, Any]:

@@ -136,15 +136,21 @@ class Progress:
     def save_checkpoint(self) -> None:
         with self._going_on_without("a checkpoint"):
             self.state.save(self.folder / "checkpoint.pt", self.seconds)
-        self.write_curve()
+        if self.has_more_to_show:
+            self.write_curve()
 
     def show_curve(self) -> None:
         """What is new of it, every now and then, for whoever looks on."""
-        if len(self.state.curve) > self.shown and self.show.is_due():
-            self.shown = len(self.state.curve)
+        if self.has_more_to_show and self.show.is_due():
             self.write_curve()
 
+    @property
+    def has_more_to_show(self) -> bool:
+        """Whether the curve has points that are not on disk."""
+        return len(self.state.curve) > self.shown
+
     def write_curve(self) -> None:
+        self.shown = len(self.state.curve)
         with self._going_on_without("its curve"):
             write_curve(self.folder / "metrics.jsonl", self.state.curve)
 

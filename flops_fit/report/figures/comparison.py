@@ -26,8 +26,9 @@ from flops_fit.report.figures.marks import (
     Symbol,
     column,
 )
-from flops_fit.report.figures.optima import BAND_LEVEL, LINE_POINTS, SIZE, TOKENS, Quantity, band
+from flops_fit.report.figures.optima import LINE_POINTS, SIZE, TOKENS, Quantity, band
 from flops_fit.report.figures.style import power
+from flops_fit.report.summary import SHOWN_LEVEL
 
 SIDES = (("first", Dashes.SOLID, Symbol.DOT), ("second", Dashes.DASHED, Symbol.DIAMOND))
 """Colour, dashes and symbol of the two sides: any one of them tells them apart."""
@@ -43,9 +44,9 @@ def comparison(found: Comparison) -> Picture:
         name="comparison",
         title=f"{found.a.name} against {found.b.name}",
         caption=(
-            f"Left: the best loss each can reach, with its {BAND_LEVEL}% band; points mark the "
+            f"Left: the best loss each can reach, with its {SHOWN_LEVEL}% band; points mark the "
             f"trained budgets. Right: how many times the compute {found.b.name} needs to reach "
-            f"the loss of {found.a.name}, with {BAND_LEVEL}% bars; above 1, {found.a.name} is "
+            f"the loss of {found.a.name}, with {SHOWN_LEVEL}% bars; above 1, {found.a.name} is "
             "ahead."
         ),
         panels=(_losses(found, flops), _multiplier(found, flops)),
@@ -63,7 +64,7 @@ def optima_comparison(found: OptimaComparison) -> Picture:
         name="comparison",
         title=f"{found.a.name} against {found.b.name}",
         caption=(
-            f"The compute-optimal size and length by both, with {BAND_LEVEL}% bars where a law "
+            f"The compute-optimal size and length by both, with {SHOWN_LEVEL}% bars where a law "
             f"has intervals. N counts: {found.a.counts} ({found.a.name}); {found.b.counts} "
             f"({found.b.name})."
         ),
@@ -112,7 +113,7 @@ def _trained(side: Contender, colour: str, symbol: Symbol) -> Points:
 
 
 def _crossing(found: Comparison, loss: Array) -> Points:
-    bounds = found.crossing.intervals.get(BAND_LEVEL)
+    bounds = found.crossing.intervals.get(SHOWN_LEVEL)
     is_told = bounds is not None and bounds[0] > 0 and np.isfinite(bounds[1])
     return Points(
         x=column([found.crossing.flops]),
@@ -126,10 +127,10 @@ def _crossing(found: Comparison, loss: Array) -> Points:
 
 
 def _crossing_interval(found: Comparison) -> str:
-    bounds = found.crossing.intervals.get(BAND_LEVEL)
+    bounds = found.crossing.intervals.get(SHOWN_LEVEL)
     if bounds is None or not (bounds[0] > 0 and np.isfinite(bounds[1])):
         return ""
-    return f" ({BAND_LEVEL}%: {power(bounds[0])} to {power(bounds[1])})"
+    return f" ({SHOWN_LEVEL}%: {power(bounds[0])} to {power(bounds[1])})"
 
 
 def _multiplier(found: Comparison, flops: Array) -> Panel:
@@ -160,7 +161,7 @@ def _multiplier(found: Comparison, flops: Array) -> Panel:
 
 def _finite(row: AtBudget) -> Interval:
     """The bounds of a multiplier, NaN where there is no limit."""
-    low, high = row.multiplier.intervals.get(BAND_LEVEL, (np.nan, np.nan))
+    low, high = row.multiplier.intervals.get(SHOWN_LEVEL, (np.nan, np.nan))
     return (low, high) if low > 0 and np.isfinite(high) else (np.nan, np.nan)
 
 
@@ -190,7 +191,7 @@ def _at_rows(
     side: Side, told: Sequence[Estimate], found: OptimaComparison, colour: str, symbol: Symbol
 ) -> Points:
     """What a side says at the budgets of the table, with its intervals."""
-    bounds = [one.intervals.get(BAND_LEVEL, (np.nan, np.nan)) for one in told]
+    bounds = [one.intervals.get(SHOWN_LEVEL, (np.nan, np.nan)) for one in told]
     return Points(
         x=column([row.budget for row in found.rows]),
         y=column([one.value for one in told]),

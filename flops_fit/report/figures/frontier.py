@@ -26,7 +26,6 @@ from flops_fit.report.figures.marks import (
     column,
 )
 from flops_fit.report.figures.optima import (
-    BAND_LEVEL,
     TRAINED,
     band,
     line_in_two,
@@ -35,6 +34,7 @@ from flops_fit.report.figures.optima import (
 )
 from flops_fit.report.figures.runs import BAR, Measured, measured
 from flops_fit.report.figures.style import OTHERS, budget_role
+from flops_fit.report.summary import SHOWN_LEVEL
 from flops_fit.shown import short_loss, span
 
 
@@ -80,7 +80,7 @@ def _caption(answer: ScalingLaw | Refusal, told: Sequence[Verification]) -> Iter
     if isinstance(answer, ScalingLaw):
         yield (
             "The line is the best that compute can buy, dashed beyond what was trained, its band "
-            f"the {BAND_LEVEL}% interval."
+            f"the {SHOWN_LEVEL}% interval."
         )
     if told:
         yield "Diamonds: runs trained to test a forecast that had been written down."
@@ -152,7 +152,7 @@ def _tested(verifications: Sequence[Verification]) -> list[Mark]:
     if not verifications:
         return []
     flops = column([v.prediction.budget for v in verifications])
-    bounds = [v.prediction.intervals.get("loss", {}).get(BAND_LEVEL) for v in verifications]
+    bounds = [v.prediction.intervals.get("loss", {}).get(SHOWN_LEVEL) for v in verifications]
     said = Points(
         x=flops,
         y=column([v.prediction.loss for v in verifications]),

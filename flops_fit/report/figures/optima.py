@@ -30,6 +30,7 @@ from flops_fit.report.figures.marks import (
     column,
 )
 from flops_fit.report.figures.style import OTHERS, budget_role, power
+from flops_fit.report.summary import SHOWN_LEVEL
 from flops_fit.shown import span
 
 LINE_POINTS = 60
@@ -42,9 +43,6 @@ BAND_SHOWN = 10.0
 
 AROUND = 1.3
 """Factor by which axes go beyond what they show."""
-
-BAND_LEVEL = "95"
-"""Percent. The shaded interval."""
 
 INSIDE, OUTSIDE = Dashes.SOLID, Dashes.DASHED
 
@@ -81,7 +79,7 @@ def optima(runs: Sequence[Run], law: ScalingLaw) -> Picture:
         title="Compute-optimal size and tokens",
         caption=(
             f"Lines are solid where runs were trained, dashed beyond; the band is the "
-            f"{BAND_LEVEL}% interval of the answer. Stars are the budgets' own minima, with 95% "
+            f"{SHOWN_LEVEL}% interval of the answer. Stars are the budgets' own minima, with 95% "
             "by the noise of their runs; hollow ones are not trusted."
         ),
         panels=tuple(_panel(runs, law, quantity, minima) for quantity in (SIZE, TOKENS)),
@@ -114,9 +112,9 @@ def line_in_two(
 
 
 def band(flops: Array, of_draws: Callable[[Array], Array], colour: str, name: str = "") -> Band:
-    """The interval at `BAND_LEVEL` of what the draws say at each budget."""
+    """The interval at `SHOWN_LEVEL` of what the draws say at each budget."""
     nowhere = (np.nan, np.nan)
-    bounds = [central_intervals(of_draws(c)).get(BAND_LEVEL, nowhere) for c in flops]
+    bounds = [central_intervals(of_draws(c)).get(SHOWN_LEVEL, nowhere) for c in flops]
     low, high = np.array(bounds).T
     return Band(flops, low, high, colour, name)
 
@@ -178,10 +176,10 @@ def exponent(law: ScalingLaw, method: str, quantity: Quantity, trained: Interval
     value = fitted.a if quantity is SIZE else 1 - fitted.a
     if quantity is TOKENS and is_range:
         value = _slope(quantity.of_law(fitted), trained)
-    bounds = law.intervals.get(key, {}).get(BAND_LEVEL)
+    bounds = law.intervals.get(key, {}).get(SHOWN_LEVEL)
     if bounds is None and draws is not None and is_range:
         slopes = _slopes(quantity.of_draws(draws), trained)
-        bounds = central_intervals(slopes).get(BAND_LEVEL)
+        bounds = central_intervals(slopes).get(SHOWN_LEVEL)
     said = f" ({bounds[0]:.3f}-{bounds[1]:.3f})" if bounds else ""
     return f"C^{{{value:.3f}}}{said}"
 

@@ -19,14 +19,9 @@ from flops_fit.laws.prediction import Interval, Prediction
 from flops_fit.plan.run import Run
 from flops_fit.report.figures.runs import unit_of_loss
 from flops_fit.report.report import Report
-from flops_fit.report.summary import Summary, default_answer
+from flops_fit.report.summary import SHOWN_LEVEL, Summary, default_answer
+from flops_fit.report.tables import BELOW
 from flops_fit.settings.plain import plain
-
-LEVEL = "95"
-"""Percent. The interval that is shown."""
-
-LARGEST = 0.99
-"""Extrapolation from which a budget is the largest that was trained, or lies beyond."""
 
 MOST_REASONS = 5
 """Reasons for leaving runs out that are named."""
@@ -44,7 +39,7 @@ class Said:
     reliance: str
 
     def bounds(self, name: str) -> Interval | None:
-        return self.prediction.intervals.get(name, {}).get(LEVEL)
+        return self.prediction.intervals.get(name, {}).get(SHOWN_LEVEL)
 
 
 @dataclass(frozen=True)
@@ -89,23 +84,24 @@ class StudyWords:
     @property
     def answers_shown(self) -> tuple[Said, ...]:
         """At the largest trained budget and beyond, which is what people ask for."""
-        return tuple(s for s in self.answers if s.prediction.extrapolation > LARGEST)
+        return tuple(s for s in self.answers if s.prediction.extrapolation > BELOW)
 
     @property
     def answers_hidden(self) -> tuple[Said, ...]:
         """At the smaller budgets."""
-        return tuple(s for s in self.answers if s.prediction.extrapolation <= LARGEST)
+        return tuple(s for s in self.answers if s.prediction.extrapolation <= BELOW)
 
 
 def study_words(report: Report) -> StudyWords:
     """The words of a report."""
     law = report.law
     answers = said_of(law) if law else ()
-    summary = Summary.of(law) if law else None
+    asked = default_answer(law) if law else None
+    summary = Summary.of(law, (asked,)) if law and asked else None
     return StudyWords(
         metric=label(report.answer.metric),
         unit=unit_of_loss(report.runs, report.answer),
-        first=_first(answers, law),
+        first=_first(answers, asked),
         summary=summary,
         reason="" if law else str(report.answer),
         answers=answers,
@@ -128,12 +124,11 @@ def said_of(law: ScalingLaw) -> tuple[Said, ...]:
     )
 
 
-def _first(answers: Sequence[Said], law: ScalingLaw | None) -> Said | None:
+def _first(answers: Sequence[Said], asked: Answer | None) -> Said | None:
     """The one that the screen begins with, too."""
-    if law is None or not answers:
+    if asked is None or not answers:
         return None
-    budget = default_answer(law).budget
-    return min(answers, key=lambda said: abs(log(said.prediction.budget / budget)))
+    return min(answers, key=lambda said: abs(log(said.prediction.budget / asked.budget)))
 
 
 def _weak(report: Report, summary: Summary | None) -> tuple[str, ...]:
@@ -149,14 +144,14 @@ def _methods(law: ScalingLaw) -> tuple[OfMethod, ...]:
     """Those that gave a law, then those that refused."""
     found = []
     for method, fitted in law.fits.laws.items():
-        interval = law.intervals.get(f"{method}.a", {}).get(LEVEL)
+        interval = law.intervals.get(f"{method}.a", {}).get(SHOWN_LEVEL)
         found.append(
             OfMethod(
                 name=in_words(method),
                 answers=method == law.answer,
                 path=f"/{kind_of(method).name}/a",
                 exponent=fitted.a,
-                interval_path=f"/intervals/{method}.a/{LEVEL}",
+                interval_path=f"/intervals/{method}.a/{SHOWN_LEVEL}",
                 interval=interval,
             )
         )
