@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import secrets
 import stat
 import tempfile
 import warnings
@@ -228,10 +229,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `StudyError` where the disk is full or the folder can't be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -247,6 +247,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """A file beside it that no other process writes to, on whatever host."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def set_aside(path: Path) -> Path:
@@ -282,8 +287,7 @@ def file_to_write(root: Path, *names: str) -> Path:
 def point_to(pointer: Path, folder: Path) -> None:
     """Make `pointer` a link to `folder`, or where links don't exist a file with its path."""
     target = os.path.relpath(folder, pointer.parent)
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_of(pointer)
     try:
         temporary.symlink_to(target, target_is_directory=True)
     except OSError:

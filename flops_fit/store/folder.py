@@ -218,10 +218,8 @@ class StudyFolder:
         return runs, problems
 
     def missing(self, plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
-        """Experiments still to train: all but those completed, or diverged (unless in `retry`)."""
-        runs, _ = self.runs_of(plan)
-        settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
-        return [e for e in plan.experiments if e.id not in settled]
+        """Experiments still to train, by what is on disk."""
+        return unsettled(plan, self.runs_of(plan)[0], retry)
 
     def set_aside(self, plan: Plan) -> None:
         """Move what there is of the plan's runs to `superseded`; nothing computed is lost."""
@@ -260,6 +258,12 @@ class StudyFolder:
         decided = self.pinned()
         if not choices.keys() <= decided.keys():
             write_record(self.path / PINS_FILE, {**choices, **decided})
+
+
+def unsettled(plan: Plan, runs: Iterable[Run], retry: Iterable[str] = ()) -> list[Experiment]:
+    """All experiments but those completed, or diverged (unless in `retry`)."""
+    settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
+    return [e for e in plan.experiments if e.id not in settled]
 
 
 def _is_held(lock: FileLock) -> bool:

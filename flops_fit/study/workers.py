@@ -103,6 +103,10 @@ class Workers:
             return self._bury(worker, watcher, deaths)
         if isinstance(message, UserError):
             raise message
+        if isinstance(message, Found):
+            worker.work = tuple(e for e in worker.work if e.id != message.run.id)
+            watcher.found(message.run)
+            return message.run
         if isinstance(message, Run):
             worker.work = tuple(e for e in worker.work if e.id != message.id)
             watcher.finished(message)
@@ -244,6 +248,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@dataclass(frozen=True)
+class Found:
+    """A worker's word of a run that another process has ended meanwhile."""
+
+    run: Run
+
+
 @dataclass
 class PipeWatcher:
     """Passes on to the parent process what a worker does."""
@@ -258,8 +269,14 @@ class PipeWatcher:
             self.stop_requested = True
 
     def finished(self, run: Run) -> None:
+        self._tell(run)
+
+    def found(self, run: Run) -> None:
+        self._tell(Found(run))
+
+    def _tell(self, message: Run | Found) -> None:
         try:
-            self.connection.send(run)
+            self.connection.send(message)
         except BrokenPipeError:  # likewise; the run is on disk
             self.stop_requested = True
 
