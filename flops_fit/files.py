@@ -11,6 +11,7 @@ import pickle
 import re
 import stat
 import tempfile
+import time
 import warnings
 import zipfile
 import zlib
@@ -247,6 +248,35 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+TEMPORARY = re.compile(r".+\.(\d{1,9})\.tmp")
+"""The name of a file while a process, whose number stands in it, writes it."""
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Remove the temporary files of writers that were killed so many seconds ago. Only for whoever
+    alone writes there: those of living processes, but for this one, stay."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            writer = TEMPORARY.fullmatch(entry.name)
+            if writer is None or not entry.is_file(follow_symlinks=False):
+                continue
+            age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            if age >= older_than and not _is_another(int(writer[1])):
+                with suppress(OSError):
+                    os.unlink(entry)
+
+
+def _is_another(process: int) -> bool:
+    """Whether another process of this number lives here."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def set_aside(path: Path) -> Path:

@@ -10,8 +10,8 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TextIO
@@ -146,9 +146,14 @@ def records(table: Table) -> Iterator[str]:
                 yield f"{head:<{column}}{cell}"
 
 
-@contextmanager
-def warnings_said() -> Iterator[None]:
+def warnings_said() -> AbstractContextManager[None]:
     """Inside, a `StudyWarning` is a line like others, each said once."""
+    return warnings_told(lambda text: say(f"warning: {text}"))
+
+
+@contextmanager
+def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Inside, a `StudyWarning` is told, each once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", StudyWarning)
@@ -159,7 +164,7 @@ def warnings_said() -> Iterator[None]:
                 others(message, category, *place)
             elif f"{message}" not in said:
                 said.add(f"{message}")
-                say(f"warning: {message}")
+                tell(f"{message}")
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield

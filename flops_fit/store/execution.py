@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from filelock import BaseFileLock, Timeout
 from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
-from flops_fit.plan.trunks import Chain, chains
+from flops_fit.plan.trunks import Chain, chains, steps_to_train
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
 
@@ -120,6 +121,7 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
+            folder.sweep_run(experiment.id)
             completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
@@ -175,6 +177,11 @@ class Inline:
         return ended
 
 
+STEP_FLOPS = {"cpu": 2e7, "cuda": 1e11}
+"""FLOPs that would take as long as what a step costs beside its arithmetic: 0.6 ms on one core of a
+CPU, a millisecond on an H100 (docs/fleet-figures.md)."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """Experiments for one worker: one after the other, or `together` in one batched step."""
@@ -182,11 +189,20 @@ class Unit:
     experiments: tuple[Experiment, ...]
     together: bool = False
 
-    @property
-    def length(self) -> tuple[float, int]:
-        """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
-        longest = max(self.experiments, key=lambda e: (e.budget, e.num_steps))
-        return longest.budget, longest.num_steps
+    def length(self, step_flops: float) -> float:
+        """FLOPs that take as long as its training: for the same budget small models, which have the
+        most steps, are the slow ones."""
+        if self.together:
+            arithmetic = math.fsum(e.flops for e in self.experiments)
+            return arithmetic + step_flops * max(e.num_steps for e in self.experiments)
+        work = steps_to_train(self.experiments)
+        return math.fsum(steps * (e.flops_per_step + step_flops) for e, steps in work)
+
+
+def longest_first(units: Iterable[Unit], device: str) -> list[Unit]:
+    """The order in which workers on such devices are given them."""
+    step_flops = STEP_FLOPS.get(device, STEP_FLOPS["cuda"])
+    return sorted(units, key=lambda unit: unit.length(step_flops), reverse=True)
 
 
 def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
@@ -230,7 +246,7 @@ class SideBySide:
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         units = units_of(work, self.trainer)
-        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
+        queue = deque(longest_first(units, "cuda"))  # which alone has several at once
         alone: list[Experiment] = []
         ended: list[Run] = []
         running: list[_InTurns] = []
@@ -317,6 +333,7 @@ class _InTurns:
                 self.rest = tuple(e for e in self.rest if e is not experiment)
                 continue
             self._locks[experiment.id] = lock
+            self._folder.sweep_run(experiment.id)
         mine = [e for e in self.rest if e.id in self._locks]
         completed = [self._folder.completed_run(e) for e in mine]  # by another process, meanwhile
         if any(completed) or not mine:
