@@ -77,15 +77,15 @@ def check_name(text: str, what: str) -> str:
 
 def within(root: Path, *names: str) -> Path:
     """The path under `root`. Raises `StudyError` where a link on the way leads out of it."""
-    path = root
+    path = os.fspath(root)
     for name in names:
-        path = path / name
-        if path.is_symlink() and not is_inside(path, root):
+        path = os.path.join(path, name)
+        if os.path.islink(path) and not is_inside(Path(path), root):
             raise StudyError(
                 f"{path} is a link that leads out of {root}, where nothing is read or written: "
                 "put in its place what it points to, or remove it"
             )
-    return path
+    return Path(path)
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -144,15 +144,21 @@ def parsed(text: str) -> Any:
         )
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value)
+    if SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a half
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raises `ValueError`."""
     level, depth = [value], 0
     while level := [v for v in level if isinstance(v, list | dict)]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
         level = [item for v in level for item in (v.values() if isinstance(v, dict) else v)]
-    if SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a half
-    return value
 
 
 def whole_number(digits: str) -> int:
@@ -189,8 +195,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def checksum_of(record: Mapping[str, Any]) -> str:
     """Sixteen hex digits, the same however its text is spaced or ordered."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(record).encode()).hexdigest()[:16]
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain, chains, steps_to_train
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
 
 ALIKE_IN_A_ROW = 3
@@ -96,19 +96,21 @@ def train_missing(
     Runs that another process is training are waited for. Failed ones are tried once.
     """
     tried: set[str] = set()
-    while todo := [e for e in folder.missing(plan, retry) if e.id not in tried]:
+    while True:
+        runs, _ = folder.runs_of(plan)
+        todo = [e for e in missing_beside(runs, plan, retry) if e.id not in tried]
+        if not todo:
+            return runs
         free = [e for e in todo if not folder.is_locked(e.id)]
         if free:
             try:
                 tried |= {run.id for run in execute(chains(free), watcher)}
             except SweepStopped:
-                break
+                return folder.runs_of(plan)[0]
         elif watcher.stop_requested:
             raise KeyboardInterrupt
         else:
             time.sleep(POLL_SECONDS)
-    runs, _ = folder.runs_of(plan)
-    return runs
 
 
 def train_one(

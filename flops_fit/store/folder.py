@@ -229,8 +229,7 @@ class StudyFolder:
     def missing(self, plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
         """Experiments still to train: all but those completed, or diverged (unless in `retry`)."""
         runs, _ = self.runs_of(plan)
-        settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
-        return [e for e in plan.experiments if e.id not in settled]
+        return missing_beside(runs, plan, retry)
 
     def set_aside(self, plan: Plan) -> None:
         """Move what there is of the plan's runs to `superseded`; nothing computed is lost."""
@@ -271,6 +270,13 @@ class StudyFolder:
         decided = self.pinned()
         if not choices.keys() <= decided.keys():
             write_record(self.path / PINS_FILE, {**choices, **decided})
+
+
+def missing_beside(runs: Iterable[Run], plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
+    """Experiments still to train where these runs are there."""
+    again = set(retry)
+    settled = {run.id for run in runs if run.is_settled and run.status not in again}
+    return [e for e in plan.experiments if e.id not in settled]
 
 
 def _is_held(lock: FileLock) -> bool:

@@ -17,7 +17,7 @@ from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
 from flops_fit.store.execution import Patience, train_plan
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Logger, Prepared, Spec, Trainer, Watcher
 from flops_fit.study.estimates import (
     Estimate,
@@ -173,8 +173,9 @@ def train_study(
                 tell(f"warning: {said}")
             else:
                 warn(said)
-        todo = folder.missing(plan, retry)
-        tell_what_is_there(plan, folder, len(todo), tell)
+        runs, problems = folder.runs_of(plan)
+        todo = missing_beside(runs, plan, retry)
+        tell_what_is_there(plan, problems, len(todo), tell)
         if todo and prepared.trains_with:
             tell(f"trains with {prepared.trains_with}")
         tuned = tuned_here(todo, prepared, folder, settings)
@@ -280,11 +281,11 @@ def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
     ]
 
 
-def tell_what_is_there(plan: Plan, folder: StudyFolder, num_todo: int, tell: Tell) -> None:
+def tell_what_is_there(plan: Plan, problems: Sequence[str], num_todo: int, tell: Tell) -> None:
     """The plan's notes, files that can't be read, and how much is to be trained."""
     for note in plan.notes:
         tell(f"note: {note}")
-    for problem in folder.runs_of(plan)[1]:
+    for problem in problems:
         tell(f"warning: {problem}: this run is trained again")
     tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
 
