@@ -150,6 +150,10 @@ class MachineSettings:
     )
     threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
+    timeout_seconds: float | None = machine(
+        None, "that one run may take; it fails then, and can be gone on with; null: any", "seconds",
+        least=1,
+    )  # fmt: skip
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
     checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds", least=0)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ from filelock import BaseFileLock, Timeout
 from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
-from flops_fit.plan.trunks import Chain, chains
-from flops_fit.store.folder import StudyFolder, unsettled
+from flops_fit.plan.trunks import Chain, chains, steps_to_train
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
 
 ALIKE_IN_A_ROW = 3
@@ -103,27 +104,26 @@ def train_missing(
     tried: set[str] = set()
     before: dict[str, Run] | None = None
     while True:
-        found = {run.id: run for run in folder.runs_of(plan)[0]}
-        before = found if before is None else before
-        for name in found.keys() - tried:
-            if found[name] != before.get(name):
+        runs, _ = folder.runs_of(plan)
+        now = {run.id: run for run in runs}
+        before = now if before is None else before
+        for name in now.keys() - tried:
+            if now[name] != before.get(name):
                 tried.add(name)
-                watcher.found(found[name])
-        todo = [e for e in unsettled(plan, found.values(), retry) if e.id not in tried]
+                watcher.found(now[name])
+        todo = [e for e in missing_beside(runs, plan, retry) if e.id not in tried]
         free = [c for c in chains(todo) if not any(folder.is_locked(e.id) for e in c)]
         if free:
             try:
                 tried |= {run.id for run in execute(free, watcher)}
             except SweepStopped:
-                break
+                return folder.runs_of(plan)[0]
         elif not (todo and waits):
-            break
+            return runs
         elif watcher.stop_requested:
             raise KeyboardInterrupt
         else:
             time.sleep(POLL_SECONDS)
-    runs, _ = folder.runs_of(plan)
-    return runs
 
 
 def train_one(
@@ -136,6 +136,7 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
+            folder.sweep_run(experiment.id)
             completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
@@ -196,6 +197,11 @@ class Inline:
         return ended
 
 
+STEP_FLOPS = {"cpu": 2e7, "cuda": 1e11}
+"""FLOPs that would take as long as what a step costs beside its arithmetic: 0.6 ms on one core of a
+CPU, a millisecond on an H100 (docs/fleet-figures.md)."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """Experiments for one worker: one after the other, or `together` in one batched step."""
@@ -203,11 +209,20 @@ class Unit:
     experiments: tuple[Experiment, ...]
     together: bool = False
 
-    @property
-    def length(self) -> tuple[float, int]:
-        """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
-        longest = max(self.experiments, key=lambda e: (e.budget, e.num_steps))
-        return longest.budget, longest.num_steps
+    def length(self, step_flops: float) -> float:
+        """FLOPs that take as long as its training: for the same budget small models, which have the
+        most steps, are the slow ones."""
+        if self.together:
+            arithmetic = math.fsum(e.flops for e in self.experiments)
+            return arithmetic + step_flops * max(e.num_steps for e in self.experiments)
+        work = steps_to_train(self.experiments)
+        return math.fsum(steps * (e.flops_per_step + step_flops) for e, steps in work)
+
+
+def longest_first(units: Iterable[Unit], device: str) -> list[Unit]:
+    """The order in which workers on such devices are given them."""
+    step_flops = STEP_FLOPS.get(device, STEP_FLOPS["cuda"])
+    return sorted(units, key=lambda unit: unit.length(step_flops), reverse=True)
 
 
 def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
@@ -220,11 +235,12 @@ def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
     return [*(Unit(group, together=True) for group in groups), *others]
 
 
-def longest_first(execute: Execute) -> Execute:
-    """The same, begun with what takes longest, so that processes that share it end together."""
+def begun_with_longest(execute: Execute, device: str) -> Execute:
+    """The same in another order, so that processes that share a sweep end together."""
 
     def train(work: Sequence[Chain], watcher: Watcher) -> list[Run]:
-        return execute(sorted(work, key=lambda chain: Unit(chain).length, reverse=True), watcher)
+        units = longest_first((Unit(chain) for chain in work), device)
+        return execute([unit.experiments for unit in units], watcher)
 
     return train
 
@@ -260,7 +276,7 @@ class SideBySide:
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         units = units_of(work, self.trainer)
-        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
+        queue = deque(longest_first(units, "cuda"))  # which alone has several at once
         alone: list[Experiment] = []
         ended: list[Run] = []
         running: list[_InTurns] = []
@@ -347,6 +363,7 @@ class _InTurns:
                 self.rest = tuple(e for e in self.rest if e is not experiment)
                 continue
             self._locks[experiment.id] = lock
+            self._folder.sweep_run(experiment.id)
         mine = [e for e in self.rest if e.id in self._locks]
         completed = [self._folder.completed_run(e) for e in mine]  # by another process, meanwhile
         if any(completed) or not mine:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +20,9 @@ from flops_fit.report.screen import say
 from flops_fit.settings import MachineSettings
 from flops_fit.store.execution import Execute, Inline, Patience, SideBySide, units_of
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec, TakesTurns, Trainer, Watcher
-from flops_fit.study.workers import Workers
+from flops_fit.store.protocols import Prepared, Spec, Trainer, Watcher
+from flops_fit.study.supervised import Supervised
+from flops_fit.study.workers import AtOnce, Workers
 from flops_fit.training.devices import choose_device, threads_in_use
 
 RUNS_PER_GPU = 16
@@ -32,12 +35,13 @@ LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 
 @dataclass(frozen=True)
 class Machine:
-    """What a sweep may use of it: processes, CPU threads of each, and GPUs by number."""
+    """What a sweep may use of it: processes, CPU threads of each, GPUs by number, and time."""
 
     workers: int
     threads: int
     gpus: tuple[str, ...] = ()
     runs_per_gpu: int = 1  # in one process
+    timeout_seconds: float = math.inf  # of one run
 
 
 def machine_for(
@@ -57,7 +61,8 @@ def machine_for(
     workers = max(1, min(settings.workers or default, num_runs))
     threads = 1 if workers > 1 or settings.of else torch.get_num_threads()
     threads = settings.threads or pinned.get("threads") or threads
-    return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU)
+    timeout = math.inf if settings.timeout_seconds is None else settings.timeout_seconds
+    return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU, timeout)
 
 
 def machine_of(
@@ -103,17 +108,26 @@ def executor(
     In one process a GPU has several small runs beside each other.
     """
     if machine.workers == 1:
+        supervised = Supervised(trainer, machine.timeout_seconds)
         with threads_in_use(machine.threads):
-            if isinstance(trainer, TakesTurns) and trainer.takes_turns:
+            if supervised.takes_turns:
                 at_once = machine.runs_per_gpu if machine.gpus else 1
-                yield SideBySide(trainer, folder, at_once, patience)
+                yield SideBySide(supervised, folder, at_once, patience)
             else:
-                yield Inline(trainer, folder, patience)
+                yield Inline(supervised, folder, patience)
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(trainer), folder)
     units = functools.partial(units_of, trainer=trainer)
-    count, threads, gpus = machine.workers, machine.threads, machine.gpus
-    yield Workers(make_trainer, folder, count, threads, gpus, patience, units)
+    yield Workers(
+        make_trainer,
+        folder,
+        machine.workers,
+        machine.threads,
+        machine.gpus,
+        patience,
+        units,
+        machine.timeout_seconds,
+    )
 
 
 def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:
@@ -123,7 +137,8 @@ def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Tra
 
 @contextmanager
 def stop_on_signals(watcher: Watcher) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once.
+    """Ctrl-C, SIGTERM and a terminal that is closed ask for a stop with a checkpoint; a second one
+    stops at once.
 
     Outside of the main thread signals are left to whoever has them.
     """
@@ -132,14 +147,32 @@ def stop_on_signals(watcher: Watcher) -> Iterator[None]:
         return
 
     def request_stop(number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         if watcher.stop_requested:
-            raise KeyboardInterrupt
+            for stop in before:
+                signal.signal(stop, signal.SIG_DFL)  # a third one needs nobody's consent
+            raise AtOnce
         watcher.stop_requested = True
         say("stopping: writing a checkpoint (again to stop at once)")
 
-    before = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        stop: signal.signal(stop, request_stop)
+        for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(stop) is not signal.SIG_IGN  # as under nohup
+    }
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+
+
+def leave_terminal() -> None:
+    """It has been closed: what is written to it would be an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(number).st_mode):
+                os.dup2(nowhere, number)
+    os.close(nowhere)

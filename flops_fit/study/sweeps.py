@@ -16,8 +16,8 @@ from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
-from flops_fit.store.execution import Patience, longest_first, train_plan
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.execution import Patience, begun_with_longest, train_plan
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Logger, Prepared, Spec, Trainer, Watcher
 from flops_fit.store.sharing import check_file_system, present
 from flops_fit.study.estimates import (
@@ -206,7 +206,8 @@ def _trained(
         going = launched(sweep.todo, spec, sweep.tuned, folder, settings, log)
         execute, watcher = stack.enter_context(going)
         if settings.of:
-            execute = longest_first(execute)
+            device = "cuda" if sweep.tuned.machine.gpus else "cpu"
+            execute = begun_with_longest(execute, device)
         runs = train_plan(sweep.plan, folder, execute, watcher, retried(settings), waits=waits)
     return sweep, runs
 
@@ -240,8 +241,9 @@ def decided(
                 tell(f"warning: {said}")
             else:
                 warn(said)
-        todo = folder.missing(plan, retried(settings))
-        tell_what_is_there(plan, folder, len(todo), tell)
+        runs, problems = folder.runs_of(plan)
+        todo = missing_beside(runs, plan, retried(settings))
+        tell_what_is_there(plan, problems, len(todo), tell)
         if todo and prepared.trains_with:
             tell(f"trains with {prepared.trains_with}")
         return Decided(plan, todo, tuned_here(todo, prepared, folder, settings))
@@ -345,11 +347,11 @@ def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
     ]
 
 
-def tell_what_is_there(plan: Plan, folder: StudyFolder, num_todo: int, tell: Tell) -> None:
+def tell_what_is_there(plan: Plan, problems: Sequence[str], num_todo: int, tell: Tell) -> None:
     """The plan's notes, files that can't be read, and how much is to be trained."""
     for note in plan.notes:
         tell(f"note: {note}")
-    for problem in folder.runs_of(plan)[1]:
+    for problem in problems:
         tell(f"warning: {problem}: this run is trained again")
     tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
 
