@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from small_study import planned
@@ -180,3 +181,26 @@ class TestFileSystem:
             assert [path.name for path in room.glob("*.json")] != [left.name]
             assert not left.exists()
         assert not list(room.iterdir())
+
+
+class TestRecipes:
+    """Those of docs/fleet.md that a machine alone can do."""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("launcher", ["xargs", "torchrun"])
+    def test_a_launcher_of_equal_processes_shares_the_sweep(self, tmp_path, launcher, alone):
+        page = (Path(__file__).parents[1] / "docs/fleet.md").read_text()
+        [recipe] = [b for b in re.findall(r"```bash\n(.*?)```", page, re.S) if launcher in b]
+        here = {"--nnodes=2": "--nnodes=1", "$NODE": "0", "=8": "=2", " --master-addr=$FIRST": ""}
+        for elsewhere, word in here.items():
+            recipe = recipe.replace(elsewhere, word)
+        words = " ".join(f'"{word}"' for word in SMALL)
+        recipe = recipe.replace("flops-fit train", f"{sys.executable} -m flops_fit train {words}")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-c", recipe], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert losses(tmp_path) == alone[0]
+        assert done.stdout.count("N_opt") == alone[1].count("N_opt") > 0
+        assert "found nothing more to train" in done.stderr
