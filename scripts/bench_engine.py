@@ -405,9 +405,9 @@ TEMPLATE = """# How fast the engine trains
 Written by `scripts/bench_engine.py`. Processor: {processor}; torch {torch}; one thread each;
 load average {load:.1f} on {cpus} CPUs at the end. A product of 1024 x 1024 matrices runs at
 {default:.0f} GFLOP/s in fp32 by default, {onednn:.0f} by oneDNN{rounded} and {bf16:.0f} in bf16.
-All products of a step of the 0.93M transformer's layers are {gain_fp32:.2f} times as fast in fp32 by
-kernels that round nothing, and {gain_bf16:.2f} times in bf16: a whole step, with its attention, norms
-and optimizer, can't gain more. Other processors have other ratios.
+All products of a step of the 0.93M transformer's layers are {gain_fp32:.2f} times as fast in fp32
+by kernels that round nothing, and {gain_bf16:.2f} times in bf16: a whole step, with its attention,
+norms and optimizer, can't gain more. Other processors have other ratios.
 
 | ratio | measured | target | met |
 |---|---|---|---|
