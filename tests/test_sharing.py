@@ -243,7 +243,7 @@ class TestHosts:
             other = elsewhere("host-a", sys.executable, "-c", AT_THE_STUDY, str(here))
             assert other.stdout.readline() == "there\n"
             check_file_system(there)
-            refused = pytest.raises(StudyError, match=r"process host-a-.* is at this study and does")
+            refused = pytest.raises(StudyError, match=r"host-a-.* is at this study and does")
             with refused, present(there):
                 pass
         finally:
