@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import secrets
 import stat
 import tempfile
 import time
@@ -237,10 +238,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `StudyError` where the disk is full or the folder can't be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -258,33 +258,25 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-TEMPORARY = re.compile(r".+\.(\d{1,9})\.tmp")
-"""The name of a file while a process, whose number stands in it, writes it."""
+def temporary_of(path: Path) -> Path:
+    """A file beside it that no other process writes to, on whatever host."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+TEMPORARY = re.compile(r".+\.(\d{1,9}|[0-9a-f]{12})\.tmp")
+"""The name of a file while it is written; earlier versions had the number of the process there."""
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:
-    """Remove the temporary files of writers that were killed so many seconds ago. Only for whoever
-    alone writes there: those of living processes, but for this one, stay."""
+    """Remove the temporary files of writers that were killed so many seconds ago, or earlier. Only
+    for whoever alone writes there since."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            writer = TEMPORARY.fullmatch(entry.name)
-            if writer is None or not entry.is_file(follow_symlinks=False):
-                continue
-            age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-            if age >= older_than and not _is_another(int(writer[1])):
-                with suppress(OSError):
-                    os.unlink(entry)
-
-
-def _is_another(process: int) -> bool:
-    """Whether another process of this number lives here."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+            if TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age >= older_than:
+                    with suppress(OSError):
+                        os.unlink(entry)
 
 
 def set_aside(path: Path) -> Path:
@@ -320,8 +312,7 @@ def file_to_write(root: Path, *names: str) -> Path:
 def point_to(pointer: Path, folder: Path) -> None:
     """Make `pointer` a link to `folder`, or where links don't exist a file with its path."""
     target = os.path.relpath(folder, pointer.parent)
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_of(pointer)
     try:
         temporary.symlink_to(target, target_is_directory=True)
     except OSError:

@@ -51,11 +51,11 @@ class ConfiguredModel:
 
 
 def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
-    """What the configured study is made of; its plan keeps no logger.
+    """What the configured study is made of; its plan keeps no logger, and no process's rank.
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
-    settings = replace(settings, logger=None)
+    settings = replace(settings, logger=None, rank=None, of=None)
     if settings.trainer is not None:
         return build_command_spec(settings, settings.trainer, origins)
     model = part_of(settings, "model", origins)

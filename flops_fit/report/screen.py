@@ -218,6 +218,7 @@ class SweepProgress:
     num_runs: int
     stop_requested: bool = False
     ended: int = 0
+    elsewhere: int = 0  # ended by other processes
     _done_flops: float = 0.0  # of runs that ended
     _running: dict[str, Underway] = field(default_factory=dict)  # by id
     _started: float = field(default_factory=time.monotonic)
@@ -238,7 +239,8 @@ class SweepProgress:
             self._bar.stop()
         if self.ended:
             runs = "1 run" if self.ended == 1 else f"{self.ended} runs"
-            say(f"trained {runs} in {duration(time.monotonic() - self._started)}")
+            others = f", other processes {self.elsewhere}" if self.elsewhere else ""
+            say(f"trained {runs} in {duration(time.monotonic() - self._started)}{others}")
 
     @property
     def flops(self) -> float:
@@ -248,11 +250,16 @@ class SweepProgress:
     def __str__(self) -> str:
         share = self.flops / self.total_flops if self.total_flops else 1.0
         total = short_flops(self.total_flops)
-        words = [f"{self.ended}/{self.num_runs} runs, {share:.0%} of {total} FLOPs"]
+        words = [f"{self.place} runs, {share:.0%} of {total} FLOPs"]
         if 0 < share < 1:
             left = (1 - share) / share * (time.monotonic() - self._started)
             words.append(f"{duration(left)} left")
         return "; ".join(words)
+
+    @property
+    def place(self) -> str:
+        """Runs that ended, of all."""
+        return f"{self.ended + self.elsewhere}/{self.num_runs}"
 
     def line(self, width: int) -> str:
         """The same with as many of the runs under way as stand in so many columns of text."""
@@ -275,8 +282,14 @@ class SweepProgress:
         self._running.pop(run.id, None)
         self._done_flops += run.flops if run.flops_spent is None else run.flops_spent
         self.ended += 1
-        say(f"[{self.ended}/{self.num_runs}] {run_line(run)}")
+        say(f"[{self.place}] {run_line(run)}")
         self._said = time.monotonic()
+        self._draw()
+
+    def found(self, run: Run) -> None:
+        self._running.pop(run.id, None)
+        self._done_flops += run.flops
+        self.elsewhere += 1
         self._draw()
 
     def _draw(self) -> None:

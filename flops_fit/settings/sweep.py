@@ -137,6 +137,14 @@ class MachineSettings:
     together: bool = pinned(True, "small runs of one size in one batched step; false: each alone")
     cuda_graphs: bool = machine(True, "capture a run's step on CUDA once, and replay it")
     workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
+    rank: int | None = machine(
+        None, "which of the `of` processes this is; rank 0 waits for all and fits", least=0,
+        python="",
+    )  # fmt: skip
+    of: int | None = machine(
+        None, "processes, here or on other machines, that were started to share the sweep", least=1,
+        python="",
+    )  # fmt: skip
     runs_per_gpu: int | None = machine(
         None, "small runs in turns on a GPU of one worker; null: 16", least=1
     )

@@ -77,11 +77,14 @@ def train_plan(
     execute: Execute,
     watcher: Watcher,
     retry: Sequence[str] = (),
+    *,
+    waits: bool = True,
 ) -> list[Run]:
-    """Train what is missing of the plan and make it the one in force; returns all its runs."""
+    """Train what is missing of the plan and make it the one in force; returns what is on disk of
+    its runs."""
     folder.write_plan(plan)
     folder.put_in_force(plan)
-    return train_missing(plan, folder, execute, watcher, retry)
+    return train_missing(plan, folder, execute, watcher, retry, waits=waits)
 
 
 def train_missing(
@@ -90,23 +93,33 @@ def train_missing(
     execute: Execute,
     watcher: Watcher,
     retry: Sequence[str] = (),
+    *,
+    waits: bool = True,
 ) -> list[Run]:
-    """Train what is missing of the plan; returns all its runs.
+    """Train what is missing of the plan; returns what is on disk of its runs.
 
-    Runs that another process is training are waited for. Failed ones are tried once.
+    Failed ones are tried once, be it here or by another process. Runs that another process is
+    training are waited for, unless it `waits` for none; so are those behind one of them on a trunk.
     """
     tried: set[str] = set()
+    before: dict[str, Run] | None = None
     while True:
         runs, _ = folder.runs_of(plan)
+        now = {run.id: run for run in runs}
+        before = now if before is None else before
+        for name in now.keys() - tried:
+            if now[name] != before.get(name):
+                tried.add(name)
+                watcher.found(now[name])
         todo = [e for e in missing_beside(runs, plan, retry) if e.id not in tried]
-        if not todo:
-            return runs
-        free = [e for e in todo if not folder.is_locked(e.id)]
+        free = [c for c in chains(todo) if not any(folder.is_locked(e.id) for e in c)]
         if free:
             try:
-                tried |= {run.id for run in execute(chains(free), watcher)}
+                tried |= {run.id for run in execute(free, watcher)}
             except SweepStopped:
                 return folder.runs_of(plan)[0]
+        elif not (todo and waits):
+            return runs
         elif watcher.stop_requested:
             raise KeyboardInterrupt
         else:
@@ -128,7 +141,10 @@ def train_one(
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
         return None
-    watcher.finished(run)
+    if completed:
+        watcher.found(run)
+    else:
+        watcher.finished(run)
     return run
 
 
@@ -171,9 +187,11 @@ class Inline:
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         ended: list[Run] = []
-        for experiment in (e for chain in work for e in chain):
-            run = train_one(experiment, self.trainer, self.folder, watcher)
-            if run:
+        for chain in work:
+            for experiment in chain:
+                run = train_one(experiment, self.trainer, self.folder, watcher)
+                if run is None:  # whoever is at it goes on from there
+                    break
                 ended.append(run)
                 self.patience.heed(run)
         return ended
@@ -215,6 +233,16 @@ def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
     grouped = {e.id for group in groups for e in group}
     others = [Unit(chain) for chain in work if chain[0].id not in grouped]
     return [*(Unit(group, together=True) for group in groups), *others]
+
+
+def begun_with_longest(execute: Execute, device: str) -> Execute:
+    """The same in another order, so that processes that share a sweep end together."""
+
+    def train(work: Sequence[Chain], watcher: Watcher) -> list[Run]:
+        units = longest_first((Unit(chain) for chain in work), device)
+        return execute([unit.experiments for unit in units], watcher)
+
+    return train
 
 
 def train_unit(unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watcher) -> list[Run]:
@@ -308,7 +336,7 @@ class _InTurns:
         """One turn of what is at it; the records of what came to an end."""
         try:
             if self._turns is None:
-                return [self._ended(run) for run in self._begun()]
+                return [self._let_go(run) for run in self._begun()]
             runs = self._turns.take()
         except MemoryError:
             self._set_aside()
@@ -348,14 +376,23 @@ class _InTurns:
         return []
 
     def _ended(self, run: Run) -> Run:
+        self._leave(run)
+        self._watcher.finished(run)
+        return run
+
+    def _let_go(self, run: Run) -> Run:
+        """One that another process has ended."""
+        self._leave(run)
+        self._watcher.found(run)
+        return run
+
+    def _leave(self, run: Run) -> None:
         self.rest = tuple(e for e in self.rest if e.id != run.id)
         lock = self._locks.pop(run.id, None)
         if not self._locks:
             self.drop()
         if lock is not None:
             lock.release()
-        self._watcher.finished(run)
-        return run
 
     def drop(self) -> None:
         """Give back the device and the locks; what is on disk stays."""

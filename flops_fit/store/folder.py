@@ -227,9 +227,8 @@ class StudyFolder:
         return runs, problems
 
     def missing(self, plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
-        """Experiments still to train: all but those completed, or diverged (unless in `retry`)."""
-        runs, _ = self.runs_of(plan)
-        return missing_beside(runs, plan, retry)
+        """Experiments still to train, by what is on disk."""
+        return missing_beside(self.runs_of(plan)[0], plan, retry)
 
     def set_aside(self, plan: Plan) -> None:
         """Move what there is of the plan's runs to `superseded`; nothing computed is lost."""

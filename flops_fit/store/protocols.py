@@ -29,6 +29,9 @@ class Watcher(Protocol):
     def finished(self, run: Run) -> None:
         """This run has ended and is on disk."""
 
+    def found(self, run: Run) -> None:
+        """Another process has ended this run meanwhile."""
+
 
 Scalar = float | str
 """A number or a word that a logger keeps."""
@@ -75,6 +78,9 @@ class Unwatched:
         pass
 
     def finished(self, run: Run) -> None:
+        pass
+
+    def found(self, run: Run) -> None:
         pass
 
 

@@ -29,6 +29,10 @@ RUNS_PER_GPU = 16
 """Small runs in turns on one GPU, unless it is said how many."""
 
 
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Where torchrun, srun and mpirun say which of a machine's processes this is."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a sweep may use of it: processes, CPU threads of each, GPUs by number, and time."""
@@ -48,13 +52,14 @@ def machine_for(
 ) -> Machine:
     """As configured, else one run per GPU or CPU core, and one thread each where several run.
 
-    Where the device is the trainer's own affair, one run that may use the whole machine. The
-    threads of a study's first training are kept, since results depend on them to a rounding.
+    Where the device is the trainer's own affair, one run that may use the whole machine. One of
+    several processes that share a sweep is one of these workers. The threads of a study's first
+    training are kept, since results depend on them to a rounding.
     """
     gpus = visible_gpus() if (device or choose_device(settings.device)).type == "cuda" else ()
-    default = 1 if device is None else len(gpus) or cpu_cores()
+    default = 1 if device is None or settings.of else len(gpus) or cpu_cores()
     workers = max(1, min(settings.workers or default, num_runs))
-    threads = 1 if workers > 1 else torch.get_num_threads()
+    threads = 1 if workers > 1 or settings.of else torch.get_num_threads()
     threads = settings.threads or pinned.get("threads") or threads
     timeout = math.inf if settings.timeout_seconds is None else settings.timeout_seconds
     return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU, timeout)
@@ -66,7 +71,8 @@ def machine_of(
     """What the sweep may use; a single run at a time takes as many threads as it gains by."""
     pinned = folder.pinned()
     machine = machine_for(settings, prepared.device, num_runs, pinned)
-    if num_runs == 0 or machine.workers > 1 or settings.threads or "threads" in pinned:
+    is_decided = machine.workers > 1 or settings.of or settings.threads or "threads" in pinned
+    if num_runs == 0 or is_decided:
         return machine
     return replace(machine, threads=prepared.trainer.threads(prepared.plan, machine.threads))
 
@@ -75,6 +81,15 @@ def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
+
+
+def take_own_gpu(rank: int) -> None:
+    """Leave the other GPUs of this machine to the other processes of the sweep; to be called before
+    CUDA is."""
+    gpus = visible_gpus()
+    if len(gpus) > 1:
+        place = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), f"{rank}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(place) % len(gpus)]
 
 
 def cpu_cores() -> int:

@@ -174,6 +174,9 @@ class Clock:
     def finished(self, run: Run) -> None:
         self._watcher.finished(run)
 
+    def found(self, run: Run) -> None:
+        self._watcher.found(run)
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside, a stop that the clock asked for raises `TookTooLong`."""

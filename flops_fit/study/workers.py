@@ -155,6 +155,10 @@ class Workers:
             return self._bury(worker, watcher, deaths)
         if isinstance(message, UserError):
             raise message
+        if isinstance(message, Found):
+            worker.work = tuple(e for e in worker.work if e.id != message.run.id)
+            watcher.found(message.run)
+            return message.run
         if isinstance(message, Said):
             warnings.warn(message.text, StudyWarning, stacklevel=2)
             return None
@@ -388,6 +392,13 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A worker's word of a run that another process has ended meanwhile."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
 class Said:
     """A warning of a worker, for whoever looks on."""
 
@@ -407,6 +418,9 @@ class PipeWatcher:
 
     def finished(self, run: Run) -> None:
         self.send(run)
+
+    def found(self, run: Run) -> None:
+        self.send(Found(run))
 
     def said(self, text: str) -> None:
         self.send(Said(text))
