@@ -37,7 +37,7 @@ from flops_fit.report.screen import warnings_told
 from flops_fit.store.execution import Patience, Unit, longest_first, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
-from flops_fit.study.supervised import Supervised, in_log, too_long
+from flops_fit.study.supervised import Supervised, in_log, too_long, unseen
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
@@ -441,8 +441,11 @@ class PipeWatcher:
 
 
 def _supervised(make_trainer: Callable[[], Trainer], timeout_seconds: float) -> Trainer:
-    """What a worker trains with: what runs print is in their folders."""
-    return Supervised(make_trainer(), timeout_seconds, in_log)
+    """What a worker trains with: what runs print is in their folders. What parts print as they are
+    made was seen when the parent process made them."""
+    with unseen():
+        trainer = make_trainer()
+    return Supervised(trainer, timeout_seconds, in_log)
 
 
 def _work(
