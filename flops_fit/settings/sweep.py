@@ -141,6 +141,12 @@ class MachineSettings:
         None, "small runs in turns on a GPU of one worker; null: 16", least=1
     )
     threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
+    gpus_per_run: int | None = pinned(
+        None, "that train one run together, on a CPU processes; null: 1", least=1
+    )
+    spread: Literal["replicas", "shards"] | None = pinned(
+        None, "what each of them holds: the whole model, or a part of it; null: replicas"
+    )
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
     checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds", least=0)
