@@ -70,6 +70,7 @@ class Run:
     batch_size: int | None = None  # samples
     batch_tokens: int | None = None
     micro_batch_size: int | None = None  # samples in memory at once, where fewer than a batch
+    num_processes: int | None = None  # that trained it together, where more than one
     flops_spent: float | None = None  # less than `flops` after a shared trunk
     flops_counted: float | None = None  # of the same tokens, by counting operations
     flops_formula: float | None = None  # and by 6ND

@@ -122,7 +122,8 @@ class Workers:
         of_slot = {"OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             of_slot["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        gpu = slot % len(self.gpus) if self.gpus else None
+        has_one = self.gpus and "," not in self.gpus[0]  # else its own processes share them out
+        gpu = slot % len(self.gpus) if has_one else None
         place = Place({**os.environ, **of_slot}, self.threads, gpu)
         make = partial(_supervised, self.make_trainer, self.timeout_seconds)
         process = context.Process(target=_work, args=(there, Streams(), place, make, self.folder))
