@@ -328,17 +328,13 @@ def test_only_the_first_writes(folder):
 
 
 COMMAND = [
-    "model=mlp", "dataset=toy", "budgets=[4e7]", "num_sizes=3", "device=cpu", "study=small",
+    "model=mlp", "dataset=toy", "budgets=[2e8]", "sizes=[8]", "device=cpu", "study=small",
     "held_out_samples=64", "batch_size=64", "workers=1", "threads=1", "checkpoint_seconds=0.2",
 ]  # fmt: skip
 
 
 def command(folder, *words):
     return [sys.executable, "-m", "flops_fit", "train", *COMMAND, f"output_root={folder}", *words]
-
-
-NO_LAW = 3
-"""Exit code of a sweep of one budget, whose runs are all there."""
 
 
 def ended(folder, *words):
@@ -353,9 +349,9 @@ def losses(folder):
 
 @pytest.mark.slow
 def test_a_sweep_by_command_stopped_and_gone_on_with(tmp_path):
-    """Ctrl-C reaches all processes of the terminal; the study remembers how many a run has."""
+    """Ctrl-C reaches all processes of the terminal; one goes on alone where it is told to."""
     one, two = tmp_path / "one", tmp_path / "two"
-    assert ended(one) == NO_LAW
+    assert ended(one) == 0
     words = command(two, "gpus_per_run=2", "spread=shards")
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -366,13 +362,11 @@ def test_a_sweep_by_command_stopped_and_gone_on_with(tmp_path):
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert list(two.glob("small/runs/*/checkpoint.pt"))
-    assert ended(two) == NO_LAW
-    assert len(losses(one)) == 3
+    assert ended(two, "gpus_per_run=1") == 0
+    assert len(losses(one)) == 1
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
     pinned = json.loads((two / "small/pinned.json").read_text())
     assert (pinned["gpus_per_run"], pinned["spread"]) == (2, "shards")
-    results = [json.loads(path.read_text()) for path in two.glob("small/runs/*/result.json")]
-    assert {result["num_processes"] for result in results} == {2}
 
 
 @pytest.mark.slow
@@ -429,6 +423,15 @@ def test_no_process_for_a_run_is_a_mistake(capsys):
 
     assert main(["train", *COMMAND, "gpus_per_run=0"]) == 1
     assert "gpus_per_run is 0: it must be at least 1" in capsys.readouterr().err
+
+
+def test_a_study_keeps_how_its_runs_are_spread_unless_told_otherwise(tmp_path):
+    StudyFolder(tmp_path).pin({"gpus_per_run": 2, "spread": "shards", "threads": 1})
+    kept = machine(tmp_path, MachineSettings())
+    assert (kept.gpus_per_run, kept.spread) == (2, "shards")
+    assert machine(tmp_path, MachineSettings(gpus_per_run=3)).gpus_per_run == 3
+    assert machine(tmp_path, MachineSettings(gpus_per_run=1)).gpus_per_run == 1
+    assert machine(tmp_path, MachineSettings(spread="replicas")).spread == "replicas"
 
 
 def test_gpus_are_shared_out_to_runs(tmp_path, monkeypatch):

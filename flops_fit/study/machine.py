@@ -199,6 +199,12 @@ def executor(
     In one process a GPU has several small runs beside each other. Runs that are spread over GPUs
     or processes train one by one in each worker.
     """
+    launcher, num_launched = started_by()
+    if num_launched > 1:
+        say(
+            f"note: {launcher} has started {num_launched} of this, which share the runs of the "
+            "sweep; for several GPUs in one run start flops-fit once, with gpus_per_run"
+        )
     if machine.gpus_per_run > 1 and isinstance(trainer, TorchTrainer):
         with _spread(spec, trainer, folder, machine, patience) as execute:
             yield execute

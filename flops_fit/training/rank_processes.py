@@ -94,14 +94,16 @@ class Warned:
 
 @dataclass(frozen=True)
 class Start:
-    """What a process begins with: which of how many it is, and the port where they meet."""
+    """What a process begins with: which of how many it is, the port where they meet, and the
+    environment of who starts it, of which the server that forks it may know nothing."""
 
     rank: int
     count: int
     spread: Spread
     threads: int
-    port: int
     on_gpu: bool
+    port: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class OutOfMemory(MemoryError):
@@ -129,7 +131,7 @@ class SpreadTrainer:
         on_gpus: bool,
     ) -> None:
         self._make_trainer = make_trainer
-        self._starts = [Start(r, count, spread, num_threads, 0, on_gpus) for r in range(count)]
+        self._starts = [Start(r, count, spread, num_threads, on_gpus) for r in range(count)]
         self._running: list[Processes] = []
         # A process waits for its children before it ends, and these would wait for a run.
         util.Finalize(self, _end, args=(self._running,), exitpriority=0)
@@ -188,8 +190,8 @@ class Processes:
         context.set_forkserver_preload([__name__])  # torch is loaded once for all
         for start in starts:
             mine, theirs = context.Pipe()
-            arguments = (theirs, make_trainer, replace(start, port=self._store.port))
-            process = context.Process(target=_live, args=arguments)
+            start = replace(start, port=self._store.port, environment=dict(os.environ))
+            process = context.Process(target=_live, args=(theirs, make_trainer, start))
             with _as_they_start():
                 process.start()
             theirs.close()
@@ -321,6 +323,10 @@ class PipedWatcher:
             return self._is_asked
         return True
 
+    @stop_requested.setter
+    def stop_requested(self, is_asked: bool) -> None:
+        self._is_asked = is_asked
+
     def progress(self, experiment: Experiment, flops: float) -> None:
         with suppress(BrokenPipeError):
             self.connection.send(float(flops))
@@ -335,6 +341,7 @@ class PipedWatcher:
 def _live(connection: Connection, make_trainer: Callable[[], Trainer], start: Start) -> None:
     """A process's life. Ctrl-C and SIGTERM may reach all processes; only the one that started
     them acts on it."""
+    os.environ.update(start.environment)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})

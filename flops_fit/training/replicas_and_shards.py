@@ -118,7 +118,7 @@ def replicated(model: nn.Module, loss_of: LossOf, ranks: Ranks) -> DistributedDa
 
 def _summed(_, bucket):  # type: ignore[no-untyped-def] # torch reads types, as no strings
     added = dist.all_reduce(bucket.buffer(), async_op=True)
-    return added.get_future().then(lambda done: done.value()[0])  # type: ignore[union-attr]
+    return added.get_future().then(lambda done: done.value()[0])
 
 
 def whole(tensor: Tensor) -> Tensor:
