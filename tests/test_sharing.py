@@ -22,7 +22,7 @@ from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.store.sharing import PROCESSES, _locks_of_one_host, check_file_system, present
-from flops_fit.study.machine import take_own_gpu
+from flops_fit.study.machine import take_own_gpus
 from flops_fit.training.spec import torch_trainer
 
 SMALL = ("budgets=[2e6,4e6,8e6]", "num_sizes=5", "min_steps=10", "device=cpu", "draws=20")
@@ -83,14 +83,20 @@ class TestRanks:
         assert "each is told both: rank=0 of=N to rank=N-1 of=N" in errors
 
     @pytest.mark.parametrize(
-        ("variables", "rank", "taken"),
-        [({}, 5, "1"), ({"LOCAL_RANK": "2"}, 5, "6"), ({"SLURM_LOCALID": "3"}, 0, "7")],
+        ("variables", "rank", "count", "taken"),
+        [
+            ({}, 5, 1, "1"),
+            ({"LOCAL_RANK": "2"}, 5, 1, "6"),
+            ({"SLURM_LOCALID": "3"}, 0, 1, "7"),
+            ({}, 3, 2, "6,7"),
+            ({}, 1, 3, "0,1,6"),
+        ],
     )
-    def test_each_takes_a_gpu_of_its_machine(self, monkeypatch, variables, rank, taken):
+    def test_each_takes_gpus_of_its_machine(self, monkeypatch, variables, rank, count, taken):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,6,7")
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        take_own_gpu(rank)
+        take_own_gpus(rank, count)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == taken
 
 

@@ -22,7 +22,7 @@ from flops_fit.settings import SweepSettings
 from flops_fit.store.protocols import Spec
 from flops_fit.study.fits import FittedStudy, Fitting
 from flops_fit.study.frozen import RunFailed, keep
-from flops_fit.study.machine import take_own_gpu
+from flops_fit.study.machine import take_own_gpus
 from flops_fit.study.reports import report_study
 from flops_fit.study.sweeps import train_share, train_study
 
@@ -31,7 +31,7 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     check_rank(settings)
     if settings.rank is not None:
-        take_own_gpu(settings.rank)
+        take_own_gpus(settings.rank, settings.gpus_per_run or 1)
     spec = build_spec(settings, origins)
     if settings.rank:
         return train_part(spec, settings, origins)

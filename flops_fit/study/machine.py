@@ -174,13 +174,14 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
 
 
-def take_own_gpu(rank: int) -> None:
-    """Leave the other GPUs of this machine to the other processes of the sweep; to be called before
-    CUDA is."""
+def take_own_gpus(rank: int, count: int) -> None:
+    """Leave all but `count` GPUs of this machine to the other processes of the sweep; to be called
+    before CUDA is."""
     gpus = visible_gpus()
-    if len(gpus) > 1:
+    if len(gpus) > count:
         place = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), f"{rank}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(place) % len(gpus)]
+        first = int(place) % (len(gpus) // count) * count
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + count])
 
 
 def cpu_cores() -> int:
