@@ -186,6 +186,7 @@ class Processes:
         self._store = TCPStore(here, 0, is_master=True, wait_for_workers=False)
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
+        self._is_idle = False
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # torch is loaded once for all
         for start in starts:
@@ -201,6 +202,7 @@ class Processes:
     def train(self, task: Task, watcher: Watcher) -> Run:
         """Raises what one of them raised, `RuntimeError` where one died, and `KeyboardInterrupt`
         when the watcher asked to stop and a checkpoint is there."""
+        self._is_idle = False
         self._say_to_all(task)
         busy = set(self._connections)
         run: Run | None = None
@@ -225,17 +227,22 @@ class Processes:
                 with suppress(BrokenPipeError):  # its death is noticed in the next round
                     self._connections[0].send(STOP)
                 is_told = True
+        self._is_idle = True
         if was_stopped:
             raise KeyboardInterrupt
         assert run is not None  # of the first process
         return run
 
     def end(self) -> None:
+        """Those that wait for a run leave by themselves, and others could wait for ever."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes if self._is_idle else ():
+            process.join(LOST_SECONDS)
         for process in self._processes:
             process.kill()
-        for process, connection in zip(self._processes, self._connections, strict=True):
+        for process in self._processes:
             process.join()
-            connection.close()
 
     def _say_to_all(self, task: Task) -> None:
         for connection in self._connections:
