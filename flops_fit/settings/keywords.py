@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flops_fit.learning.schedules import Schedule
     from flops_fit.plan.rules import Rule
     from flops_fit.settings.sweep import SizeValue
-    from flops_fit.store.protocols import Logger
+    from flops_fit.store.protocols import Executor, Logger
     from flops_fit.training.recipe import Metric
 
 
@@ -62,6 +62,7 @@ class SweepKeywords(TypedDict, total=False):
     runs_per_gpu: int | None
     threads: int | None
     retry: Literal["diverged"] | None
+    executor: str | Executor | None
     fail_fast: bool
     checkpoint_seconds: float
     fit: str | Fit | None

@@ -142,6 +142,13 @@ class MachineSettings:
     )
     threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
+    executor: Node | None = machine(
+        None, "who trains: slurm, jobs of a cluster; null: this machine",
+        python="str | Executor | None",
+    )  # fmt: skip
+    dry_run: bool = machine(
+        False, "train nothing: say what would be, or show the jobs' scripts", python=""
+    )
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
     checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds", least=0)
 
