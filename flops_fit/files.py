@@ -9,8 +9,10 @@ import math
 import os
 import pickle
 import re
+import secrets
 import stat
 import tempfile
+import time
 import warnings
 import zipfile
 import zlib
@@ -76,15 +78,15 @@ def check_name(text: str, what: str) -> str:
 
 def within(root: Path, *names: str) -> Path:
     """The path under `root`. Raises `StudyError` where a link on the way leads out of it."""
-    path = root
+    path = os.fspath(root)
     for name in names:
-        path = path / name
-        if path.is_symlink() and not is_inside(path, root):
+        path = os.path.join(path, name)
+        if os.path.islink(path) and not is_inside(Path(path), root):
             raise StudyError(
                 f"{path} is a link that leads out of {root}, where nothing is read or written: "
                 "put in its place what it points to, or remove it"
             )
-    return path
+    return Path(path)
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -143,15 +145,21 @@ def parsed(text: str) -> Any:
         )
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value)
+    if SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a half
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raises `ValueError`."""
     level, depth = [value], 0
     while level := [v for v in level if isinstance(v, list | dict)]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
         level = [item for v in level for item in (v.values() if isinstance(v, dict) else v)]
-    if SURROGATE.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a half
-    return value
 
 
 def whole_number(digits: str) -> int:
@@ -188,8 +196,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def checksum_of(record: Mapping[str, Any]) -> str:
     """Sixteen hex digits, the same however its text is spaced or ordered."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(record).encode()).hexdigest()[:16]
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @contextmanager
@@ -228,10 +238,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises `StudyError` where the disk is full or the folder can't be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
@@ -247,6 +256,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_of(path: Path) -> Path:
+    """A file beside it that no other process writes to, on whatever host."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+TEMPORARY = re.compile(r".+\.(\d{1,9}|[0-9a-f]{12})\.tmp")
+"""The name of a file while it is written; earlier versions had the number of the process there."""
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Remove the temporary files of writers that were killed so many seconds ago, or earlier. Only
+    for whoever alone writes there since."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age >= older_than:
+                    with suppress(OSError):
+                        os.unlink(entry)
 
 
 def set_aside(path: Path) -> Path:
@@ -282,8 +312,7 @@ def file_to_write(root: Path, *names: str) -> Path:
 def point_to(pointer: Path, folder: Path) -> None:
     """Make `pointer` a link to `folder`, or where links don't exist a file with its path."""
     target = os.path.relpath(folder, pointer.parent)
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_of(pointer)
     try:
         temporary.symlink_to(target, target_is_directory=True)
     except OSError:

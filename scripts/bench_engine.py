@@ -203,7 +203,8 @@ def tried_plans(
 ) -> tuple[KernelPlan, dict[KernelPlan, float]]:
     """What the trial chose, and CPU seconds of a step with each plan, measured in turns."""
     plans = plans_for(CPU, precision)
-    start = partial(fresh_steps, *work.planned(precision))
+    experiment, recipe = work.planned(precision)
+    start = partial(fresh_steps, experiment, recipe, experiment.batch_size)
     chosen = fastest(plans, [Trial(start, 1)], LOSS_TOLERANCE[precision])
     steps = {plan: start(plan) for plan in plans}
     seconds: dict[KernelPlan, list[float]] = {plan: [] for plan in plans}

@@ -18,6 +18,7 @@ from flops_fit.store.execution import Inline, train_plan
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Unwatched
 from flops_fit.study.fits import Fitting
+from flops_fit.study.supervised import Supervised
 from flops_fit.study.sweeps import train_study
 from flops_fit.study.workers import STOP_SECONDS, Workers
 from flops_fit.training.spec import StudySpec, torch_trainer
@@ -193,6 +194,101 @@ def test_what_another_process_trains_is_left_to_it(folder, inline):
         runs = workers(chains(plan.experiments[1:4]), Unwatched())
     assert {run.id for run in runs} == {plan.experiments[i].id for i in (1, 3)}
     assert set(map(outcome, runs)) <= set(inline)
+
+
+class Chatty(Net):
+    """Prints when it is built, in training, and past Python; says where it trains."""
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            print("trained")
+            os.write(2, b"past Python\n")
+        return super().forward(x)
+
+
+@pytest.mark.slow
+def test_what_a_run_prints_is_in_its_folder_and_not_on_the_screen(folder, inline, capfd):
+    runs = trained_by_workers(folder, factory=Chatty)
+    assert list(map(outcome, runs)) == inline
+    screen = capfd.readouterr()
+    assert "trained" not in screen.out + screen.err
+    for run in runs:
+        lines = (folder.run_folder(run.id) / "log.txt").read_text().splitlines()
+        assert [lines.count("trained"), lines.count("past Python")] == [run.num_steps] * 2
+
+
+@pytest.mark.slow
+def test_a_run_that_prints_nothing_has_no_log(folder):
+    trained_by_workers(folder)
+    assert not list(folder.path.glob("runs/*/log.txt"))
+
+
+class Slow(Net):
+    """Takes its time at width 8, `deaf` to whoever asks it to stop meanwhile."""
+
+    def __init__(self, width, deaf=False):
+        super().__init__(width)
+        self.seconds = 0.05 if width == 8 else 0.0
+        if deaf and width == 8:
+            self.seconds = 100.0
+
+    def forward(self, x):
+        if not x.is_meta and self.training and torch.is_grad_enabled():
+            time.sleep(self.seconds)
+        return super().forward(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_run_over_its_time_leaves_a_checkpoint_and_fails_and_goes_on_later(
+    folder, inline, at_once
+):
+    """At width 8 it takes 4 and 2 seconds, in one go each of which 1 is allowed."""
+    plan, recipe = planned(folder.path, factory=Slow)
+
+    def trained():
+        if at_once == 1:
+            trainer = Supervised(torch_trainer(recipe, folder), 1.0)
+            return train_plan(plan, folder, Inline(trainer, folder), Unwatched())
+        make = partial(make_trainer, folder.path, factory=Slow)
+        workers = Workers(make, folder, num_workers=2, threads=1, timeout_seconds=1.0)
+        return train_plan(plan, folder, workers, Unwatched())
+
+    runs = trained()
+    failed = [run for run in runs if run.status == "failed"]
+    assert {run.size.value for run in failed} == {8}
+    assert all("took longer than timeout_seconds=1: raise it" in run.error for run in failed)
+    assert {outcome(run) for run in runs if run not in failed} < set(inline)
+    checkpoints = [folder.run_folder(run.id) / "checkpoint.pt" for run in failed]
+    assert all(path.is_file() for path in checkpoints)
+    for _ in range(6):
+        runs = trained()
+    assert list(map(outcome, runs)) == inline
+
+
+@pytest.mark.slow
+def test_a_run_that_hears_of_no_time_limit_is_killed(folder, monkeypatch):
+    monkeypatch.setattr("flops_fit.study.workers.STOP_SECONDS", 1.0)
+    make = partial(make_trainer, folder.path, factory=partial(Slow, deaf=True))
+    plan, _ = planned(folder.path, factory=Slow)
+    workers = Workers(make, folder, num_workers=2, threads=1, timeout_seconds=1.0)
+    runs = train_plan(plan, folder, workers, Unwatched())
+    failed = [run for run in runs if run.status == "failed"]
+    assert [run.size.value for run in failed] == [8, 8]
+    assert all("it did not stop when asked to" in run.error for run in failed)
+
+
+@pytest.mark.slow
+def test_leftovers_of_killed_writers_are_swept_up_by_who_trains_the_run(folder):
+    plan, _ = planned(folder.path)
+    gone = 2**22 + 1  # above all process numbers
+    left = [folder.room_for(e.id) / f"checkpoint.{gone}.tmp" for e in plan.experiments]
+    mine = folder.room_for(plan.experiments[0].id) / "checkpoint.tmp"
+    for path in (*left, mine):
+        path.touch()
+    trained_by_workers(folder)
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
 
 
 class StopWhenTraining(Unwatched):

@@ -201,5 +201,5 @@ def test_commands_of_ci_stand_in_readme():
     start = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt "
     assert f"{start}. && .venv/bin/flops-fit train model=mlp dataset=toy" in lines
     assert [line for line in lines if "-e '.[dev]'" in line] == [
-        f"{start}-e '.[dev]' && .venv/bin/pytest"
+        f"{start}-e '.[dev]' && .venv/bin/pytest -n auto --maxprocesses=4"
     ]

@@ -156,7 +156,10 @@ CASES: dict[str, Case] = {
     "runs_per_gpu": Case(("runs_per_gpu=2",), 2, kept("runs_per_gpu", 2)),
     "workers": Case(("workers=2",), 2, kept("workers", 2)),
     "threads": Case(("threads=2",), 2, kept("threads", 2)),
+    "rank": Case(("rank=1", "of=2"), arrives=kept("rank", None)),  # no plan keeps it
+    "of": Case(("rank=0", "of=2"), arrives=kept("of", None)),
     "retry": Case(("retry=diverged",), "diverged", kept("retry", "diverged")),
+    "timeout_seconds": Case(("timeout_seconds=9e4",), 9e4, kept("timeout_seconds", 9e4)),
     "fail_fast": Case(("fail_fast=true",), True, kept("fail_fast", True)),
     "checkpoint_seconds": Case(("checkpoint_seconds=5",), 5.0, of_spec("checkpoint_seconds", 5.0)),
     "logger": Case(  # of the training at hand alone: no plan keeps it

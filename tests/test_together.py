@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -82,16 +83,21 @@ class TestTogether:
             )
             assert run.loss == pytest.approx(alone.loss, rel=1e-5)
 
-    def test_a_result_does_not_depend_on_which_runs_were_there(self, tmp_path):
-        plan, recipe, _, _ = study(tmp_path, factory=lambda width: MLP(width, in_features=4))
-        longest = max(plan.experiments, key=lambda e: e.num_steps)
-        runs = [replace(longest, seed=seed, id=f"{seed}") for seed in range(4)]
+    @pytest.mark.parametrize(("width", "batch_size"), [(16, 16), (5, 16), (7, 11)])
+    def test_a_result_does_not_depend_on_which_runs_were_there(self, tmp_path, width, batch_size):
+        sweep = small_sweep(sizes=(width,), batch_size=batch_size, budgets=(2e6,))
+        plan, recipe, _, _ = study(
+            tmp_path, factory=lambda width: MLP(width, in_features=4), sweep=sweep
+        )
+        [run] = plan.experiments
+        runs = [replace(run, seed=seed, id=f"{seed}") for seed in range(4)]
+        groups = [[runs[0]], runs[:2], runs, *permutations([runs[0], runs[3], runs[1]])]
         losses = []
-        for number, group in enumerate(([runs[0]], runs[:2], [runs[3], runs[1], runs[0]], runs)):
+        for number, group in enumerate(groups):
             folders = {e.id: tmp_path / f"{number}" / e.id for e in group}
             ended = [r for rs in train_together(group, recipe, folders, Unwatched()) for r in rs]
             losses += [(run.loss, run.train_loss) for run in ended if run.id == "0"]
-        assert len(losses) == 4
+        assert len(losses) == len(groups)
         assert len(set(losses)) == 1
 
     def test_data_of_several_blocks_come_in_order(self, tmp_path):

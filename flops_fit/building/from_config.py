@@ -51,11 +51,13 @@ class ConfiguredModel:
 
 
 def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
-    """What the configured study is made of; its plan keeps neither logger nor executor.
+    """What the configured study is made of; its plan keeps what decides results, and neither
+    logger, executor nor a process's rank.
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
-    settings = replace(settings, logger=None, executor=None, dry_run=False)
+    of_a_call = {"logger": None, "executor": None, "dry_run": False, "rank": None, "of": None}
+    settings = replace(settings, **of_a_call)
     if settings.trainer is not None:
         return build_command_spec(settings, settings.trainer, origins)
     model = part_of(settings, "model", origins)

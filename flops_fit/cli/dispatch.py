@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(verb_help(verb), end="")
         return OK
-    return run(verb, words)
+    code = run(verb, words)
+    if argv is None and code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a further Ctrl-C finds nothing to tell of
+    return code
 
 
 def reopen_closed() -> None:

@@ -6,9 +6,9 @@ from flops_fit.cli.exit_codes import OK
 from flops_fit.report.documents import print_json
 from flops_fit.report.screen import results, say
 from flops_fit.settings import PlaceSettings, SweepSettings
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Spec, Submitted
-from flops_fit.study.sweeps import tell_what_is_there
+from flops_fit.study.sweeps import retried, tell_what_is_there
 
 
 def show_submitted(what: Submitted, settings: SweepSettings) -> int:
@@ -35,7 +35,8 @@ def show_submitted(what: Submitted, settings: SweepSettings) -> int:
 def tell_dry(spec: Spec, folder: StudyFolder, settings: SweepSettings) -> int:
     """What would be trained on this machine."""
     plan = spec.prepare(folder).plan
-    missing = folder.missing(plan, [settings.retry] if settings.retry else [])
-    tell_what_is_there(plan, folder, len(missing), say)
+    runs, problems = folder.runs_of(plan)
+    missing = missing_beside(runs, plan, retried(settings))
+    tell_what_is_there(plan, problems, len(missing), say)
     say("dry_run=true: nothing was trained")
     return OK

@@ -7,13 +7,14 @@ from dataclasses import replace
 from flops_fit.fitting import Refusal
 from flops_fit.report.screen import say
 from flops_fit.settings import Kind, SweepSettings, names_of
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Executor, Spec, Submitted
 from flops_fit.study.fits import FittedStudy, Fitting, Tell
 from flops_fit.study.runs import Runs
 from flops_fit.study.sweeps import (
     SOURCE_WARNING,
     pin_sources,
+    retried,
     tell_what_is_there,
     train_study,
 )
@@ -51,11 +52,12 @@ def submitted(
             folder.write_plan(plan)
             if in_force:
                 folder.put_in_force(plan)
-        todo = folder.missing(plan, [settings.retry] if settings.retry else [])
-        tell_what_is_there(plan, folder, len(todo), tell)
+        runs, problems = folder.runs_of(plan)
+        todo = missing_beside(runs, plan, retried(settings))
+        tell_what_is_there(plan, problems, len(todo), tell)
         if todo and prepared.trains_with:
             tell(f"trains with {prepared.trains_with}")
-        return executor.submit(spec, prepared, folder, settings)
+        return executor.submit(spec, prepared, todo, folder, settings)
 
 
 def study_elsewhere(

@@ -22,7 +22,8 @@ from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import SweepStopped
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec, Watcher
-from flops_fit.study.sweeps import launched, tuned_here
+from flops_fit.store.sharing import present
+from flops_fit.study.sweeps import launched, retried, tuned_here
 from flops_fit.training.trainer import TorchTrainer
 
 if TYPE_CHECKING:
@@ -94,15 +95,17 @@ class TrainRuns:
         mine = tuple(e for e in whole.experiments if e.id in set(self.runs))
         if len(mine) < len(self.runs):
             raise StudyError(f"{folder.path}: plan {self.plan} has not all runs of this job")
-        retry = [self.settings.retry] if self.settings.retry else []
-        todo = folder.missing(replace(whole, experiments=mine), retry)
+        todo = folder.missing(replace(whole, experiments=mine), retried(self.settings))
         if not todo:
             return False
         spec = self.packed.spec()
         with folder.deciding():
             prepared = prepared_here(spec, whole, todo, folder)
             tuned = tuned_here(todo, prepared, folder, self.settings)
-        with launched(todo, spec, tuned, folder, self.settings) as (execute, watcher):
+        with (
+            present(folder.path),
+            launched(todo, spec, tuned, folder, self.settings) as (execute, watcher),
+        ):
             gains = Gains(watcher)
             self.gained = not isinstance(tuned.trainer, TorchTrainer)  # a command tells nothing
             try:
@@ -158,6 +161,9 @@ class Gains:
     def finished(self, run: Run) -> None:
         self._watcher.finished(run)
         self.any = True
+
+    def found(self, run: Run) -> None:
+        self._watcher.found(run)
 
 
 @dataclass

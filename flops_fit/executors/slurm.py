@@ -18,6 +18,7 @@ from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.shown import duration, short_flops
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
+from flops_fit.store.sharing import check_file_system
 from flops_fit.study.jobs import JobArray, jobs_there, records
 
 if TYPE_CHECKING:
@@ -67,15 +68,19 @@ class Slurm:
         return replace(spec, device="cpu", auto_precision=self._precision(settings))
 
     def submit(
-        self, spec: Spec, prepared: Prepared, folder: StudyFolder, settings: SweepSettings
+        self,
+        spec: Spec,
+        prepared: Prepared,
+        missing: Sequence[Experiment],
+        folder: StudyFolder,
+        settings: SweepSettings,
     ) -> Submission:
         if not settings.dry_run:
             check_slurm()
+            check_file_system(folder.path)
         _check_submitit()
         from flops_fit.executors.submission import scripts_of, submit
 
-        retry = [settings.retry] if settings.retry else []
-        missing = folder.missing(prepared.plan, retry)
         known = records(folder)
         queued = known.runs_of(jobs_there(known) or {})
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}

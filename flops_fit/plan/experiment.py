@@ -159,8 +159,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         settings = {} if self.settings is None else plain(self.settings)
-        unset = replace(self, settings=None)
-        return {"schema_version": PLAN_VERSIONS.current, **asdict(unset), "settings": settings}
+        return {
+            "schema_version": PLAN_VERSIONS.current,
+            "experiments": [{**vars(e), "size": {**vars(e.size)}} for e in self.experiments],
+            "flop_rule": asdict(self.flop_rule),
+            "notes": list(self.notes),
+            "study": self.study,
+            "settings": settings,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:

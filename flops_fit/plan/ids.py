@@ -15,7 +15,8 @@ from flops_fit.shown import short_number
 
 def with_ids(plan: Plan, identity: Mapping[str, Any]) -> Plan:
     """The plan with an id for every experiment; `identity` is all else that decides its result."""
-    return replace(plan, experiments=tuple(_with_id(e, identity) for e in plan.experiments))
+    known = _canonical(identity)
+    return replace(plan, experiments=tuple(_with_id(e, known) for e in plan.experiments))
 
 
 def _with_id(experiment: Experiment, identity: Mapping[str, Any]) -> Experiment:

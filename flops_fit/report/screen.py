@@ -10,8 +10,8 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TextIO
@@ -22,6 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from flops_fit.errors import StudyWarning, printable
 from flops_fit.plan.experiment import Experiment
@@ -110,7 +111,12 @@ def show_table(table: Table) -> None:
     console = results()
     console.print()
     if fits(table, console.width):
-        console.print(table)
+        if table.title or not all(column.no_wrap for column in table.columns):
+            console.print(table)
+            return
+        head, *lines = plain_lines(table)
+        console.print(Text(head, "table.header"), soft_wrap=True)
+        console.print("\n".join(lines), soft_wrap=True)
         return
     if table.title:
         show(str(table.title))
@@ -124,6 +130,29 @@ def table_of(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def plain_lines(table: Table) -> list[str]:
+    """The lines that rich makes of a table of uncut columns, the first its header, in a fiftieth of
+    the time: a plan may have 10,000 runs."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(cell_len, cells)) for cells in columns]
+    to_left = [column.justify == "left" for column in table.columns]
+    rule = "─" * (sum(widths) + BETWEEN * (len(widths) - 1))
+    gap = " " * BETWEEN
+    lines = []
+    for row in zip(*columns, strict=True):
+        parts = zip(row, widths, to_left, strict=True)
+        lines.append(gap.join(_padded(*part) for part in parts))
+    ends = [i + 1 for i, row in enumerate(table.rows[:-1]) if row.end_section]
+    for place in reversed(ends):
+        lines.insert(place + 1, " " * len(rule))
+    return [lines[0], rule, *lines[1:]]
+
+
+def _padded(cell: str, width: int, to_left: bool) -> str:
+    blanks = " " * (width - cell_len(cell))
+    return cell + blanks if to_left else blanks + cell
 
 
 def fits(table: Table, width: int) -> bool:
@@ -146,9 +175,14 @@ def records(table: Table) -> Iterator[str]:
                 yield f"{head:<{column}}{cell}"
 
 
-@contextmanager
-def warnings_said() -> Iterator[None]:
+def warnings_said() -> AbstractContextManager[None]:
     """Inside, a `StudyWarning` is a line like others, each said once."""
+    return warnings_told(lambda text: say(f"warning: {text}"))
+
+
+@contextmanager
+def warnings_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Inside, a `StudyWarning` is told, each once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", StudyWarning)
@@ -159,7 +193,7 @@ def warnings_said() -> Iterator[None]:
                 others(message, category, *place)
             elif f"{message}" not in said:
                 said.add(f"{message}")
-                say(f"warning: {message}")
+                tell(f"{message}")
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
@@ -184,6 +218,7 @@ class SweepProgress:
     num_runs: int
     stop_requested: bool = False
     ended: int = 0
+    elsewhere: int = 0  # ended by other processes
     _done_flops: float = 0.0  # of runs that ended
     _running: dict[str, Underway] = field(default_factory=dict)  # by id
     _started: float = field(default_factory=time.monotonic)
@@ -204,7 +239,8 @@ class SweepProgress:
             self._bar.stop()
         if self.ended:
             runs = "1 run" if self.ended == 1 else f"{self.ended} runs"
-            say(f"trained {runs} in {duration(time.monotonic() - self._started)}")
+            others = f", other processes {self.elsewhere}" if self.elsewhere else ""
+            say(f"trained {runs} in {duration(time.monotonic() - self._started)}{others}")
 
     @property
     def flops(self) -> float:
@@ -214,11 +250,16 @@ class SweepProgress:
     def __str__(self) -> str:
         share = self.flops / self.total_flops if self.total_flops else 1.0
         total = short_flops(self.total_flops)
-        words = [f"{self.ended}/{self.num_runs} runs, {share:.0%} of {total} FLOPs"]
+        words = [f"{self.place} runs, {share:.0%} of {total} FLOPs"]
         if 0 < share < 1:
             left = (1 - share) / share * (time.monotonic() - self._started)
             words.append(f"{duration(left)} left")
         return "; ".join(words)
+
+    @property
+    def place(self) -> str:
+        """Runs that ended, of all."""
+        return f"{self.ended + self.elsewhere}/{self.num_runs}"
 
     def line(self, width: int) -> str:
         """The same with as many of the runs under way as stand in so many columns of text."""
@@ -241,8 +282,14 @@ class SweepProgress:
         self._running.pop(run.id, None)
         self._done_flops += run.flops if run.flops_spent is None else run.flops_spent
         self.ended += 1
-        say(f"[{self.ended}/{self.num_runs}] {run_line(run)}")
+        say(f"[{self.place}] {run_line(run)}")
         self._said = time.monotonic()
+        self._draw()
+
+    def found(self, run: Run) -> None:
+        self._running.pop(run.id, None)
+        self._done_flops += run.flops
+        self.elsewhere += 1
         self._draw()
 
     def _draw(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 
 from rich.table import Table
@@ -56,7 +57,7 @@ def plan_table(plan: Plan, width: int | None = None) -> Table:
     """A row per experiment; on a screen of fewer columns of text without what follows from it."""
     repeats = any(e.epochs is not None and e.epochs > 1 for e in plan.experiments)
     counts = any(e.counted_over_formula is not None for e in plan.experiments)
-    rows = []
+    rows, total = [], plan.total_flops
     for e in plan.experiments:
         row = {
             "budget": short_flops(e.budget),
@@ -65,14 +66,14 @@ def plan_table(plan: Plan, width: int | None = None) -> Table:
             "D": short_number(e.num_tokens),
             "steps": f"{e.num_steps:,}",
             PER_PARAM: short_number(e.tokens_per_param),
-            OF_ALL: f"{e.flops / plan.total_flops:.1%}",
+            OF_ALL: f"{e.flops / total:.1%}",
         }
         row |= {OVER_FORMULA: _ratio(e)} if counts else {}
         row |= {"epochs": "" if e.epochs is None else f"{e.epochs:.2g}"} if repeats else {}
         rows.append(row)
     table = _sparing(rows, width, (OF_ALL, OVER_FORMULA, PER_PARAM))
-    for line, e in zip(table.rows, plan.experiments, strict=True):
-        line.end_section = _ends_budget(e, plan)
+    for (line, e), (_, after) in pairwise(zip(table.rows, plan.experiments, strict=True)):
+        line.end_section = e.budget != after.budget
     return table
 
 
@@ -307,12 +308,6 @@ def runs_table(plan: Plan, runs: Mapping[str, Run], words: Callable[[Experiment]
 def _ratio(experiment: Experiment) -> str:
     ratio = experiment.counted_over_formula
     return "" if ratio is None else f"{ratio:.2f}"
-
-
-def _ends_budget(experiment: Experiment, plan: Plan) -> bool:
-    """Whether the next row belongs to another budget."""
-    same = [e for e in plan.experiments if e.budget == experiment.budget]
-    return same[-1] is experiment
 
 
 def _loss(optimum: Optimum) -> str:

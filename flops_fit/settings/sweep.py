@@ -137,6 +137,14 @@ class MachineSettings:
     together: bool = pinned(True, "small runs of one size in one batched step; false: each alone")
     cuda_graphs: bool = machine(True, "capture a run's step on CUDA once, and replay it")
     workers: int | None = machine(None, "runs at once; null: one per GPU or CPU core", least=1)
+    rank: int | None = machine(
+        None, "which of the `of` processes this is; rank 0 waits for all and fits", least=0,
+        python="",
+    )  # fmt: skip
+    of: int | None = machine(
+        None, "processes, here or on other machines, that were started to share the sweep", least=1,
+        python="",
+    )  # fmt: skip
     runs_per_gpu: int | None = machine(
         None, "small runs in turns on a GPU of one worker; null: 16", least=1
     )
@@ -149,6 +157,10 @@ class MachineSettings:
     dry_run: bool = machine(
         False, "train nothing: say what would be, or show the jobs' scripts", python=""
     )
+    timeout_seconds: float | None = machine(
+        None, "that one run may take; it fails then, and can be gone on with; null: any", "seconds",
+        least=1,
+    )  # fmt: skip
     fail_fast: bool = machine(False, "end with the first run that fails; else the others go on")
     checkpoint_seconds: float = machine(30.0, "between checkpoints of a run", "seconds", least=0)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ from filelock import BaseFileLock, Timeout
 from flops_fit.errors import StudyWarning
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
-from flops_fit.plan.trunks import Chain, chains
-from flops_fit.store.folder import StudyFolder
+from flops_fit.plan.trunks import Chain, chains, steps_to_train
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
 
 ALIKE_IN_A_ROW = 3
@@ -76,11 +77,14 @@ def train_plan(
     execute: Execute,
     watcher: Watcher,
     retry: Sequence[str] = (),
+    *,
+    waits: bool = True,
 ) -> list[Run]:
-    """Train what is missing of the plan and make it the one in force; returns all its runs."""
+    """Train what is missing of the plan and make it the one in force; returns what is on disk of
+    its runs."""
     folder.write_plan(plan)
     folder.put_in_force(plan)
-    return train_missing(plan, folder, execute, watcher, retry)
+    return train_missing(plan, folder, execute, watcher, retry, waits=waits)
 
 
 def train_missing(
@@ -89,25 +93,37 @@ def train_missing(
     execute: Execute,
     watcher: Watcher,
     retry: Sequence[str] = (),
+    *,
+    waits: bool = True,
 ) -> list[Run]:
-    """Train what is missing of the plan; returns all its runs.
+    """Train what is missing of the plan; returns what is on disk of its runs.
 
-    Runs that another process is training are waited for. Failed ones are tried once.
+    Failed ones are tried once, be it here or by another process. Runs that another process is
+    training are waited for, unless it `waits` for none; so are those behind one of them on a trunk.
     """
     tried: set[str] = set()
-    while todo := [e for e in folder.missing(plan, retry) if e.id not in tried]:
-        free = [e for e in todo if not folder.is_locked(e.id)]
+    before: dict[str, Run] | None = None
+    while True:
+        runs, _ = folder.runs_of(plan)
+        now = {run.id: run for run in runs}
+        before = now if before is None else before
+        for name in now.keys() - tried:
+            if now[name] != before.get(name):
+                tried.add(name)
+                watcher.found(now[name])
+        todo = [e for e in missing_beside(runs, plan, retry) if e.id not in tried]
+        free = [c for c in chains(todo) if not any(folder.is_locked(e.id) for e in c)]
         if free:
             try:
-                tried |= {run.id for run in execute(chains(free), watcher)}
+                tried |= {run.id for run in execute(free, watcher)}
             except SweepStopped:
-                break
+                return folder.runs_of(plan)[0]
+        elif not (todo and waits):
+            return runs
         elif watcher.stop_requested:
             raise KeyboardInterrupt
         else:
             time.sleep(POLL_SECONDS)
-    runs, _ = folder.runs_of(plan)
-    return runs
 
 
 def train_one(
@@ -120,11 +136,15 @@ def train_one(
     """
     try:
         with folder.lock(experiment.id).acquire(timeout=0):
+            folder.sweep_run(experiment.id)
             completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
         return None
-    watcher.finished(run)
+    if completed:
+        watcher.found(run)
+    else:
+        watcher.finished(run)
     return run
 
 
@@ -167,12 +187,19 @@ class Inline:
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         ended: list[Run] = []
-        for experiment in (e for chain in work for e in chain):
-            run = train_one(experiment, self.trainer, self.folder, watcher)
-            if run:
+        for chain in work:
+            for experiment in chain:
+                run = train_one(experiment, self.trainer, self.folder, watcher)
+                if run is None:  # whoever is at it goes on from there
+                    break
                 ended.append(run)
                 self.patience.heed(run)
         return ended
+
+
+STEP_FLOPS = {"cpu": 2e7, "cuda": 1e11}
+"""FLOPs that would take as long as what a step costs beside its arithmetic: 0.6 ms on one core of a
+CPU, a millisecond on an H100 (docs/fleet-figures.md)."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +209,20 @@ class Unit:
     experiments: tuple[Experiment, ...]
     together: bool = False
 
-    @property
-    def length(self) -> tuple[float, int]:
-        """Sorts by how long training takes: for the same FLOPs small models are the slow ones."""
-        longest = max(self.experiments, key=lambda e: (e.budget, e.num_steps))
-        return longest.budget, longest.num_steps
+    def length(self, step_flops: float) -> float:
+        """FLOPs that take as long as its training: for the same budget small models, which have the
+        most steps, are the slow ones."""
+        if self.together:
+            arithmetic = math.fsum(e.flops for e in self.experiments)
+            return arithmetic + step_flops * max(e.num_steps for e in self.experiments)
+        work = steps_to_train(self.experiments)
+        return math.fsum(steps * (e.flops_per_step + step_flops) for e, steps in work)
+
+
+def longest_first(units: Iterable[Unit], device: str) -> list[Unit]:
+    """The order in which workers on such devices are given them."""
+    step_flops = STEP_FLOPS.get(device, STEP_FLOPS["cuda"])
+    return sorted(units, key=lambda unit: unit.length(step_flops), reverse=True)
 
 
 def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
@@ -197,6 +233,16 @@ def units_of(work: Sequence[Chain], trainer: Trainer) -> list[Unit]:
     grouped = {e.id for group in groups for e in group}
     others = [Unit(chain) for chain in work if chain[0].id not in grouped]
     return [*(Unit(group, together=True) for group in groups), *others]
+
+
+def begun_with_longest(execute: Execute, device: str) -> Execute:
+    """The same in another order, so that processes that share a sweep end together."""
+
+    def train(work: Sequence[Chain], watcher: Watcher) -> list[Run]:
+        units = longest_first((Unit(chain) for chain in work), device)
+        return execute([unit.experiments for unit in units], watcher)
+
+    return train
 
 
 def train_unit(unit: Unit, trainer: Trainer, folder: StudyFolder, watcher: Watcher) -> list[Run]:
@@ -230,7 +276,7 @@ class SideBySide:
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
         units = units_of(work, self.trainer)
-        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
+        queue = deque(longest_first(units, "cuda"))  # which alone has several at once
         alone: list[Experiment] = []
         ended: list[Run] = []
         running: list[_InTurns] = []
@@ -290,7 +336,7 @@ class _InTurns:
         """One turn of what is at it; the records of what came to an end."""
         try:
             if self._turns is None:
-                return [self._ended(run) for run in self._begun()]
+                return [self._let_go(run) for run in self._begun()]
             runs = self._turns.take()
         except MemoryError:
             self._set_aside()
@@ -317,6 +363,7 @@ class _InTurns:
                 self.rest = tuple(e for e in self.rest if e is not experiment)
                 continue
             self._locks[experiment.id] = lock
+            self._folder.sweep_run(experiment.id)
         mine = [e for e in self.rest if e.id in self._locks]
         completed = [self._folder.completed_run(e) for e in mine]  # by another process, meanwhile
         if any(completed) or not mine:
@@ -329,14 +376,23 @@ class _InTurns:
         return []
 
     def _ended(self, run: Run) -> Run:
+        self._leave(run)
+        self._watcher.finished(run)
+        return run
+
+    def _let_go(self, run: Run) -> Run:
+        """One that another process has ended."""
+        self._leave(run)
+        self._watcher.found(run)
+        return run
+
+    def _leave(self, run: Run) -> None:
         self.rest = tuple(e for e in self.rest if e.id != run.id)
         lock = self._locks.pop(run.id, None)
         if not self._locks:
             self.drop()
         if lock is not None:
             lock.release()
-        self._watcher.finished(run)
-        return run
 
     def drop(self) -> None:
         """Give back the device and the locks; what is on disk stays."""

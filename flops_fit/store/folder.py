@@ -23,6 +23,7 @@ from flops_fit.files import (
     read_text,
     reading,
     set_aside,
+    sweep,
     within,
     write_record,
 )
@@ -42,6 +43,9 @@ RUN_FILES = frozenset(
     {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", ".lock", "log.txt", ".command"}
 )
 """What is written to a run's folder, by us or for a command."""
+
+LONGEST_WRITE = 3600.0
+"""Seconds after which a file that another machine may be writing is one that it was writing."""
 
 MOST_THREADS = 4096
 """CPU threads: more are no machine's."""
@@ -130,12 +134,17 @@ class StudyFolder:
         if os.path.lexists(folder) and (not is_inside(folder, self.path) or not folder.is_dir()):
             clear_way(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for entry in [*os.scandir(folder)]:
-            path = Path(entry)
-            is_in_the_way = entry.name in RUN_FILES and not path.is_file()
-            if is_in_the_way or not is_inside(path, folder):
-                clear_way(path)
+        with os.scandir(folder) as entries:
+            found = [*entries]
+        for entry in found:
+            is_in_the_way = entry.name in RUN_FILES and not entry.is_file()
+            if is_in_the_way or (entry.is_symlink() and not is_inside(Path(entry), folder)):
+                clear_way(Path(entry))
         return folder
+
+    def sweep_run(self, run_id: str) -> None:
+        """Remove what killed writers left of its files; for whoever holds its lock."""
+        sweep(self.run_folder(run_id))
 
     def is_locked(self, run_id: str) -> bool:
         """Whether some process is training this run now."""
@@ -222,10 +231,8 @@ class StudyFolder:
         return runs, problems
 
     def missing(self, plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
-        """Experiments still to train: all but those completed, or diverged (unless in `retry`)."""
-        runs, _ = self.runs_of(plan)
-        settled = {run.id for run in runs if run.is_settled and run.status not in set(retry)}
-        return [e for e in plan.experiments if e.id not in settled]
+        """Experiments still to train, by what is on disk."""
+        return missing_beside(self.runs_of(plan)[0], plan, retry)
 
     def set_aside(self, plan: Plan) -> None:
         """Move what there is of the plan's runs to `superseded`; nothing computed is lost."""
@@ -241,6 +248,8 @@ class StudyFolder:
         """Inside, no other process decides what holds for all runs of the study."""
         self.path.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path / DECIDING):
+            for folder in (self.path, self.path / "trunks", *self.path.glob("plans/*/")):
+                sweep(folder, LONGEST_WRITE)
             yield
 
     def pinned(self) -> dict[str, Any]:
@@ -264,6 +273,13 @@ class StudyFolder:
         decided = self.pinned()
         if not choices.keys() <= decided.keys():
             write_record(self.path / PINS_FILE, {**choices, **decided})
+
+
+def missing_beside(runs: Iterable[Run], plan: Plan, retry: Iterable[str] = ()) -> list[Experiment]:
+    """Experiments still to train where these runs are there."""
+    again = set(retry)
+    settled = {run.id for run in runs if run.is_settled and run.status not in again}
+    return [e for e in plan.experiments if e.id not in settled]
 
 
 def _is_held(lock: FileLock) -> bool:

@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def finished(self, run: Run) -> None:
         """This run has ended and is on disk."""
 
+    def found(self, run: Run) -> None:
+        """Another process has ended this run meanwhile."""
+
 
 Scalar = float | str
 """A number or a word that a logger keeps."""
@@ -73,9 +76,14 @@ class Executor(Protocol):
         """The same, planned here as it is there: ids know the precision of that device."""
 
     def submit(
-        self, spec: Spec, prepared: Prepared, folder: StudyFolder, settings: SweepSettings
+        self,
+        spec: Spec,
+        prepared: Prepared,
+        missing: Sequence[Experiment],
+        folder: StudyFolder,
+        settings: SweepSettings,
     ) -> Submitted:
-        """Has those runs of the prepared plan trained that are neither done nor under way.
+        """Has those trained of what is missing of the prepared plan that are not under way.
 
         The settings say whether it is a dry run. Raises `ConfigError` for what can't be had there.
         """
@@ -109,6 +117,9 @@ class Unwatched:
         pass
 
     def finished(self, run: Run) -> None:
+        pass
+
+    def found(self, run: Run) -> None:
         pass
 
 

@@ -102,6 +102,9 @@ class LoggedWatcher:
         self._log_curve(run.id, settings_of(run))
         self._log.do(lambda log: log.end(run.id, result_of(run), completed=run.is_completed))
 
+    def found(self, run: Run) -> None:
+        self._watcher.found(run)
+
     def _log_curve(self, run: str, settings: Mapping[str, Scalar]) -> None:
         if run not in self._steps:
             self._steps[run] = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,22 +20,28 @@ from flops_fit.report.screen import say
 from flops_fit.settings import MachineSettings
 from flops_fit.store.execution import Execute, Inline, Patience, SideBySide, units_of
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec, TakesTurns, Trainer, Watcher
-from flops_fit.study.workers import Workers
+from flops_fit.store.protocols import Prepared, Spec, Trainer, Watcher
+from flops_fit.study.supervised import Supervised
+from flops_fit.study.workers import AtOnce, Workers
 from flops_fit.training.devices import choose_device, threads_in_use
 
 RUNS_PER_GPU = 16
 """Small runs in turns on one GPU, unless it is said how many."""
 
 
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Where torchrun, srun and mpirun say which of a machine's processes this is."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What a sweep may use of it: processes, CPU threads of each, and GPUs by number."""
+    """What a sweep may use of it: processes, CPU threads of each, GPUs by number, and time."""
 
     workers: int
     threads: int
     gpus: tuple[str, ...] = ()
     runs_per_gpu: int = 1  # in one process
+    timeout_seconds: float = math.inf  # of one run
 
 
 def machine_for(
@@ -44,15 +52,17 @@ def machine_for(
 ) -> Machine:
     """As configured, else one run per GPU or CPU core, and one thread each where several run.
 
-    Where the device is the trainer's own affair, one run that may use the whole machine. The
-    threads of a study's first training are kept, since results depend on them to a rounding.
+    Where the device is the trainer's own affair, one run that may use the whole machine. One of
+    several processes that share a sweep is one of these workers. The threads of a study's first
+    training are kept, since results depend on them to a rounding.
     """
     gpus = visible_gpus() if (device or choose_device(settings.device)).type == "cuda" else ()
-    default = 1 if device is None else len(gpus) or cpu_cores()
+    default = 1 if device is None or settings.of else len(gpus) or cpu_cores()
     workers = max(1, min(settings.workers or default, num_runs))
-    threads = 1 if workers > 1 else torch.get_num_threads()
+    threads = 1 if workers > 1 or settings.of else torch.get_num_threads()
     threads = settings.threads or pinned.get("threads") or threads
-    return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU)
+    timeout = math.inf if settings.timeout_seconds is None else settings.timeout_seconds
+    return Machine(workers, threads, gpus, settings.runs_per_gpu or RUNS_PER_GPU, timeout)
 
 
 def machine_of(
@@ -61,7 +71,8 @@ def machine_of(
     """What the sweep may use; a single run at a time takes as many threads as it gains by."""
     pinned = folder.pinned()
     machine = machine_for(settings, prepared.device, num_runs, pinned)
-    if num_runs == 0 or machine.workers > 1 or settings.threads or "threads" in pinned:
+    is_decided = machine.workers > 1 or settings.of or settings.threads or "threads" in pinned
+    if num_runs == 0 or is_decided:
         return machine
     return replace(machine, threads=prepared.trainer.threads(prepared.plan, machine.threads))
 
@@ -70,6 +81,15 @@ def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
+
+
+def take_own_gpu(rank: int) -> None:
+    """Leave the other GPUs of this machine to the other processes of the sweep; to be called before
+    CUDA is."""
+    gpus = visible_gpus()
+    if len(gpus) > 1:
+        place = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), f"{rank}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(place) % len(gpus)]
 
 
 def cpu_cores() -> int:
@@ -88,17 +108,26 @@ def executor(
     In one process a GPU has several small runs beside each other.
     """
     if machine.workers == 1:
+        supervised = Supervised(trainer, machine.timeout_seconds)
         with threads_in_use(machine.threads):
-            if isinstance(trainer, TakesTurns) and trainer.takes_turns:
+            if supervised.takes_turns:
                 at_once = machine.runs_per_gpu if machine.gpus else 1
-                yield SideBySide(trainer, folder, at_once, patience)
+                yield SideBySide(supervised, folder, at_once, patience)
             else:
-                yield Inline(trainer, folder, patience)
+                yield Inline(supervised, folder, patience)
         return
     make_trainer = functools.partial(trainer_in_worker, spec.in_worker(trainer), folder)
     units = functools.partial(units_of, trainer=trainer)
-    count, threads, gpus = machine.workers, machine.threads, machine.gpus
-    yield Workers(make_trainer, folder, count, threads, gpus, patience, units)
+    yield Workers(
+        make_trainer,
+        folder,
+        machine.workers,
+        machine.threads,
+        machine.gpus,
+        patience,
+        units,
+        machine.timeout_seconds,
+    )
 
 
 def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Trainer:
@@ -108,7 +137,8 @@ def trainer_in_worker(make_spec: Callable[[], Spec], folder: StudyFolder) -> Tra
 
 @contextmanager
 def stop_on_signals(watcher: Watcher) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop with a checkpoint; a second one stops at once.
+    """Ctrl-C, SIGTERM and a terminal that is closed ask for a stop with a checkpoint; a second one
+    stops at once.
 
     Outside of the main thread signals are left to whoever has them.
     """
@@ -117,14 +147,32 @@ def stop_on_signals(watcher: Watcher) -> Iterator[None]:
         return
 
     def request_stop(number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         if watcher.stop_requested:
-            raise KeyboardInterrupt
+            for stop in before:
+                signal.signal(stop, signal.SIG_DFL)  # a third one needs nobody's consent
+            raise AtOnce
         watcher.stop_requested = True
         say("stopping: writing a checkpoint (again to stop at once)")
 
-    before = {s: signal.signal(s, request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        stop: signal.signal(stop, request_stop)
+        for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(stop) is not signal.SIG_IGN  # as under nohup
+    }
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+
+
+def leave_terminal() -> None:
+    """It has been closed: what is written to it would be an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(number).st_mode):
+                os.dup2(nowhere, number)
+    os.close(nowhere)

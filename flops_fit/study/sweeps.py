@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from flops_fit.plan.run import Run
 from flops_fit.plan.trunks import chains, flops_to_train
 from flops_fit.report.screen import SweepProgress, say
 from flops_fit.settings import PartSettings, SweepSettings, declared
-from flops_fit.store.execution import Patience, train_plan
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.execution import Patience, begun_with_longest, train_plan
+from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Logger, Prepared, Spec, Trainer, Watcher
+from flops_fit.store.sharing import check_file_system, present
 from flops_fit.study.estimates import (
     Estimate,
     estimate_elsewhere,
@@ -159,10 +160,77 @@ def train_study(
     tell: Tell = say,
     warn: Tell | None = None,
 ) -> FittedStudy:
-    """Plans, trains what is missing, fits. `warn` says what `tell` would say as a warning."""
+    """Plans, trains what is missing, fits. `warn` says what `tell` would say as a warning.
+
+    One of several processes that share the sweep waits for what the others are at.
+    """
+    with opened(logger, folder) as log:
+        sweep, runs = _trained(spec, folder, settings, tell, warn, log)
+        tell_of_other_lengths(runs, tell)
+        study = fit_trained(sweep.plan, runs, folder, how, spec)
+        log_answer(log, study)
+    return replace(study, num_trained=len(sweep.todo))
+
+
+def train_share(
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    *,
+    logger: Logger | None = None,
+    tell: Tell = say,
+) -> list[Run]:
+    """Plans and trains what no other process is at; returns what is on disk of the plan's runs when
+    nothing is left that it could take."""
+    with opened(logger, folder) as log:
+        _, runs = _trained(spec, folder, settings, tell, None, log, waits=False)
+    return runs
+
+
+def _trained(
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    tell: Tell,
+    warn: Tell | None,
+    log: GuardedLog | None,
+    *,
+    waits: bool = True,
+) -> tuple[Decided, list[Run]]:
+    """What was decided, and what is on disk of the plan's runs when it has been trained here."""
+    with ExitStack() as stack:
+        if settings.of:
+            check_file_system(folder.path)
+            stack.enter_context(present(folder.path))
+        sweep = decided(spec, folder, settings, tell, warn)
+        going = launched(sweep.todo, spec, sweep.tuned, folder, settings, log)
+        execute, watcher = stack.enter_context(going)
+        if settings.of:
+            device = "cuda" if sweep.tuned.machine.gpus else "cpu"
+            execute = begun_with_longest(execute, device)
+        runs = train_plan(sweep.plan, folder, execute, watcher, retried(settings), waits=waits)
+    return sweep, runs
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan, what is to be trained of it, and with what; all that the study pins is pinned."""
+
+    plan: Plan
+    todo: Sequence[Experiment]
+    tuned: Tuned
+
+
+def decided(
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    tell: Tell = say,
+    warn: Tell | None = None,
+) -> Decided:
+    """Plan, and decide what is not decided yet: one process at a time."""
     known = folder.pinned()
     prepared = spec.prepare(folder)
-    retry = [settings.retry] if settings.retry else []
     with folder.deciding():
         if folder.pinned() != known:  # by another process, meanwhile
             prepared = spec.prepare(folder)
@@ -173,18 +241,17 @@ def train_study(
                 tell(f"warning: {said}")
             else:
                 warn(said)
-        todo = folder.missing(plan, retry)
-        tell_what_is_there(plan, folder, len(todo), tell)
+        runs, problems = folder.runs_of(plan)
+        todo = missing_beside(runs, plan, retried(settings))
+        tell_what_is_there(plan, problems, len(todo), tell)
         if todo and prepared.trains_with:
             tell(f"trains with {prepared.trains_with}")
-        tuned = tuned_here(todo, prepared, folder, settings)
-    with opened(logger, folder) as log:
-        with launched(todo, spec, tuned, folder, settings, log) as (execute, watcher):
-            runs = train_plan(plan, folder, execute, watcher, retry)
-        tell_of_other_lengths(runs, tell)
-        study = fit_trained(plan, runs, folder, how, spec)
-        log_answer(log, study)
-    return replace(study, num_trained=len(todo))
+        return Decided(plan, todo, tuned_here(todo, prepared, folder, settings))
+
+
+def retried(settings: SweepSettings) -> list[str]:
+    """Statuses of runs that are tried once more, beside failed ones."""
+    return [settings.retry] if settings.retry else []
 
 
 def spec_of(study: FittedStudy) -> tuple[Spec, SweepSettings]:
@@ -280,11 +347,11 @@ def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
     ]
 
 
-def tell_what_is_there(plan: Plan, folder: StudyFolder, num_todo: int, tell: Tell) -> None:
+def tell_what_is_there(plan: Plan, problems: Sequence[str], num_todo: int, tell: Tell) -> None:
     """The plan's notes, files that can't be read, and how much is to be trained."""
     for note in plan.notes:
         tell(f"note: {note}")
-    for problem in folder.runs_of(plan)[1]:
+    for problem in problems:
         tell(f"warning: {problem}: this run is trained again")
     tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
 

@@ -8,6 +8,7 @@ from flops_fit.report.screen import say
 from flops_fit.report.summary import answer_words
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_missing
+from flops_fit.store.folder import missing_beside
 from flops_fit.store.protocols import Logger
 from flops_fit.study.fits import FittedStudy, Tell
 from flops_fit.study.frozen import freeze, keep
@@ -35,8 +36,9 @@ def verified(
     tell(f"predicted, and written to {path}: {answer_words(answer)}")
     prepared = spec.for_optimum(answer.prediction).prepare(folder)
     plan = prepared.plan
-    todo = folder.missing(plan)
-    tell_what_is_there(plan, folder, len(todo), tell)
+    runs, problems = folder.runs_of(plan)
+    todo = missing_beside(runs, plan)
+    tell_what_is_there(plan, problems, len(todo), tell)
     tuned = tuned_here(todo, prepared, folder, settings)
     with (
         opened(logger, folder) as log,

@@ -2,37 +2,64 @@
 
 A worker builds model, dataset and the rest from the config once and then takes experiments as
 they come, so that a further run costs no start. A worker that is killed takes only its run with
-it.
+it. Workers are forked off a process that has imported torch and done nothing with it.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import multiprocessing
 import os
 import signal
+import sys
+import threading
+import time
+import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any, Literal
 
 import torch
 
-from flops_fit.errors import StudyError, UserError
+from flops_fit.errors import StudyError, StudyWarning, UserError
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain
-from flops_fit.report.screen import warnings_said
-from flops_fit.store.execution import Patience, Unit, train_unit
+from flops_fit.report.screen import warnings_told
+from flops_fit.store.execution import Patience, Unit, longest_first, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
+from flops_fit.study.supervised import Supervised, in_log, too_long
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
 
 STOP_SECONDS = 20.0
-"""A worker may take to write its checkpoint before it is killed."""
+"""Workers may take to write their checkpoints before they are killed."""
+
+HURRY_SECONDS = 1.0
+"""They may take to end their commands where a second stop was requested."""
+
+METHOD: Literal["forkserver", "spawn"] = "forkserver" if sys.platform == "linux" else "spawn"
+"""How workers are started. Elsewhere the system's libraries don't bear a fork."""
+
+PRELOADED = ["torch", "numpy", "flops_fit.building.from_config", "flops_fit.study.workers"]
+"""Modules that take long to import and don't touch a GPU, which no fork survives."""
+
+STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""Signals that reach a whole process group, or a worker alone."""
+
+
+class AtOnce(KeyboardInterrupt):
+    """A stop was requested for the second time."""
 
 
 def each_chain(work: Sequence[Chain]) -> list[Unit]:
@@ -45,8 +72,9 @@ class Workers:
     """Trains in `num_workers` processes with `threads` CPU threads each, longest unit first.
 
     `make_trainer` is called in each process and must be picklable; `units` says what of the work
-    one process should train together. `gpus`, where there are any,
-    go round among the workers. `patience` ends a sweep whose runs fail.
+    one process should train together. `gpus`, where there are any, go round among the workers.
+    `patience` ends a sweep whose runs fail. A run that takes longer than `timeout_seconds` fails.
+    What runs print is in their folders, in log.txt.
     """
 
     make_trainer: Callable[[], Trainer]
@@ -56,17 +84,19 @@ class Workers:
     gpus: tuple[str, ...] = ()
     patience: Patience = field(default_factory=Patience)
     units: Callable[[Sequence[Chain]], list[Unit]] = each_chain
+    timeout_seconds: float = math.inf
 
     def __call__(self, work: Sequence[Chain], watcher: Watcher) -> list[Run]:
-        units = self.units(work)
-        queue = deque(sorted(units, key=lambda unit: unit.length, reverse=True))
+        queue = deque(longest_first(self.units(work), "cuda" if self.gpus else "cpu"))
         workers: list[Worker] = []
         ended: list[Run] = []
         deaths = Deaths()
         try:
-            workers += [self._start(slot) for slot in range(min(self.num_workers, len(queue)))]
+            slots = range(min(self.num_workers, len(queue)))
+            workers.extend(self._start(slot) for slot in slots)  # each as soon as it is started
             while queue or any(worker.work for worker in workers):
                 _hand_out(queue, workers)
+                self._end_overdue(workers)
                 for worker in _with_news(workers):
                     run = self._listen(worker, watcher, deaths)
                     ended += [run] if run else []
@@ -79,21 +109,43 @@ class Workers:
                         self.patience.heed(run)
                 if watcher.stop_requested:
                     raise KeyboardInterrupt
+        except AtOnce:
+            _hurry(workers)
+            raise
         finally:
             _stop(workers)
         return ended
 
     def _start(self, slot: int) -> Worker:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(METHOD)
         here, there = context.Pipe()
-        process = context.Process(
-            target=_work, args=(there, self.make_trainer, self.folder, self.threads)
-        )
-        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
-        with _environment({"OMP_NUM_THREADS": str(self.threads), **gpu}):
-            process.start()
+        of_slot = {"OMP_NUM_THREADS": str(self.threads)}
+        if self.gpus:
+            of_slot["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        gpu = slot % len(self.gpus) if self.gpus else None
+        place = Place({**os.environ, **of_slot}, self.threads, gpu)
+        make = partial(_supervised, self.make_trainer, self.timeout_seconds)
+        process = context.Process(target=_work, args=(there, Streams(), place, make, self.folder))
+        resource_tracker.ensure_running()  # which lets signals through again
+        with _environment(of_slot):
+            if METHOD == "forkserver":
+                with _held_back(STOPS):  # it and all that it forks begin so: see `_work`
+                    forkserver.set_forkserver_preload(PRELOADED)
+                    forkserver.ensure_running()
+                process.start()  # waits for its imports
+            else:
+                with _held_back(STOPS):
+                    process.start()
         there.close()
         return Worker(slot, process, here)
+
+    def _end_overdue(self, workers: Sequence[Worker]) -> None:
+        """Kill those that heard of no time limit, such as where data never come."""
+        for worker in workers:
+            allowed = self.timeout_seconds * worker.num_limits + STOP_SECONDS
+            if worker.work and time.monotonic() > worker.since + allowed:
+                worker.is_overdue = True
+                worker.process.kill()
 
     def _listen(self, worker: Worker, watcher: Watcher, deaths: Deaths) -> Run | None:
         """Take one message; returns the run that it says has ended."""
@@ -103,6 +155,13 @@ class Workers:
             return self._bury(worker, watcher, deaths)
         if isinstance(message, UserError):
             raise message
+        if isinstance(message, Found):
+            worker.work = tuple(e for e in worker.work if e.id != message.run.id)
+            watcher.found(message.run)
+            return message.run
+        if isinstance(message, Said):
+            warnings.warn(message.text, StudyWarning, stacklevel=2)
+            return None
         if isinstance(message, Run):
             worker.work = tuple(e for e in worker.work if e.id != message.id)
             watcher.finished(message)
@@ -143,6 +202,8 @@ class Workers:
                 f"the worker process died with exit code {code} (-9 is often want of memory): "
                 "lower micro_batch_size or workers, and run the same command again"
             )
+            if worker.is_overdue:
+                reason = f"{too_long(self.timeout_seconds)} (it did not stop when asked to)"
             run = ended_run(experiment, Status.FAILED, reason)
             self.folder.write_run(run)
         watcher.finished(run)
@@ -194,6 +255,9 @@ class Worker:
     is_ready: bool = False  # has built its parts
     is_idle: bool = False  # and waits for work
     is_dead: bool = False
+    is_overdue: bool = False
+    since: float = 0.0  # when it was given its work
+    num_limits: int = 1  # time limits that the work may take one after the other
 
 
 def _hand_out(queue: deque[Unit], workers: Sequence[Worker]) -> None:
@@ -205,7 +269,8 @@ def _hand_out(queue: deque[Unit], workers: Sequence[Worker]) -> None:
                 now, later = unit.experiments[:1], unit.experiments[1:]
             with suppress(BrokenPipeError):  # it has just died, which its next news will say
                 worker.connection.send(Unit(now, unit.together))
-            worker.work, worker.is_idle = now, False
+            worker.work, worker.is_idle, worker.since = now, False, time.monotonic()
+            worker.num_limits = 1 + len(now) if unit.together else 1  # and then each alone
             worker.rest = (Unit(later),) if later else ()
 
 
@@ -216,17 +281,50 @@ def _with_news(workers: Sequence[Worker]) -> list[Worker]:
 
 
 def _stop(workers: Sequence[Worker]) -> None:
-    """End idle workers at once, busy ones when they have written a checkpoint."""
-    for worker in workers:
-        if not worker.work:
+    """End idle workers at once, busy ones when they have written a checkpoint, or where a second
+    stop is requested meanwhile."""
+    try:
+        for worker in workers:
+            if worker.work:
+                worker.process.terminate()
+            else:
+                worker.process.kill()
+        _join(workers, STOP_SECONDS)
+    except AtOnce:
+        _hurry(workers)
+        raise
+    finally:
+        for worker in workers:
             worker.process.kill()
-        else:
+        _join(workers, STOP_SECONDS)
+        for worker in workers:
+            worker.connection.close()
+
+
+def _hurry(workers: Sequence[Worker]) -> None:
+    """They end what they run, without checkpoints."""
+    ends = time.monotonic() + HURRY_SECONDS
+    while time.monotonic() < ends and any(worker.process.is_alive() for worker in workers):
+        for worker in workers:
             worker.process.terminate()
+        _join(workers, POLL_SECONDS)
+
+
+def _join(workers: Sequence[Worker], seconds: float) -> None:
+    """Wait for all of them, so long together."""
+    ends = time.monotonic() + seconds
     for worker in workers:
-        worker.process.join(STOP_SECONDS)
-        worker.process.kill()
-        worker.process.join()
-        worker.connection.close()
+        worker.process.join(max(0.0, ends - time.monotonic()))
+
+
+@contextmanager
+def _held_back(signals: set[signal.Signals]) -> Iterator[None]:
+    """Inside, they wait; processes that are started begin with them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -244,46 +342,133 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class Streams:
+    """The stdout and stderr of this process, for a worker: those of the process that it is forked
+    off may be others by now."""
+
+    def __getstate__(self) -> list[Any]:
+        return [DupFd(_opened(number)) for number in (1, 2)]  # while they are sent, and only then
+
+    def __setstate__(self, sent: list[Any]) -> None:
+        self._sent = sent
+
+    def take(self) -> None:
+        """Write to them from now on."""
+        for number, (sent, stream) in enumerate(
+            zip(self._sent, (sys.stdout, sys.stderr), strict=True), start=1
+        ):
+            theirs = sent.detach()
+            if theirs != number:
+                os.dup2(theirs, number)
+                os.close(theirs)
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)  # so that a kill loses no line
+
+
+def _opened(number: int) -> int:
+    """A stream that whoever called us has closed leads to nowhere."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    return number
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker is given of the machine, and all else that it finds around it."""
+
+    environment: Mapping[str, str]
+    threads: int
+    gpu: int | None  # its number among those of the parent; None: without
+
+    def take(self) -> None:
+        """Before anything is done with torch, but for what the user's main module does."""
+        os.environ.clear()
+        os.environ.update(self.environment)
+        torch.set_num_threads(self.threads)
+        if self.gpu is not None and torch.cuda.device_count() > 1:
+            torch.cuda.set_device(self.gpu)  # CUDA had looked before: all are still there
+
+
+@dataclass(frozen=True)
+class Found:
+    """A worker's word of a run that another process has ended meanwhile."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
+class Said:
+    """A warning of a worker, for whoever looks on."""
+
+    text: str
+
+
 @dataclass
 class PipeWatcher:
     """Passes on to the parent process what a worker does."""
 
     connection: Connection
     stop_requested: bool = False
+    _lock: Any = field(default_factory=threading.Lock)  # user's code may warn in a thread
 
     def progress(self, experiment: Experiment, flops: float) -> None:
+        self.send((experiment.id, float(flops)))
+
+    def finished(self, run: Run) -> None:
+        self.send(run)
+
+    def found(self, run: Run) -> None:
+        self.send(Found(run))
+
+    def said(self, text: str) -> None:
+        self.send(Said(text))
+
+    def send(self, message: Any) -> None:
         try:
-            self.connection.send((experiment.id, float(flops)))
+            with self._lock:
+                self.connection.send(message)
         except BrokenPipeError:  # the parent was killed: leave a checkpoint and go
             self.stop_requested = True
 
-    def finished(self, run: Run) -> None:
-        try:
-            self.connection.send(run)
-        except BrokenPipeError:  # likewise; the run is on disk
-            self.stop_requested = True
+    def request_stop(self, *_: object) -> None:
+        """As a signal does: a second one ends what is under way without a checkpoint."""
+        if self.stop_requested:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise KeyboardInterrupt
+        self.stop_requested = True
+
+
+def _supervised(make_trainer: Callable[[], Trainer], timeout_seconds: float) -> Trainer:
+    """What a worker trains with: what runs print is in their folders."""
+    return Supervised(make_trainer(), timeout_seconds, in_log)
 
 
 def _work(
-    connection: Connection, make_trainer: Callable[[], Trainer], folder: StudyFolder, threads: int
+    connection: Connection,
+    streams: Streams,
+    place: Place,
+    make_trainer: Callable[[], Trainer],
+    folder: StudyFolder,
 ) -> None:
-    """A worker's life. Ctrl-C reaches the whole process group; only the parent acts on it."""
+    """A worker's life. Signals of the terminal reach the whole process group; only the parent acts
+    on them."""
     watcher = PipeWatcher(connection)
-
-    def request_stop(*_: object) -> None:
-        watcher.stop_requested = True
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, request_stop)
-    torch.set_num_threads(threads)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, watcher.request_stop)
+    streams.take()
+    place.take()
     try:
-        with warnings_said():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        with warnings_told(watcher.said):
             trainer = make_trainer()
-            connection.send(None)  # ready
+            watcher.send(None)  # ready
             while not watcher.stop_requested:
                 train_unit(connection.recv(), trainer, folder, watcher)
-                connection.send(None)  # ready for more
+                watcher.send(None)  # ready for more
     except UserError as error:
-        connection.send(error)
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        watcher.send(error)
+    except (EOFError, KeyboardInterrupt):
         return

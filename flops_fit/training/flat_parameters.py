@@ -32,6 +32,11 @@ ALIGNMENT = 4
 """Parameters begin at multiples of so many numbers, 16 bytes of fp32: CUDA's fast kernels for
 products load so much at once."""
 
+ROW = 64
+"""Rows have multiples of so many numbers. A CPU works on 16 or 32 at once, in one or two threads,
+and what is left over at the end of a tensor is rounded in another way; so no row has its end there,
+and comes out the same whichever it is of however many."""
+
 
 class MustTrainAlone(Exception):
     """Runs can't be stacked; the message is the reason, a clause for a person."""
@@ -67,15 +72,17 @@ class FlatParameters:
         first = states[0]
         model, group = dict(first.model.named_parameters()), places[0].group
         like = model[places[0].name]
-        columns = _aligned(places[-1].end)
+        columns = _aligned(places[-1].end, ROW)
         self.values = torch.zeros(len(states), columns, dtype=like.dtype, device=like.device)
         self.views = [place.view(self.values) for place in places]
         self.gradient = torch.zeros_like(self.values)
         self._before = torch.zeros_like(self.values)
         self._scales = self._scales_of(first)  # (1, columns)
         self._is_scaled = bool((self._scales != 1).any())
+        starts = [*(place.start for place in places[1:]), columns]
         self._gaps = [
-            self.values.new_zeros(len(states), _aligned(place.end) - place.end) for place in places
+            self.values.new_zeros(len(states), start - place.end)
+            for place, start in zip(places, starts, strict=True)
         ]
         self._optimizer = _at_rate_one(first.optimizer, group, self.values)
         self.values.grad = self.gradient
@@ -249,5 +256,5 @@ def _tensors(state: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     return ((key, value) for key, value in state.items() if isinstance(value, Tensor))
 
 
-def _aligned(column: int) -> int:
-    return -(-column // ALIGNMENT) * ALIGNMENT
+def _aligned(column: int, to: int = ALIGNMENT) -> int:
+    return -(-column // to) * to

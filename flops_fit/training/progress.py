@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from flops_fit.errors import StudyWarning
 from flops_fit.files import finite
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.run import Run, Status, ended_run
@@ -161,7 +162,8 @@ class Progress:
             yield
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
             run, step = self.experiment.id, self.state.step
-            warnings.warn(f"{run} goes on without {what} at step {step}: {error}", stacklevel=3)
+            said = f"{run} goes on without {what} at step {step}: {error}"
+            warnings.warn(said, StudyWarning, stacklevel=3)
 
     def _curve_point(self) -> CurvePoint:
         experiment, recipe, state = self.experiment, self.recipe, self.state

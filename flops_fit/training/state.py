@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from flops_fit.errors import StudyError, StudyWarning
-from flops_fit.files import DAMAGE, is_inside, set_aside, size_of
+from flops_fit.files import DAMAGE, is_inside, set_aside, size_of, temporary_of
 from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
 from flops_fit.records import of_type, read_list
@@ -147,7 +147,7 @@ class TrainingState:
     def save(self, path: Path, seconds: float) -> None:
         """Write the file whole or not at all; `seconds` were spent on the run so far."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = temporary_of(path)
         device = self.losses.device
         content = {
             "run_id": self.run_id,
@@ -164,7 +164,6 @@ class TrainingState:
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
         try:
-            temporary.unlink(missing_ok=True)
             with checksums_written():
                 torch.save(content, temporary)
             temporary.replace(path)
