@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from flops_fit.building.node import chosen
 from flops_fit.errors import ConfigError, PlanError, StudyError
-from flops_fit.executors import study_elsewhere
+from flops_fit.executors.elsewhere import study_elsewhere
 from flops_fit.files import read_record, reading
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.result import LAW_FILE

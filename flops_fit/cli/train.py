@@ -13,7 +13,7 @@ from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.errors import ConfigError
-from flops_fit.executors import submitted
+from flops_fit.executors.elsewhere import submitted
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
 from flops_fit.report.documents import print_json

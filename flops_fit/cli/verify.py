@@ -11,7 +11,7 @@ from flops_fit.cli.elsewhere import show_submitted, tell_dry
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
 from flops_fit.errors import ConfigError
-from flops_fit.executors import submitted
+from flops_fit.executors.elsewhere import submitted
 from flops_fit.report import tables
 from flops_fit.report.documents import print_json
 from flops_fit.report.screen import say, show

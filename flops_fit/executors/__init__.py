@@ -1,6 +1,5 @@
 """Where runs are trained, other than in processes of this machine."""
 
-from flops_fit.executors.elsewhere import study_elsewhere, submitted
 from flops_fit.executors.slurm import Slurm
 
-__all__ = ["Slurm", "study_elsewhere", "submitted"]
+__all__ = ["Slurm"]

@@ -1,33 +1,31 @@
-"""What a job does on its node: train its runs of the stored plan, as every executor does."""
+"""What a job is, and how it ends: submitit unpickles it on a node and calls it.
+
+Imports nothing heavy: signals that come before it is called end the job.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import StudyError
 from flops_fit.files import read_bytes
-from flops_fit.plan.experiment import Experiment, Plan
-from flops_fit.plan.run import Run, Status
-from flops_fit.plan.trunks import chains
 from flops_fit.report.screen import say, warnings_said
 from flops_fit.settings import SweepSettings
-from flops_fit.store.execution import SweepStopped
-from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec, Watcher
-from flops_fit.store.sharing import present
-from flops_fit.study.sweeps import launched, retried, tuned_here
-from flops_fit.training.trainer import TorchTrainer
+from flops_fit.study.jobs import asked as ask_cluster
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
+
+    from flops_fit.store.protocols import Spec, Watcher
 
 SOME_FAILED = 3
 """Exit code, as that of `flops-fit train`."""
@@ -68,12 +66,17 @@ class TrainRuns:
 
     def __call__(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: calls `checkpoint`, queues again
-        failed = self.gained = False
+        failed = False
         with asked_to_stop() as asked, warnings_said():
+            from flops_fit.executors.share import train_share
+
             try:
-                failed = self._train(asked)
+                failed = train_share(self, asked)
             except KeyboardInterrupt:
                 say(f"stopped by {asked.name}: what was trained is kept")
+        self.gained = asked.gained
+        if asked.number == signal.SIGTERM and is_left_running():
+            self.gained, asked.number = True, signal.SIGUSR2
         if asked.number == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)
         if failed:
@@ -88,89 +91,29 @@ class TrainRuns:
             return None
         return DelayedSubmission(self)
 
-    def _train(self, asked: Asked) -> bool:
-        """Whether some failed. Raises `KeyboardInterrupt` where a stop was asked for."""
-        folder = StudyFolder(self.study)
-        whole = folder.plan_in(folder.path / "plans" / self.plan)
-        mine = tuple(e for e in whole.experiments if e.id in set(self.runs))
-        if len(mine) < len(self.runs):
-            raise StudyError(f"{folder.path}: plan {self.plan} has not all runs of this job")
-        todo = folder.missing(replace(whole, experiments=mine), retried(self.settings))
-        if not todo:
-            return False
-        spec = self.packed.spec()
-        with folder.deciding():
-            prepared = prepared_here(spec, whole, todo, folder)
-            tuned = tuned_here(todo, prepared, folder, self.settings)
-        with (
-            present(folder.path),
-            launched(todo, spec, tuned, folder, self.settings) as (execute, watcher),
-        ):
-            gains = Gains(watcher)
-            self.gained = not isinstance(tuned.trainer, TorchTrainer)  # a command tells nothing
-            try:
-                with asked.stopping(watcher):
-                    runs = execute(chains(todo), gains)
-            except SweepStopped:
-                return True
-            finally:
-                self.gained = self.gained or gains.any
-        return any(run.status == Status.FAILED for run in runs)
 
+def is_left_running() -> bool:
+    """Whether the cluster takes this job, which it has sent SIGTERM, for one that runs.
 
-def prepared_here(
-    spec: Spec, plan: Plan, todo: Sequence[Experiment], folder: StudyFolder
-) -> Prepared:
-    """The trainer of a kept plan: by what the study has pinned, else, first of all, planned anew.
-
-    Raises `StudyError` where other runs are planned here than where it was submitted.
+    So it does while a preempted job has its grace: one that ends in it counts as done, and is not
+    queued again. One that is cancelled or requeued already doesn't run any more.
     """
-    if "threads" in folder.pinned():
-        trainer = spec.pinned_trainer(folder)
-        device = trainer.recipe.device if isinstance(trainer, TorchTrainer) else None
-        return Prepared(plan, trainer, device)
-    prepared = spec.prepare(folder)
-    if not {e.id for e in todo} <= {e.id for e in prepared.plan.experiments}:
-        raise StudyError(
-            f"{folder.path}: on this node other runs are planned than where they were submitted "
-            "from: are the data and the code the same here?"
-        )
-    return replace(prepared, plan=plan)
-
-
-class Gains:
-    """Watches for another watcher, and knows whether any run has come further or ended."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.any = False
-        self._watcher = watcher
-        self._first: dict[str, float] = {}  # id -> FLOPs where it was taken up
-
-    @property
-    def stop_requested(self) -> bool:
-        return self._watcher.stop_requested
-
-    @stop_requested.setter
-    def stop_requested(self, value: bool) -> None:
-        self._watcher.stop_requested = value
-
-    def progress(self, experiment: Experiment, flops: float) -> None:
-        self._watcher.progress(experiment, flops)
-        self.any = self.any or flops > self._first.setdefault(experiment.id, flops)
-
-    def finished(self, run: Run) -> None:
-        self._watcher.finished(run)
-        self.any = True
-
-    def found(self, run: Run) -> None:
-        self._watcher.found(run)
+    job = os.environ.get("SLURM_JOB_ID", "")
+    with suppress(StudyError, OSError):
+        said = ask_cluster(["squeue", "--noheader", f"--jobs={job}", "--format=%T"]).stdout
+        return said.split() == ["RUNNING"]
+    return False
 
 
 @dataclass
 class Asked:
-    """Whether this job is to stop, and by which signal; the one of its time limit goes first."""
+    """Whether this job is to stop, and by which signal; the one of its time limit goes first.
+
+    `gained` says whether it has come further since its start.
+    """
 
     number: int | None = None
+    gained: bool = False
     watcher: Watcher | None = None
 
     @property

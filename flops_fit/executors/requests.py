@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flops_fit.plan.experiment import Experiment
@@ -80,7 +81,8 @@ def costs(
         there = on(hardware, recipe, recipe.precision)
         step = step_times_on(hardware, todo, there)
     elif not asked.gpus:
-        step = step_times(todo, recipe, asked.cpus)
+        with suppress(Exception):  # of a user's code at some size: its run will fail and say why
+            step = step_times(todo, recipe, asked.cpus)
     seconds = None if step is None else _of_chains(step, held_out)
     return Costs(seconds, _main_memory(recipe, on_gpu=bool(asked.gpus)))
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import ConfigError
+from flops_fit.errors import ConfigError, StudyError
 from flops_fit.files import is_inside
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.trunks import chains
@@ -19,7 +19,7 @@ from flops_fit.shown import duration, short_flops
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Prepared, Spec
 from flops_fit.store.sharing import check_file_system
-from flops_fit.study.jobs import JobArray, jobs_there, records
+from flops_fit.study.jobs import JobArray, Records, jobs_there, records
 
 if TYPE_CHECKING:
     from flops_fit.executors.requests import ArrayOf, Asked
@@ -82,7 +82,7 @@ class Slurm:
         from flops_fit.executors.submission import scripts_of, submit
 
         known = records(folder)
-        queued = known.runs_of(jobs_there(known) or {})
+        queued = known.runs_of(self._there(known, settings) or {})
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}
         todo = [e for e in missing if e.id not in under_way]
         arrays, notes = self._arrays(todo, prepared, settings)
@@ -95,6 +95,15 @@ class Slurm:
             submission = submit(self, arrays, spec, prepared.plan, folder, settings)
             found = replace(found, planned=arrays, submitted=submission)
         return found
+
+    def _there(self, known: Records, settings: SweepSettings) -> dict[str, str] | None:
+        """A dry run can do without the queue."""
+        try:
+            return jobs_there(known)
+        except StudyError:
+            if not settings.dry_run:
+                raise
+            return None
 
     def _arrays(
         self, todo: Sequence[Experiment], prepared: Prepared, settings: SweepSettings

@@ -27,7 +27,7 @@ from flops_fit.plan.experiment import Plan
 from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Spec
-from flops_fit.study.jobs import JOBS, Job, JobArray, keep
+from flops_fit.study.jobs import JOBS, Job, JobArray, keep, one_line
 from flops_fit.training.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def sbatch(
         "signal_delay_s": slurm.stop_seconds,
         "stderr_to_stdout": True,
         "setup": setup,
+        "wckey": None,  # one that clusters which keep account of them would refuse
         "srun_args": [f"--cpus-per-task={request.cpus}"],  # which srun doesn't take over
     }
     if slurm.partition is not None:
@@ -184,7 +185,7 @@ def _itself(spec: Spec) -> Spec:
 
 def _refused(said: str, array: ArrayOf, taken: Sequence[JobArray]) -> str:
     """sbatch's own words, what was asked, and what often helps."""
-    words = " ".join(line for line in said.split("\n") if line.strip())
+    words = one_line(said)
     hints = [hint for sign, hint in HINTS if sign in words]
     before = f"; {len(taken)} arrays were submitted before it" if taken else ""
     return (

@@ -136,7 +136,7 @@ def jobs_there(known: Records) -> dict[str, str] | None:
     words = ["squeue", "--noheader", "--array", f"--jobs={ids}", "--format=%i|%T|%o"]
     done = asked(words)
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise StudyError(f"squeue doesn't say what is in the queue: {done.stderr.strip()}")
+        raise StudyError(f"squeue doesn't say what is in the queue: {one_line(done.stderr)}")
     listed = {job.id for array in known.arrays for job in array.jobs}
     there = {}
     for line in done.stdout.splitlines():
@@ -157,10 +157,15 @@ def cancel(known: Records) -> list[str]:
     if mine:
         done = asked(["scancel", *(array.id for array in mine)])
         if done.returncode:
-            raise StudyError(f"scancel refused: {done.stderr.strip()}")
+            raise StudyError(f"scancel refused: {one_line(done.stderr)}")
     for path in known.by_path:
         path.unlink(missing_ok=True)
     return list(there)
+
+
+def one_line(said: str) -> str:
+    """What a cluster says, without its line breaks."""
+    return "; ".join(line.strip() for line in said.splitlines() if line.strip())
 
 
 def asked(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
