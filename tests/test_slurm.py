@@ -288,6 +288,7 @@ def test_a_node_that_dies_loses_no_run(lab, monkeypatch):
     until(lambda: begun("dead"), 60)
     cluster = Path(os.environ["SLURM_CONF"]).parent
     subprocess.run([NODE, "reboot", cluster], check=True, timeout=60)
+    time.sleep(5)  # what Slurm has still to say to the job that died must not meet the next
     until(lambda: done("dead"), 60)
     monkeypatch.setenv("NAP", "0")
     assert losses("dead") == trained_here("dead", one_run(250))

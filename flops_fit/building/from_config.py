@@ -56,7 +56,13 @@ def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
-    of_a_call = {"logger": None, "executor": None, "dry_run": False, "rank": None, "of": None}
+    of_a_call: dict[str, Any] = {
+        "logger": None,
+        "executor": None,
+        "dry_run": False,
+        "rank": None,
+        "of": None,
+    }
     settings = replace(settings, **of_a_call)
     if settings.trainer is not None:
         return build_command_spec(settings, settings.trainer, origins)

@@ -75,7 +75,7 @@ def submit(
     packed = _packed(spec, place)
     is_ours = isinstance(spec, StudySpec)
     of_job = replace(settings, workers=1, executor=None, logger=None)
-    taken = []
+    taken: list[JobArray] = []
     for number, array in enumerate(arrays, 1):
         work = [
             TrainRuns(

@@ -63,6 +63,7 @@ class SweepKeywords(TypedDict, total=False):
     threads: int | None
     retry: Literal["diverged"] | None
     executor: str | Executor | None
+    timeout_seconds: float | None
     fail_fast: bool
     checkpoint_seconds: float
     fit: str | Fit | None
