@@ -33,6 +33,8 @@ DEEPEST = 64
 LONGEST_NUMBER = 300
 """Digits of a whole number: a float holds no more."""
 
+LARGEST_NUMBER = 10 ** (LONGEST_NUMBER - 1)
+
 CHECKSUM = "checksum"
 """Key of a record under which stands what its other keys hash to."""
 
@@ -80,7 +82,7 @@ def within(root: Path, *names: str) -> Path:
     """The path under `root`. Raises `StudyError` where a link on the way leads out of it."""
     path = os.fspath(root)
     for name in names:
-        path = os.path.join(path, name)
+        path = f"{path}{os.sep}{name}"
         if os.path.islink(path) and not is_inside(Path(path), root):
             raise StudyError(
                 f"{path} is a link that leads out of {root}, where nothing is read or written: "
@@ -140,26 +142,54 @@ def parsed(text: str) -> Any:
     """JSON as values, all numbers finite. Raises `ValueError` where it is none, or can't be worked
     with: too deep, numbers beyond all use, halves of characters."""
     try:
-        value = json.loads(
-            text, parse_int=whole_number, parse_float=_finite_number, parse_constant=_finite_number
-        )
-    except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
-    if text.count("[") + text.count("{") > DEEPEST:
-        _check_depth(value)
+        value = json.loads(text)
+        is_sound = _is_sound(value)
+    except (ValueError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        value = _looked_at(text)
     if SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError for a half
     return value
 
 
-def _check_depth(value: Any) -> None:
-    """Raises `ValueError`."""
+def _is_sound(value: Any) -> bool:
+    """Whether all of it can be worked with; quick, since there may be 10,000 files of 50 values."""
+    level: list[Any] = [[value]]
+    for _ in range(DEEPEST + 1):
+        inner = []
+        for holder in level:
+            for item in holder.values() if type(holder) is dict else holder:
+                kind = type(item)
+                if kind is float:
+                    if not -math.inf < item < math.inf:
+                        return False
+                elif kind is int:
+                    if not -LARGEST_NUMBER < item < LARGEST_NUMBER:
+                        return False
+                elif kind is dict or kind is list:
+                    inner.append(item)
+        if not inner:
+            return True
+        level = inner
+    return False
+
+
+def _looked_at(text: str) -> Any:
+    """The value, each of its numbers looked at. Raises `ValueError` with what is wrong."""
+    try:
+        value = json.loads(
+            text, parse_int=whole_number, parse_float=_finite_number, parse_constant=_finite_number
+        )
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
     level, depth = [value], 0
     while level := [v for v in level if isinstance(v, list | dict)]:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
         level = [item for v in level for item in (v.values() if isinstance(v, dict) else v)]
+    return value
 
 
 def whole_number(digits: str) -> int:

@@ -278,18 +278,34 @@ def _tuple_reader(read: Reader) -> Reader:
     return read_tuple
 
 
+def _as_they_are(hint: Any) -> frozenset[type]:
+    """Types of values that a hint takes without a look at them."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    optional = frozenset({type(None)} & {*kinds})
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) == 1 and others[0] in (float, str, bool):
+        return optional | {others[0]}
+    return optional
+
+
 def _record_reader(cls: Any) -> Reader:
-    parts = [(name, _reader(hint), needed) for name, (hint, needed) in _fields(cls).items()]
+    parts = [
+        (name, _as_they_are(hint), _reader(hint), needed)
+        for name, (hint, needed) in _fields(cls).items()
+    ]
 
     def read_record(data: Any) -> Any:
         if type(data) is not dict:
             return _LOOK_CLOSER
         values = {}
-        for name, read, is_required in parts:
+        for name, as_they_are, read, is_required in parts:
             if name in data:
-                values[name] = value = read(data[name])
-                if value is _LOOK_CLOSER:
-                    return _LOOK_CLOSER
+                value = data[name]
+                if type(value) not in as_they_are:
+                    value = read(value)
+                    if value is _LOOK_CLOSER:
+                        return _LOOK_CLOSER
+                values[name] = value
             elif is_required:
                 return _LOOK_CLOSER
         try:

@@ -208,7 +208,10 @@ class Chatty(Net):
 
 @pytest.mark.slow
 def test_what_a_run_prints_is_in_its_folder_and_not_on_the_screen(folder, inline, capfd):
-    runs = trained_by_workers(folder, factory=Chatty)
+    plan, _ = planned(folder.path, factory=Chatty)
+    capfd.readouterr()  # of this process, which tries what can be done with the model
+    make = partial(make_trainer, folder.path, factory=Chatty)
+    runs = train_plan(plan, folder, Workers(make, folder, 2, threads=1), Unwatched())
     assert list(map(outcome, runs)) == inline
     screen = capfd.readouterr()
     assert "trained" not in screen.out + screen.err

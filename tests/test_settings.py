@@ -158,6 +158,8 @@ CASES: dict[str, Case] = {
     "threads": Case(("threads=2",), 2, kept("threads", 2)),
     "rank": Case(("rank=1", "of=2"), arrives=kept("rank", None)),  # no plan keeps it
     "of": Case(("rank=0", "of=2"), arrives=kept("of", None)),
+    "gpus_per_run": Case(("gpus_per_run=2",), 2, kept("gpus_per_run", 2)),
+    "spread": Case(("spread=shards",), "shards", kept("spread", "shards")),
     "retry": Case(("retry=diverged",), "diverged", kept("retry", "diverged")),
     "timeout_seconds": Case(("timeout_seconds=9e4",), 9e4, kept("timeout_seconds", 9e4)),
     "fail_fast": Case(("fail_fast=true",), True, kept("fail_fast", True)),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,73 @@ class TestFileSystem:
             assert [path.name for path in room.glob("*.json")] != [left.name]
             assert not left.exists()
         assert not list(room.iterdir())
+
+
+def has_namespaces():
+    tried = ["unshare", "--net", "--uts", "hostname", "some-host"]
+    return shutil.which("unshare") and subprocess.run(tried, capture_output=True).returncode == 0
+
+
+AT_THE_STUDY = """
+import sys
+from pathlib import Path
+from flops_fit.store.sharing import present
+with present(Path(sys.argv[1])):
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="no namespaces may be made here")
+class TestHosts:
+    """Each has a name and a network of its own."""
+
+    @pytest.fixture
+    def elsewhere(self):
+        processes = []
+
+        def start(host, *words):
+            named = f'hostname {host}; exec "$@"'
+            inside = ["unshare", "--net", "--uts", "bash", "-c", named, "bash", *words]
+            piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            processes.append(subprocess.Popen(inside, text=True, **piped))
+            return processes[-1]
+
+        yield start
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+    @pytest.mark.slow
+    def test_hosts_see_each_other_at_the_study(self, tmp_path, elsewhere):
+        other = elsewhere("host-a", sys.executable, "-c", AT_THE_STUDY, str(tmp_path))
+        assert other.stdout.readline() == "there\n"
+        with present(tmp_path):
+            names = [path.name for path in tmp_path.glob(f"{PROCESSES}/*.json")]
+        assert any(name.startswith("host-a-") for name in names)
+        assert len(names) == 2
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not shutil.which("bindfs"), reason="no bindfs")
+    def test_locks_that_hold_on_their_own_host_only_are_found(self, tmp_path, elsewhere):
+        """Two mounts of one folder have locks of their own, as of an object store."""
+        places = [tmp_path / name for name in ("real", "a", "b")]
+        for place in places:
+            place.mkdir()
+        real, here, there = places
+        mounted = [subprocess.run(["bindfs", real, place]).returncode for place in (here, there)]
+        try:
+            if any(mounted):
+                pytest.skip("nothing can be mounted here")
+            other = elsewhere("host-a", sys.executable, "-c", AT_THE_STUDY, str(here))
+            assert other.stdout.readline() == "there\n"
+            check_file_system(there)
+            refused = pytest.raises(StudyError, match=r"host-a-.* is at this study and does")
+            with refused, present(there):
+                pass
+        finally:
+            for place in (here, there):
+                subprocess.run(["umount", "--lazy", place], capture_output=True)
 
 
 class TestRecipes:

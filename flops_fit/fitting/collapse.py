@@ -21,7 +21,6 @@ from math import log
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from flops_fit.files import plain
 from flops_fit.fitting.noise import NORMAL_PER_MEDIAN
@@ -152,6 +151,8 @@ class Collapse:
     @property
     def drifts(self) -> bool:
         """Whether the noise share changes more than with rates that suit all sizes."""
+        from scipy.special import stdtrit  # a sixth of a second, for those who only read a law
+
         low, high = self.allowed
         bound = float(stdtrit(self.freedom, (1 + SURE) / 2)) * self.stderr
         return not low <= self.drift <= high and abs(self.drift) > bound

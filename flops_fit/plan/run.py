@@ -23,6 +23,8 @@ class Status(StrEnum):
     DIVERGED = "diverged"
 
 
+STATUSES = frozenset(map(str, Status))
+
 SAME_AS_PLANNED = (
     "num_params", "budget", "size", "batch_size", "batch_tokens", "seed", "data_seed",
 )  # fmt: skip
@@ -70,6 +72,7 @@ class Run:
     batch_size: int | None = None  # samples
     batch_tokens: int | None = None
     micro_batch_size: int | None = None  # samples in memory at once, where fewer than a batch
+    num_processes: int | None = None  # that trained it together, where more than one
     flops_spent: float | None = None  # less than `flops` after a shared trunk
     flops_counted: float | None = None  # of the same tokens, by counting operations
     flops_formula: float | None = None  # and by 6ND
@@ -131,13 +134,14 @@ class Run:
     def from_json(cls, data: Mapping[str, Any]) -> Run:
         """Raises `StudyError` for what is no record of a run of ours."""
         run = read_as(cls, RESULT_VERSIONS.upgraded(data))
-        if run.status not in set(Status):
+        if run.status not in STATUSES:
             raise StudyError(f"status is {run.status[:40]!r}: expected {' or '.join(Status)}")
         for name in ("num_params", "budget"):
             if not getattr(run, name) > 0:
                 raise StudyError(f"{name} is {getattr(run, name)}: expected more than 0")
         for name in NOT_NEGATIVE:
-            if copysign(1.0, getattr(run, name) or 0) < 0:
+            value = getattr(run, name)
+            if value is not None and copysign(1.0, value) < 0:
                 raise StudyError(f"{name} is {getattr(run, name)}: expected 0 or more")
         if run.loss == 0 and copysign(1.0, run.loss) < 0:
             raise StudyError("loss is -0.0, which no training writes")

@@ -61,6 +61,8 @@ class SweepKeywords(TypedDict, total=False):
     workers: int | None
     runs_per_gpu: int | None
     threads: int | None
+    gpus_per_run: int | None
+    spread: Literal["replicas", "shards"] | None
     retry: Literal["diverged"] | None
     executor: str | Executor | None
     timeout_seconds: float | None

@@ -149,6 +149,12 @@ class MachineSettings:
         None, "small runs in turns on a GPU of one worker; null: 16", least=1
     )
     threads: int | None = pinned(None, "CPU threads of a run; null: by trial", least=1)
+    gpus_per_run: int | None = pinned(
+        None, "that train one run together, on a CPU processes; null: 1", least=1
+    )
+    spread: Literal["replicas", "shards"] | None = pinned(
+        None, "what each of them holds: the whole model, or a part of it; null: replicas"
+    )
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
     executor: Node | None = machine(
         None, "who trains: slurm, jobs of a cluster; null: this machine",

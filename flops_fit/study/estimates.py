@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.plan.experiment import Experiment
@@ -160,13 +160,18 @@ def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> 
         return Estimate("", machine.workers, None)
     recipe, plan = trainer.recipe, prepared.plan
     memory = memory_here(plan.experiments, recipe, machine)
-    step = step_times(plan.experiments, recipe, machine.threads)
+    alone = step_times(plan.experiments, recipe, machine.threads)
+    recipe, count = spread_over(recipe, machine), machine.gpus_per_run
+
+    def step(experiment: Experiment) -> float:
+        return alone(experiment) / count
+
     seconds = seconds_to_train(plan, recipe, machine.workers, step)
     by_budget = {
         budget: seconds_to_train(plan.at_budget(budget), recipe, machine.workers, step)
         for budget in plan.budgets
     }
-    in_turns = recipe.device.type == "cuda" and machine.workers == 1
+    in_turns = recipe.device.type == "cuda" and machine.workers == 1 and count == 1
     at_once = min(machine.runs_per_gpu, len(plan)) if in_turns else machine.workers
     return Estimate(str(recipe.device), at_once, seconds, memory, by_budget=by_budget)
 
@@ -178,7 +183,17 @@ def memory_here(
     from flops_fit.training.memory import available_bytes
 
     per_device = -(-machine.workers // max(1, len(machine.gpus)))
-    return _memory(experiments, recipe, available_bytes(recipe.device, per_device))
+    there = available_bytes(
+        recipe.device, per_device * (1 if machine.gpus else machine.gpus_per_run)
+    )
+    return _memory(experiments, spread_over(recipe, machine), there)
+
+
+def spread_over(recipe: Recipe, machine: Machine) -> Recipe:
+    """As one of the processes has it that train a run together; to be looked at, not trained."""
+    from flops_fit.training.ranks import Ranks
+
+    return replace(recipe, ranks=Ranks(0, machine.gpus_per_run, machine.spread))
 
 
 def notes_on_memory(

@@ -40,7 +40,29 @@ def in_log(log: Path) -> Iterator[None]:
     try:
         number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError:
-        number = os.open(os.devnull, os.O_WRONLY)
+        with unseen():
+            yield
+        return
+    try:
+        with _printed_to(number):
+            yield
+    finally:
+        if os.fstat(number).st_size == 0:
+            with suppress(OSError):
+                log.unlink()
+        os.close(number)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Goes nowhere."""
+    with open(os.devnull, "wb") as nowhere, _printed_to(nowhere.fileno()):
+        yield
+
+
+@contextmanager
+def _printed_to(number: int) -> Iterator[None]:
+    """Inside, stdout and stderr are another file."""
     _flush()
     screen = [(stream, os.dup(stream)) for stream in (1, 2)]
     for stream, _ in screen:
@@ -52,10 +74,6 @@ def in_log(log: Path) -> Iterator[None]:
         for stream, kept in screen:
             os.dup2(kept, stream)
             os.close(kept)
-        if os.fstat(number).st_size == 0:
-            with suppress(OSError):
-                log.unlink()
-        os.close(number)
 
 
 def _flush() -> None:

@@ -308,7 +308,7 @@ def tuned_here(
         if prepared.device is not None and "kernels" not in folder.pinned():
             say("trying which kernels are fastest here ..")
         trainer = trainer.tuned(prepared.plan, machine.threads, folder.pinned())
-        folder.pin({"threads": machine.threads, **trainer.pins})
+        folder.pin({**machine.pins, **trainer.pins})
     return Tuned(trainer, machine)
 
 

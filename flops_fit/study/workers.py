@@ -37,7 +37,7 @@ from flops_fit.report.screen import warnings_told
 from flops_fit.store.execution import Patience, Unit, longest_first, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
-from flops_fit.study.supervised import Supervised, in_log, too_long
+from flops_fit.study.supervised import Supervised, in_log, too_long, unseen
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
@@ -122,7 +122,8 @@ class Workers:
         of_slot = {"OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             of_slot["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        gpu = slot % len(self.gpus) if self.gpus else None
+        has_one = self.gpus and "," not in self.gpus[0]  # else its own processes share them out
+        gpu = slot % len(self.gpus) if has_one else None
         place = Place({**os.environ, **of_slot}, self.threads, gpu)
         make = partial(_supervised, self.make_trainer, self.timeout_seconds)
         process = context.Process(target=_work, args=(there, Streams(), place, make, self.folder))
@@ -441,8 +442,11 @@ class PipeWatcher:
 
 
 def _supervised(make_trainer: Callable[[], Trainer], timeout_seconds: float) -> Trainer:
-    """What a worker trains with: what runs print is in their folders."""
-    return Supervised(make_trainer(), timeout_seconds, in_log)
+    """What a worker trains with: what runs print is in their folders. What parts print as they are
+    made was seen when the parent process made them."""
+    with unseen():
+        trainer = make_trainer()
+    return Supervised(trainer, timeout_seconds, in_log)
 
 
 def _work(

@@ -15,9 +15,7 @@ from flops_fit.datasets.batches import Content, loss_of_batch, output_of
 from flops_fit.learning.losses import inputs_for
 from flops_fit.plan.experiment import Experiment, Size
 from flops_fit.training.recipe import Recipe
-
-LossOf = Callable[[Content, Content], Tensor]
-"""(inputs, target) -> the loss of the model's output."""
+from flops_fit.training.replicas_and_shards import LossOf, listed_blocks
 
 COMPILING_SECONDS = 20.0
 """What compiling takes, and warming up what was compiled: 10 to 25 s were measured on an H100."""
@@ -87,6 +85,11 @@ def loss_of_model(model: nn.Module, recipe: Recipe, experiment: Experiment) -> L
 
     compiled: LossOf = torch.compile(whole, dynamic=False)
     return compiled
+
+
+def regions_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that hold most of the work: as the model says, else those in lists."""
+    return list(model.regions()) if isinstance(model, HasRegions) else listed_blocks(model)
 
 
 def without_compiling(model: nn.Module) -> AbstractContextManager[Any]:

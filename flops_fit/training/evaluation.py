@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from flops_fit.training.compiling import without_compiling
 from flops_fit.training.feed import device_data
 from flops_fit.training.leftovers import undisturbed
 from flops_fit.training.portions import Portions
+from flops_fit.training.ranks import Ranks
 from flops_fit.training.recipe import Metric, Recipe
 
 LOSS = "loss"
@@ -88,19 +89,40 @@ def summary(values: Mapping[str, Tensor], batches: Batches, source: Source) -> H
 def _batch_values(
     model: nn.Module, recipe: Recipe, batch_size: int, samples: int
 ) -> tuple[dict[str, Tensor], Batches]:
-    """Name of loss or metric -> its value on each batch (batches,), and what the batches hold."""
-    measures = measures_of(recipe)
+    """Name of loss or metric -> its value on each batch (batches,), and what the batches hold.
+
+    The processes of a run share the batches out, and have all values in the end.
+    """
+    measures, ranks = measures_of(recipe), recipe.ranks
     values: dict[str, list[Tensor]] = {name: [] for name in measures}
-    batches = Batches()
+    batches, own = Batches(), []
     data = device_data(recipe.source, recipe.device)
-    for inputs, target in data.held_out_batches(batch_size, samples):
+    for number, (inputs, target) in enumerate(data.held_out_batches(batch_size, samples)):
+        batches.add((inputs, target), recipe.portions)
+        if number % ranks.count != ranks.rank:
+            continue
+        own.append(number)
         with recipe.autocast():
             output = output_of(model, inputs_for(recipe.loss, inputs, target))
             for name, measure in measures.items():
                 values[name].append(torch.as_tensor(measure(output, target)).reshape(()))
-        batches.add((inputs, target), recipe.portions)
+    count = len(batches.samples)
+    if ranks.shards and len(own) < -(-count // ranks.count):
+        with recipe.autocast():  # the others have one more, and need this one's part of the model
+            output_of(model, inputs_for(recipe.loss, inputs, target))
+    return {name: _of_all(of, own, count, ranks) for name, of in values.items()}, batches
+
+
+def _of_all(values: Sequence[Tensor], own: Sequence[int], count: int, ranks: Ranks) -> Tensor:
+    """Values of all batches (batches,) from those of this process's `own`."""
     # Doubles only on the CPU: mps has none.
-    return {name: torch.stack(of).cpu().double() for name, of in values.items()}, batches
+    mine = torch.stack(list(values)).cpu().double() if values else torch.zeros(0).double()
+    if ranks.is_alone:
+        return mine
+    found = torch.zeros(count, dtype=torch.double)
+    found[list(own)] = mine
+    ranks.add(found)
+    return found
 
 
 def measures_of(recipe: Recipe) -> dict[str, Metric]:

@@ -164,12 +164,20 @@ def fit_of(experiment: Experiment, recipe: Recipe, there: int) -> Fit:
         return Fit(
             experiment, None, there, given, guessed < UNKNOWN_SHARE * there, unknown=step.reason
         )
-    needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps
+    needed = step.peak_bytes + LOSS_BYTES * experiment.num_steps - _elsewhere(experiment, recipe)
     if needed > usable and given is None and recipe.portions.depends is None:
         return _split(experiment, recipe, there, needed)
     fit = Fit(experiment, needed, there, given, needed <= usable)
     _FITS.setdefault(recipe.family, []).append((*_ways(recipe), fit))
     return fit
+
+
+def _elsewhere(experiment: Experiment, recipe: Recipe) -> int:
+    """Bytes of a step that other processes hold of a sharded model, about."""
+    if not recipe.ranks.shards:
+        return 0
+    share = 1 - 1 / recipe.ranks.count
+    return int(share * GUESSED_BYTES_PER_PARAM * experiment.num_params_total)
 
 
 _FITS: WeakKeyDictionary[ModelFamily, list[tuple[str, str, int | None, Fit]]]
@@ -193,9 +201,17 @@ def surely_fits(experiment: Experiment, recipe: Recipe, there: int) -> bool:
 
 def fitted(recipe: Recipe, experiment: Experiment, processes: int = 1) -> Recipe:
     """The recipe with the micro-batch that its device has memory for now, shared by so many
-    processes; the same where the whole batch fits, or nothing."""
-    fit = fit_of(experiment, recipe, available_bytes(recipe.device, processes))
-    return replace(recipe, micro_batch_size=fit.micro_batch_size) if fit.is_split else recipe
+    processes; the same where the whole batch fits, or nothing.
+
+    Of a run over several devices the least that one of them has memory for.
+    """
+    part = recipe.ranks.part_of(experiment)
+    if recipe.device.type == "cpu":
+        processes *= recipe.ranks.count
+    fit = fit_of(part, recipe, available_bytes(recipe.device, processes))
+    sizes = recipe.ranks.of_each(fit.micro_batch_size if fit.is_split else None)
+    split = [size for size in sizes if size is not None]
+    return replace(recipe, micro_batch_size=min(split)) if split else recipe
 
 
 @dataclass(frozen=True)
@@ -223,7 +239,7 @@ def _split(experiment: Experiment, recipe: Recipe, there: int, whole: int) -> Fi
     of_few = estimated_step_bytes(experiment, recipe, few)
     if of_few is None:
         return Fit(experiment, whole, there, None, False)
-    low = of_few + LOSS_BYTES * experiment.num_steps
+    low = of_few + LOSS_BYTES * experiment.num_steps - _elsewhere(experiment, recipe)
     high = whole + GRADIENT_BYTES * experiment.num_params_total  # kept from part to part
     line = _Line(few, low, experiment.batch_size, high)
     samples, needed = line.largest_within(USABLE_SHARE * there)
@@ -274,9 +290,9 @@ def largest_first(experiments: Iterable[Experiment]) -> list[Experiment]:
 
 def fits_of(experiments: Iterable[Experiment], recipe: Recipe, there: int) -> list[Fit]:
     """How the steps fit, largest first, down to the first that fits whole: those below it with no
-    larger batch do so too."""
+    larger batch do so too. Of runs over several devices what one of them has of a batch."""
     fits: list[Fit] = []
-    for experiment in largest_first(experiments):
+    for experiment in largest_first(map(recipe.ranks.part_of, experiments)):
         if any(_is_below(experiment, fit) for fit in fits):
             continue
         fits.append(fit_of(experiment, recipe, there))

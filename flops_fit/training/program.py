@@ -71,7 +71,8 @@ def steps_of(experiment: Experiment, recipe: Recipe, state: TrainingState) -> St
     """How this run is trained on its device, from the state's step on."""
     if recipe.device.type != "cuda":
         return CalledSteps(experiment, recipe, state)
-    return BlockSteps(OneRun(experiment, recipe, state), captures=recipe.cuda_graphs)
+    captures = recipe.cuda_graphs and recipe.ranks.is_alone
+    return BlockSteps(OneRun(experiment, recipe, state), captures=captures)
 
 
 class CalledSteps:

@@ -24,6 +24,7 @@ from flops_fit.training.evaluation import evaluate
 from flops_fit.training.hardware import peak_flops
 from flops_fit.training.kernels import DEFAULT
 from flops_fit.training.program import Steps, WarmUp
+from flops_fit.training.ranks import Meetings
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.state import TrainingState, Trunks
 from flops_fit.training.steps import gradient_norm
@@ -106,22 +107,29 @@ class Progress:
         """Advance the state to the experiment's last step, or to the end of the data."""
         experiment, state, watcher = self.experiment, self.state, self.watcher
         report, save = Every(PROGRESS_SECONDS), Every(self.recipe.checkpoint_seconds)
+        meetings = Meetings(self.recipe.ranks, state.step)
         while state.step < experiment.num_steps:
-            until = next_stop(state.step, self.stops)
+            until = meetings.first_of(next_stop(state.step, self.stops))
             for _ in steps.advance(until):
                 yield  # before the device is asked for what it may still be at
                 if state.step == until:
+                    state.add_losses()
                     self.look()
                 if report.is_due():
                     self.show_curve()
                     trained = state.step - state.inherited_steps
                     watcher.progress(experiment, trained * experiment.flops_per_step)
-                if watcher.stop_requested or save.is_due():
+                if not meetings.is_at(state.step):
+                    continue
+                wishes = watcher.stop_requested, watcher.stop_requested or save.is_due()
+                stops, saves = meetings.agreed(state.step, wishes)
+                if saves:
                     self.save_checkpoint()
-                if watcher.stop_requested:
+                if stops:
                     raise KeyboardInterrupt
             if state.step < until:
                 break
+        state.add_losses()
         check_loss(state)
 
     def look(self) -> None:
@@ -152,6 +160,8 @@ class Progress:
 
     def write_curve(self) -> None:
         self.shown = len(self.state.curve)
+        if not self.recipe.ranks.writes:
+            return
         with self._going_on_without("its curve"):
             write_curve(self.folder / "metrics.jsonl", self.state.curve)
 
@@ -170,7 +180,7 @@ class Progress:
         since = state.curve[-1].step if state.curve else 0
         held_out_loss = None
         if state.step in self.curve.held_out_steps:
-            batch_size = recipe.micro_batch_size or experiment.batch_size
+            batch_size = recipe.micro_batch_size or recipe.ranks.part_of(experiment).batch_size
             if recipe.device.type == "cuda":  # where small batches take as long as larger ones
                 batch_size *= max(
                     1, min(MOST_BATCHES, round(QUICK_FLOPS / experiment.flops_per_step))
@@ -200,7 +210,7 @@ class Progress:
         """The record of a run that has trained all of its steps, with its held-out loss."""
         experiment, recipe = self.experiment, self.recipe
         steps_per_second = self.steps_per_second()
-        batch_size = recipe.micro_batch_size or experiment.batch_size
+        batch_size = recipe.micro_batch_size or recipe.ranks.part_of(experiment).batch_size
         held_out = evaluate(self.state.model, recipe, batch_size, recipe.held_out_samples)
         run = self.ended(Status.COMPLETED, None)
         if not math.isfinite(held_out.loss):
@@ -233,6 +243,7 @@ class Progress:
             peak_memory_bytes=peak_memory_bytes(recipe.device),
             learning_rate=state.learning_rate,
             micro_batch_size=recipe.micro_batch_size,
+            num_processes=None if recipe.ranks.is_alone else recipe.ranks.count,
             device=device_name(recipe.device),
             precision=recipe.precision,
             versions=versions(),
@@ -296,5 +307,5 @@ def share_of_peak(
     if peak is None:
         return None, None
     flops_per_token = experiment.flops_per_token_counted or experiment.flops_per_token
-    flops = flops_per_token * experiment.batch_tokens * steps_per_second
+    flops = flops_per_token * experiment.batch_tokens * steps_per_second / recipe.ranks.count
     return flops / peak[0], f"{peak[1]}, {peak[0] / 1e12:.0f} TFLOP/s"

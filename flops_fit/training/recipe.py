@@ -18,6 +18,7 @@ from flops_fit.settings import MachineSettings
 from flops_fit.training.family import LossFunction, ModelFamily
 from flops_fit.training.kernels import DEFAULT, KernelPlan, in_force
 from flops_fit.training.portions import Portions
+from flops_fit.training.ranks import ALONE, Ranks
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
@@ -53,6 +54,7 @@ class Recipe:
     together: bool = True  # runs of one size in one batched step, where they gain by it
     kernels: KernelPlan | None = None  # None: not chosen yet
     portions: Portions = field(default_factory=Portions)
+    ranks: Ranks = ALONE  # the processes that train each run
 
     def learning_rate_factor(self, experiment: Experiment) -> Callable[[int], float]:
         """Step (from 0) -> factor on the peak learning rate of its update."""

@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,16 +21,18 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.serialization import get_crc32_options, set_crc32_options
 
+from flops_fit.datasets.source import seed_of
 from flops_fit.errors import StudyError, StudyWarning
 from flops_fit.files import DAMAGE, is_inside, set_aside, size_of, temporary_of
 from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
 from flops_fit.records import of_type, read_list
-from flops_fit.training.compiling import LossOf, loss_of_model
+from flops_fit.training.compiling import loss_of_model, regions_of
 from flops_fit.training.curve import CurvePoint
 from flops_fit.training.devices import is_out_of_memory
 from flops_fit.training.family import materialized
 from flops_fit.training.kernels import DEFAULT
+from flops_fit.training.ranks import ALONE, Ranks
 from flops_fit.training.recipe import (
     ChoosesAttention,
     Recipe,
@@ -37,6 +40,17 @@ from flops_fit.training.recipe import (
     param_groups,
     peak_learning_rates,
 )
+from flops_fit.training.replicas_and_shards import (
+    LossOf,
+    begin,
+    gathered,
+    placed,
+    replicated,
+    sharded_like,
+)
+
+if TYPE_CHECKING:
+    from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass
@@ -51,6 +65,9 @@ class TrainingState:
     learning_rate: float  # at the peak, as configured
     peak_lrs: list[float]  # of each parameter group, scaled
     losses: Tensor  # (num_steps,), training loss of each step, on the device
+    ranks: Ranks = ALONE  # the processes that train it
+    replica: DistributedDataParallel | None = None  # what of the model sums gradients over them
+    num_added: int = 0  # losses that are those of the whole batch, and not of this process's rows
     run_id: str = ""
     trunk: str = ""  # empty where it has none
     step: int = 0
@@ -63,19 +80,24 @@ class TrainingState:
     def start(cls, experiment: Experiment, recipe: Recipe) -> TrainingState:
         """As at step 0. Built on the CPU, so that all devices begin from the same numbers."""
         model = recipe.family.build(experiment.size.value)
-        model = materialized(model, recipe.family.sample).to(recipe.device)
+        model = materialized(model, recipe.family.sample)
+        model = placed(model, recipe.device, recipe.ranks, partial(regions_of, model))
         if isinstance(model, ChoosesAttention):
             model.use_attention_kernel((recipe.kernels or DEFAULT).attention)
         optimizer = recipe.optimizer(param_groups(model))
+        loss_of = loss_of_model(model, recipe, experiment)
+        replica = replicated(model, loss_of, recipe.ranks)
         return cls(
             model=model.train(),
-            loss_of=loss_of_model(model, recipe, experiment),
+            loss_of=replica or loss_of,
             parameters=list(model.parameters()),
             optimizer=optimizer,
             scaler=GradScaler(recipe.device.type) if recipe.precision == "fp16" else None,
             learning_rate=configured_rate(optimizer, experiment.learning_rate),
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),
             losses=torch.zeros(experiment.num_steps, device=recipe.device),
+            ranks=recipe.ranks,
+            replica=replica,
             run_id=experiment.id,
             trunk=experiment.trunk,
         )
@@ -89,32 +111,45 @@ class TrainingState:
         A file that can't be used is set aside with a warning, and the next of these is taken.
         """
         before = GeneratorStates.now()
+        ranks = recipe.ranks
         while True:
             state = cls.start(experiment, recipe)
             trunk = trunks.furthest(experiment) if trunks else None
-            path = checkpoint if os.path.lexists(checkpoint) else trunk
+            path = ranks.as_first(checkpoint if os.path.lexists(checkpoint) else trunk)
             if path is None:
+                state.draw_apart(experiment)
                 return state
-            try:
-                state._load(path, is_trunk=path is trunk)
-            except DAMAGE as error:
-                if is_out_of_memory(error):
-                    raise
+            problem = state._tried(path, experiment, is_trunk=path != checkpoint)
+            problem = next(filter(None, ranks.of_each(problem)), None)
+            if problem is None:
+                return state
+            if ranks.writes:
                 warnings.warn(
-                    f"{path} can't be used ({error}) and was set aside as {set_aside(path).name}: "
-                    f"{experiment.id} starts from what there was before",
+                    f"{path} can't be used ({problem}) and was set aside as "
+                    f"{set_aside(path).name}: {experiment.id} starts from what there was before",
                     StudyWarning,
                     stacklevel=2,
                 )
-                before.restore()
-            else:
-                return state
+            before.restore()
 
-    def _load(self, path: Path, *, is_trunk: bool) -> None:
-        saved = read_state(path, self.losses.device)
+    def _tried(self, path: Path, experiment: Experiment, *, is_trunk: bool) -> str | None:
+        """Load it; returns why it can't be used, None where all went well."""
+        if self.ranks.shards:
+            begin(self.optimizer, self.parameters)
+        try:
+            self._load(path, experiment, is_trunk=is_trunk)
+        except DAMAGE as error:
+            if is_out_of_memory(error):
+                raise
+            return str(error) or type(error).__name__
+        return None
+
+    def _load(self, path: Path, experiment: Experiment, *, is_trunk: bool) -> None:
+        device = torch.device("cpu") if self.ranks.shards else self.losses.device
+        saved = read_state(path, device)
         whose = ("trunk", self.trunk) if is_trunk else ("run_id", self.run_id)
         self._check(saved, *whose)
-        self._restore(saved)
+        self._restore(saved, experiment)
         if is_trunk:
             self.inherited_steps, self.seconds = self.step, 0.0
 
@@ -131,44 +166,85 @@ class TrainingState:
         if saved["losses"].shape != (counts[1],):
             raise StudyError(f"it has {saved['losses'].shape} losses of {counts[1]} steps")
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        load_state(self.optimizer, saved["optimizer"])
+    def _restore(self, saved: dict[str, Any], experiment: Experiment) -> None:
+        of_model, of_optimizer = saved["model"], saved["optimizer"]
+        if self.ranks.shards:
+            of_model = sharded_like(of_model, self.model.state_dict())
+            of_optimizer = sharded_like(of_optimizer, self.optimizer.state_dict())
+        self.model.load_state_dict(of_model)
+        load_state(self.optimizer, of_optimizer)
         if self.scaler is not None:
             self.scaler.load_state_dict(saved["scaler"])
         self.step, self.seconds = saved["step"], saved["seconds"]
+        self.num_added = self.step
         self.inherited_steps = saved["inherited_steps"]
         self.losses[: self.step] = saved["losses"]
         self.curve = list(read_list(CurvePoint, saved["curve"], "curve"))
-        torch.set_rng_state(saved["rng"].cpu())
-        if saved["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), self.losses.device)
+        draws = [(saved["rng"], saved["cuda_rng"]), *saved.get("rng_of_others", ())]
+        if len(draws) == self.ranks.count or self.ranks.writes:
+            cpu, cuda = draws[self.ranks.rank]
+            torch.set_rng_state(cpu.cpu())
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda.cpu(), self.losses.device)
+        else:
+            self.draw_apart(experiment)
+
+    def draw_apart(self, experiment: Experiment) -> None:
+        """Let each process but the first draw random numbers of its own from here on."""
+        if self.ranks.writes:
+            return
+        seed = seed_of(experiment.seed, self.step, self.ranks.rank)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+
+    def add_losses(self) -> None:
+        """Over the processes, of the steps since the last time. All are at the same step."""
+        self.ranks.add(self.losses[self.num_added : self.step])
+        self.num_added = self.step
 
     def save(self, path: Path, seconds: float) -> None:
-        """Write the file whole or not at all; `seconds` were spent on the run so far."""
+        """Write the file whole or not at all; `seconds` were spent on the run so far.
+
+        All processes of the run have to be there, the first one writes.
+        """
+        content = self._content(seconds)
+        if not self.ranks.writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_of(path)
-        device = self.losses.device
-        content = {
-            "run_id": self.run_id,
-            "trunk": self.trunk,
-            "model": self.model.state_dict(),
-            "optimizer": portable(self.optimizer.state_dict()),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "losses": self.losses[: self.step].clone(),
-            "step": self.step,
-            "inherited_steps": self.inherited_steps,
-            "seconds": seconds,
-            "curve": [point.to_json() for point in self.curve],
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        }
         try:
             with checksums_written():
                 torch.save(content, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _content(self, seconds: float) -> dict[str, Any]:
+        """What a checkpoint holds: the same whichever processes train the run, so that others can
+        go on with it."""
+        of_model, of_optimizer = self.model.state_dict(), portable(self.optimizer.state_dict())
+        if self.ranks.shards:
+            of_model = gathered(of_model, self.ranks.writes)
+            of_optimizer = gathered(of_optimizer, self.ranks.writes)
+        device = self.losses.device
+        cuda_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        (rng, cuda_rng), *others = self.ranks.of_each((torch.get_rng_state(), cuda_rng))
+        return {
+            "run_id": self.run_id,
+            "trunk": self.trunk,
+            "model": of_model,
+            "optimizer": of_optimizer,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "losses": self.losses[: self.step].clone(),
+            "step": self.step,
+            "inherited_steps": self.inherited_steps,
+            "seconds": seconds,
+            "curve": [point.to_json() for point in self.curve],
+            "rng": rng,
+            "cuda_rng": cuda_rng,
+            **({"rng_of_others": others} if others else {}),
+        }
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -219,10 +295,10 @@ class Trunks:
     def keep(self, experiment: Experiment, state: TrainingState) -> None:
         """Write the state at the experiment's branch; drop those before it."""
         states = self._states(experiment)
-        if any(step >= state.step for step, _ in states):
+        if state.ranks.as_first(any(step >= state.step for step, _ in states)):
             return
         state.save(self.folder / f"{experiment.trunk}-{state.step}.pt", state.seconds)
-        for _, path in states:
+        for _, path in states if state.ranks.writes else ():
             path.unlink(missing_ok=True)
 
     def _states(self, experiment: Experiment) -> list[tuple[int, Path]]:

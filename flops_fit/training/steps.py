@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from flops_fit.datasets.batches import Batch, micro_batches, on_device
+from flops_fit.datasets.batches import Batch, on_device
 from flops_fit.training.portions import portion_of_loss
 from flops_fit.training.recipe import Recipe
+from flops_fit.training.replicas_and_shards import whole
 from flops_fit.training.state import TrainingState
 
 
@@ -40,16 +43,19 @@ def update(batch: Batch, recipe: Recipe, state: TrainingState) -> Tensor:
 
 
 def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) -> Tensor:
-    """Add the gradients of the batch's mean loss, part by part; returns that loss."""
+    """Add the gradients of the batch's mean loss, part by part; returns that loss.
+
+    Of several processes each adds those of its own rows, and returns what these are of the loss;
+    with the last part all have the sum of all gradients.
+    """
     sum_of_parts: Tensor | None = None
-    parts = list(micro_batches(batch, recipe.micro_batch_size))
-    for part, share in zip(parts, recipe.portions.shares(parts), strict=True):
-        if not isinstance(share, Tensor) and share == 0:  # a mean of no targets, which is nan
-            continue
+    parts = recipe.ranks.own_parts(batch, recipe.micro_batch_size, recipe.portions)
+    for left, (part, share) in zip(reversed(range(len(parts))), parts, strict=True):
         inputs, target = on_device(part, recipe.device)
-        with recipe.autocast():
-            loss = portion_of_loss(state.loss_of(inputs, target), share)
-        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        with nullcontext() if state.replica is None or left == 0 else state.replica.no_sync():
+            with recipe.autocast():
+                loss = portion_of_loss(state.loss_of(inputs, target), share)
+            (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         detached = loss.detach().reshape(())
         sum_of_parts = detached if sum_of_parts is None else sum_of_parts + detached
     assert sum_of_parts is not None  # a batch has samples
@@ -59,7 +65,7 @@ def _accumulate_gradients(batch: Batch, recipe: Recipe, state: TrainingState) ->
 def gradient_norm(state: TrainingState) -> Tensor:
     """The norm of the last update's gradients, before clipping."""
     if state.clipped_norm is not None:
-        return state.clipped_norm
+        return whole(state.clipped_norm)
     gradients = [p.grad for p in state.parameters if p.grad is not None]
     norm: Tensor = torch.nn.utils.get_total_norm(gradients)
-    return norm
+    return whole(norm)

@@ -72,7 +72,7 @@ def seconds_to_train(
 
     Counts updates and final evaluations; on a machine with nothing else to do.
     """
-    if recipe.device.type == "cuda" and workers == 1:
+    if recipe.device.type == "cuda" and workers == 1 and recipe.ranks.is_alone:
         return seconds_in_turns(plan, recipe, seconds_of)
     return plan_seconds(plan, recipe.held_out_samples, seconds_of, workers)
 

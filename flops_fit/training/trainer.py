@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,13 +108,22 @@ class TorchTrainer:
         cache = user_cache() / "kernels.json"
         return self.recipe.kernels or kernels_of_study(plan.experiments, self.recipe, cache)
 
+    def fitted_to(self, experiment: Experiment) -> Recipe:
+        """Its recipe, with portions that there is memory for where the whole batch is too much."""
+        if experiment.flops_per_step <= SURELY_FITS_FLOPS:
+            return self.recipe
+        return fitted(self.recipe, experiment)
+
     def _trained(self, experiment: Experiment, folder: Path, watcher: Watcher) -> Run:
-        recipe = self.recipe
-        if experiment.flops_per_step > SURELY_FITS_FLOPS:
-            recipe = fitted(recipe, experiment)
-        portion = min(recipe.micro_batch_size or experiment.batch_size, experiment.batch_size)
+        recipe = self.fitted_to(experiment)
+
+        def attempt(portion: int | None) -> Run:
+            changed = replace(recipe, micro_batch_size=portion)
+            return train(experiment, changed, folder, watcher, self.trunks)
+
+        portion = portion_of(experiment, recipe)
         try:
-            return train(experiment, recipe, folder, watcher, self.trunks)
+            return attempt(recipe.micro_batch_size)
         except Exception as error:
             if portion == 1 or not is_out_of_memory(error):
                 raise
@@ -125,18 +134,28 @@ class TorchTrainer:
                     f"{math.ceil(portion / 2)}, which makes other runs, or train smaller sizes"
                 ) from error
         free_memory()  # outside of the handler, which keeps the failed step's tensors
-        half = math.ceil(portion / 2)
-        try:
-            smaller = replace(recipe, micro_batch_size=half)
-            return train(experiment, smaller, folder, watcher, self.trunks)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryError(
-                f"out of memory with {portion} samples at a time, and again with {half}: set "
-                f"micro_batch_size={max(1, half // 2)}, which changes no result, or train smaller "
-                "sizes"
-            ) from error
+        return in_halves(portion, attempt)
+
+
+def portion_of(experiment: Experiment, recipe: Recipe) -> int:
+    """Samples that a device is given at once."""
+    batch_size = recipe.ranks.part_of(experiment).batch_size
+    return min(recipe.micro_batch_size or batch_size, batch_size)
+
+
+def in_halves(portion: int, attempt: Callable[[int], Run]) -> Run:
+    """The run in half the portion that was too much. Raises `MemoryError` where that is too."""
+    half = math.ceil(portion / 2)
+    try:
+        return attempt(half)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory with {portion} samples at a time, and again with {half}: set "
+            f"micro_batch_size={max(1, half // 2)}, which changes no result, or train smaller "
+            "sizes"
+        ) from error
 
 
 def train(
