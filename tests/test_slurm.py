@@ -217,6 +217,22 @@ def test_a_cancelled_study_keeps_its_checkpoint_and_can_go_on(lab, capsys, monke
     assert losses("ended") == trained_here("ended", one_run(250))
 
 
+def test_a_command_that_is_stopped_has_not_failed(lab, capsys):
+    """Slurm's signals go to what it has started, too."""
+    words = ["trainer=command", "trainer.command=sleep {size}", "trainer.loss_file={run_dir}/loss"]
+    words += ["trainer.sizes=[{size:60,num_params:80}]", "sizes=[60]", "budgets=[1e6]"]
+    words += ["min_steps=1", "study=command", "executor.gpus=0"]
+    assert main(["train", *words, *SLURM]) == 0
+    until(lambda: list(Path("outputs/command").glob("runs/*/log.txt")), 60)
+    (job,) = states("command")
+    subprocess.run(["scancel", "--signal=USR2", job], check=True, timeout=30)
+    until(lambda: "stopped by SIGUSR2" in log_of("command"), 30)
+    until(lambda: states("command").get(job) == "PENDING", 30)
+    assert not list(Path("outputs/command").glob("runs/*/result.json"))
+    assert main(["cancel", "study=command"]) == 0
+    assert not states("command")
+
+
 def test_cancel_ends_no_job_that_is_not_the_studys(lab):
     words = ["sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60"]
     done = subprocess.run(words, check=True, timeout=30, capture_output=True, text=True)

@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -137,10 +138,24 @@ class Asked:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Asked]:
-    """SIGTERM and the signal that time is nearly up stop nothing by themselves."""
+    """SIGTERM and the signal that time is nearly up stop nothing by themselves.
+
+    The latter goes to all processes of a job and would end those that are started inside, workers
+    and commands: they inherit that it is blocked, and a thread waits for it here.
+    """
     asked = Asked()
     with _handled(asked):
-        yield asked
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        threading.Thread(target=_wait_for_it, args=(asked,), daemon=True).start()
+        try:
+            yield asked
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for_it(asked: Asked) -> None:
+    while True:
+        asked.heed(signal.sigwait({signal.SIGUSR2}))
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def request_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> Request:
 
 def cpus_of(settings: MachineSettings, *, on_gpu: bool) -> int:
     """Of a job for which nobody says: for the data beside a GPU, else those that a run uses."""
-    return CPUS_BESIDE_GPU if on_gpu else settings.threads or 1
+    return CPUS_BESIDE_GPU if on_gpu else (settings.threads or 1) * (settings.gpus_per_run or 1)
 
 
 CPUS_BESIDE_GPU = 4

@@ -148,7 +148,7 @@ class Slurm:
             return self.gpus
         hardware = self._hardware
         on_cpu = settings.device == "cpu" or (hardware is not None and hardware.device == "cpu")
-        return 0 if on_cpu else 1
+        return 0 if on_cpu else settings.gpus_per_run or 1
 
     def _precision(self, settings: MachineSettings) -> str:
         """What `auto` is where the jobs run."""
