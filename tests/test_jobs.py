@@ -161,6 +161,7 @@ def test_what_cannot_be_is_said(folder, capsys, monkeypatch, words, said):
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["train", *SWEEP, "device=cpu", *words]) == 1
     assert said in capsys.readouterr().err
+    assert not folder.pinned()  # nothing that a training on this machine would be bound to
 
 
 def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):

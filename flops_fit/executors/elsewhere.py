@@ -10,6 +10,7 @@ from flops_fit.settings import Kind, SweepSettings, names_of
 from flops_fit.store.folder import StudyFolder, missing_beside
 from flops_fit.store.protocols import Executor, Spec, Submitted
 from flops_fit.study.fits import FittedStudy, Fitting, Tell
+from flops_fit.study.jobs import records
 from flops_fit.study.runs import Runs
 from flops_fit.study.sweeps import (
     SOURCE_WARNING,
@@ -40,24 +41,24 @@ def submitted(
     with folder.deciding():
         prepared = there.prepare(folder)
         plan = prepared.plan
-        if not settings.dry_run:
-            for changed in pin_sources(spec, folder):
-                tell(f"warning: {SOURCE_WARNING.format(changed)}")
-            pins = prepared.trainer.pins
-            decided = {name: pins[name] for name in DECIDED_HERE if name in pins}
-            if new := decided.keys() - folder.pinned().keys():
-                words = ", ".join(f"{name} {decided[name]}" for name in sorted(new))
-                tell(f"decided here for all jobs: {words}")
-            folder.pin(decided)
-            folder.write_plan(plan)
-            if in_force:
-                folder.put_in_force(plan)
         runs, problems = folder.runs_of(plan)
         todo = missing_beside(runs, plan, retried(settings))
         tell_what_is_there(plan, problems, len(todo), tell)
         if todo and prepared.trains_with:
             tell(f"trains with {prepared.trains_with}")
-        return executor.submit(spec, prepared, todo, folder, settings)
+        if settings.dry_run:
+            return executor.submit(spec, prepared, todo, folder, settings)
+        for changed in pin_sources(spec, folder):
+            tell(f"warning: {SOURCE_WARNING.format(changed)}")
+        folder.write_plan(plan)
+        try:
+            return executor.submit(spec, prepared, todo, folder, settings)
+        finally:
+            if records(folder).arrays:  # of the jobs that there are, some may be refused
+                pins = prepared.trainer.pins
+                folder.pin({name: pins[name] for name in DECIDED_HERE if name in pins})
+                if in_force:
+                    folder.put_in_force(plan)
 
 
 def study_elsewhere(

@@ -75,26 +75,26 @@ class Slurm:
         folder: StudyFolder,
         settings: SweepSettings,
     ) -> Submission:
-        if not settings.dry_run:
+        if missing and not settings.dry_run:
             check_slurm()
             check_file_system(folder.path)
-        _check_submitit()
-        from flops_fit.executors.submission import scripts_of, submit
-
+        if missing:
+            _check_submitit()
         known = records(folder)
         queued = known.runs_of(self._there(known, settings) or {})
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}
         todo = [e for e in missing if e.id not in under_way]
         arrays, notes = self._arrays(todo, prepared, settings)
         found = Submission(folder, len(missing), len(missing) - len(todo), tuple(notes))
+        if not arrays:
+            return found
+        from flops_fit.executors.submission import scripts_of, submit
+
         if settings.dry_run:
             return replace(found, planned=arrays, scripts=scripts_of(self, arrays, folder))
-        if arrays:
-            for warning in _warnings(folder):
-                found = replace(found, notes=(*found.notes, warning))
-            submission = submit(self, arrays, spec, prepared.plan, folder, settings)
-            found = replace(found, planned=arrays, submitted=submission)
-        return found
+        notes += _warnings(folder)
+        taken = submit(self, arrays, spec, prepared.plan, folder, settings)
+        return replace(found, notes=tuple(notes), planned=arrays, submitted=taken)
 
     def _there(self, known: Records, settings: SweepSettings) -> dict[str, str] | None:
         """A dry run can do without the queue."""
