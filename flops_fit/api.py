@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from flops_fit.building.node import chosen
 from flops_fit.errors import ConfigError, PlanError, StudyError
+from flops_fit.executors.elsewhere import study_elsewhere
 from flops_fit.files import read_record, reading
 from flops_fit.fitting import ScalingLaw
 from flops_fit.fitting.result import LAW_FILE
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_FIT, DEFAULT_SELECT = "auto", "every"
 """Options of configs/fit and configs/select that are meant where none is named."""
 
-NO_LOGGER = "none"
+NO_LOGGER, THIS_MACHINE = "none", "local"
+"""Options that stand for no object."""
 
 
 @overload
@@ -110,7 +112,9 @@ def find_optimal(
     are FLOPs. All other settings are those of the command line (docs/settings.md): `metrics` maps
     names to further functions (output, target), `fit` is a name such as "isoflop" or a frozen
     dataclass of your own, rules are functions of (num_params, num_tokens). One run trains after
-    the other unless `workers` says how many at once.
+    the other unless `workers` says how many at once, or an `executor` leaves them to the jobs of a
+    cluster: then the study that is returned has what is trained so far, and the same call later on
+    its law.
 
     With `train=False`, or without a dataset or loss, returns the `Plan`. Otherwise trains and
     returns the `Study`; what `output_dir` already holds of it is not trained again, unless
@@ -126,11 +130,14 @@ def find_optimal(
     if not train:
         return spec.prepare(folder).plan
     how = Fitting(method(settings.get("fit")), call.sweep.draws, call.sweep.seed)
-    logger = logger_called(settings.get("logger"))
+    logger = called("logger", settings.get("logger"), NO_LOGGER)
+    executor = called("executor", settings.get("executor"), THIS_MACHINE)
     if not call.face.resume:
         folder.set_aside(spec.prepare(folder).plan)
     kept = recorded(call.sweep)
-    return Study(train_study(spec, folder, kept, how, logger=logger, warn=warned))
+    if executor is None:
+        return Study(train_study(spec, folder, kept, how, logger=logger, warn=warned))
+    return Study(study_elsewhere(executor, spec, folder, kept, how))
 
 
 def propose_budgets(
@@ -239,6 +246,7 @@ def recorded(sweep: SweepSettings) -> SweepSettings:
         schedule={},
         fit={},
         logger=None,
+        executor=None,
     )
 
 
@@ -271,11 +279,11 @@ def method(fit: Any) -> Any:
     return chosen("fit", fit or DEFAULT_FIT) if fit is None or isinstance(fit, str) else fit
 
 
-def logger_called(logger: Any) -> Any:
-    """An option of configs/logger by name, or an object; None without one."""
-    if isinstance(logger, str):
-        return None if logger == NO_LOGGER else chosen("logger", logger)
-    return logger
+def called(group: str, part: Any, nothing: str) -> Any:
+    """An option of a config group by name, or an object; None for the one that is `nothing`."""
+    if isinstance(part, str):
+        return None if part == nothing else chosen(group, part)
+    return part
 
 
 def warned(text: str) -> None:

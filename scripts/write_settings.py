@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flops_fit.learning.schedules import Schedule
     from flops_fit.plan.rules import Rule
     from flops_fit.settings.sweep import SizeValue
-    from flops_fit.store.protocols import Logger
+    from flops_fit.store.protocols import Executor, Logger
     from flops_fit.training.recipe import Metric
 
 

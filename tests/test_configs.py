@@ -100,7 +100,7 @@ def test_every_option_composes_builds_and_plans(group, option, words, tmp_path):
     assert len(plan) >= 3
 
 
-@pytest.mark.parametrize(("group", "option"), options(*GROUPS, "select", "logger"))
+@pytest.mark.parametrize(("group", "option"), options(*GROUPS, "select", "logger", "executor"))
 def test_every_leaf_of_an_option_is_an_argument_of_its_target(group, option):
     node = OmegaConf.to_container(OmegaConf.load(shipped_configs() / group / f"{option}.yaml"))
     size = node.pop(SIZE, {}) if group == "model" else {}

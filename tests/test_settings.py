@@ -167,6 +167,8 @@ CASES: dict[str, Case] = {
     "logger": Case(  # of the training at hand alone: no plan keeps it
         ("logger=tensorboard",), "tensorboard", kept("logger", None)
     ),
+    "executor": Case(("executor=slurm",), "slurm", kept("executor", None)),  # likewise
+    "dry_run": Case(("dry_run=true",), arrives=kept("dry_run", False)),
     "fit": Case(
         ("fit=isoflop",),
         arrives=of_plan(lambda p: p.settings.fit["_target_"] == "flops_fit.fitting.IsoflopFit"),
@@ -180,6 +182,9 @@ CASES: dict[str, Case] = {
 
 WITHOUT_EFFECT_ON_TOY = {"held_out", "tokens_per_sample"}
 """Settings of data that don't say themselves what is held out and what a token is."""
+
+OF_A_CALL = ("logger", "executor")
+"""Settings that no plan keeps."""
 
 CHOOSE_NOTHING_HERE = {"max_epochs", "retry"}
 """Settings that choose among what a sweep of endless data without failures does not have."""
@@ -253,7 +258,7 @@ def test_from_python(name, tmp_path):
     keyword = "isoflop" if name == "fit" else case.keyword
     before, after = from_python(tmp_path, **also), from_python(tmp_path, **also, **{name: keyword})
     check_kind(setting, before, after)
-    if name in ("schedule", "learning_rate_rule", "batch_rule", "metrics", "fit", "logger"):
+    if name in ("schedule", "learning_rate_rule", "batch_rule", "metrics", "fit", *OF_A_CALL):
         return  # objects, which the stored settings leave out
     as_tuple = tuple(keyword) if isinstance(keyword, list) else keyword
     assert getattr(after.settings, name) == as_tuple

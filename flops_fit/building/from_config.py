@@ -15,10 +15,10 @@ from flops_fit.command.listed_sizes import listed_family
 from flops_fit.errors import ConfigError
 from flops_fit.plan.rules import Rules
 from flops_fit.plan.sweep import DataShape
-from flops_fit.settings import PartSettings, SweepSettings, names_of
+from flops_fit.settings import MachineSettings, PartSettings, SweepSettings, names_of
 from flops_fit.settings.sweep import LogSettings, Node
 from flops_fit.signatures import first_name, source_hashes, with_targets
-from flops_fit.store.protocols import Logger, MeasuredFamily, Spec
+from flops_fit.store.protocols import Executor, Logger, MeasuredFamily, Spec
 from flops_fit.training.family import SizeSpec, family_without_data
 from flops_fit.training.spec import default_flops
 
@@ -51,11 +51,19 @@ class ConfiguredModel:
 
 
 def build_spec(settings: SweepSettings, origins: Origins) -> Spec:
-    """What the configured study is made of; its plan keeps no logger, and no process's rank.
+    """What the configured study is made of; its plan keeps what decides results, and neither
+    logger, executor nor a process's rank.
 
     Raises `ConfigError`, or `PlanError` for a sweep that can't be.
     """
-    settings = replace(settings, logger=None, rank=None, of=None)
+    of_a_call: dict[str, Any] = {
+        "logger": None,
+        "executor": None,
+        "dry_run": False,
+        "rank": None,
+        "of": None,
+    }
+    settings = replace(settings, **of_a_call)
     if settings.trainer is not None:
         return build_command_spec(settings, settings.trainer, origins)
     model = part_of(settings, "model", origins)
@@ -71,6 +79,16 @@ def logger_of(settings: LogSettings, origins: Origins) -> Logger | None:
         return None
     logger: Logger = Part("logger", settings.logger, origins.get("logger", "logger")).build()
     return logger
+
+
+def executor_of(settings: MachineSettings, origins: Origins) -> Executor | None:
+    """What trains in place of this machine. Raises `ConfigError`."""
+    if settings.executor is None:
+        return None
+    executor: Executor = Part(
+        "executor", settings.executor, origins.get("executor", "executor")
+    ).build()
+    return executor
 
 
 def ingredients(settings: SweepSettings, origins: Origins) -> Ingredients:

@@ -134,7 +134,8 @@ def _is_known(target: str) -> bool:
 def shipped_targets() -> frozenset[str]:
     """What a file may name and have built: all targets of the shipped configs but those that run
     a command or write where they are told to."""
-    folders = (f for f in shipped_configs().iterdir() if f.name not in ("trainer", "logger"))
+    others = ("trainer", "logger", "executor")
+    folders = (f for f in shipped_configs().iterdir() if f.name not in others)
     texts = (path.read_text(encoding="utf-8") for f in folders for path in f.glob("*.yaml"))
     return frozenset(name for text in texts for name in TARGET.findall(text))
 

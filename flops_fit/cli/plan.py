@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from flops_fit.building.from_config import build_spec
+from flops_fit.building.from_config import build_spec, executor_of
 from flops_fit.building.node import Origins
 from flops_fit.cli.exit_codes import OK
 from flops_fit.cli.groups import USER_CONFIGS
@@ -24,7 +24,9 @@ from flops_fit.training.hardware import named
 def plan(settings: PlanningSettings, origins: Origins) -> int:
     """Plan, show, and write plan.json; without budgets propose some, and write nothing."""
     hardware = None if settings.machine is None else named(settings.machine)
-    spec = build_spec(settings, origins)
+    spec, executor = build_spec(settings, origins), executor_of(settings, origins)
+    if executor is not None:
+        spec = executor.planned(spec, settings)
     if not settings.budgets:
         proposed = propose_study(spec, study_folder(settings), settings, hardware)
         show_proposal(proposed, words_to_train(proposed.proposal), as_json=settings.json)

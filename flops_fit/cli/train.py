@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flops_fit.building.from_config import build_spec, logger_of
+from flops_fit.building.from_config import build_spec, executor_of, logger_of
 from flops_fit.building.node import Origins, Part
+from flops_fit.cli.elsewhere import show_submitted, tell_dry
 from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.errors import ConfigError
+from flops_fit.executors.elsewhere import submitted
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
 from flops_fit.report.documents import print_json
@@ -37,8 +39,16 @@ def train(settings: SweepSettings, origins: Origins) -> int:
         return train_part(spec, settings, origins)
     answer = Part("fit", settings.fit, origins.get("fit", "fit")).build()
     how = Fitting(answer, settings.draws, settings.seed)
-    logger = logger_of(settings, origins)
-    study = train_study(spec, study_folder(settings), settings, how, logger=logger)
+    logger, executor = logger_of(settings, origins), executor_of(settings, origins)
+    folder = study_folder(settings)
+    if executor is not None:
+        elsewhere = submitted(executor, spec, folder, settings)
+        if elsewhere.waits or settings.dry_run:
+            return show_submitted(elsewhere, settings)
+        spec = executor.planned(spec, settings)
+    elif settings.dry_run:
+        return tell_dry(spec, folder, settings)
+    study = train_study(spec, folder, settings, how, logger=logger)
     keep_variant(study)
     if settings.predicted and len(study.runs) == 1:
         return tested(Path(settings.predicted), study.runs[0], as_json=settings.json)
@@ -55,6 +65,10 @@ def check_rank(settings: SweepSettings) -> None:
         raise ConfigError(
             f"rank={'null' if rank is None else rank} of={'null' if of is None else of}: of N "
             "processes that share a sweep each is told both: rank=0 of=N to rank=N-1 of=N"
+        )
+    if rank is not None and (settings.executor is not None or settings.dry_run):
+        raise ConfigError(
+            "rank= is for processes that train here: leave out executor= and dry_run=, or rank="
         )
 
 

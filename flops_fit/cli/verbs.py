@@ -45,6 +45,7 @@ _ALL = (
     Verb("compare", "two laws: loss at equal compute, compute for equal loss", "CompareSettings"),
     Verb("report", "figures, tables and runs.csv of a study", "ReportSettings"),
     Verb("status", "what of a study is completed, running, failed and missing", "StatusSettings"),
+    Verb("cancel", "end the jobs that train a study on a cluster", "CancelSettings"),
 )
 
 VERBS: Mapping[str, Verb] = {verb.name: verb for verb in _ALL}

@@ -106,7 +106,12 @@ def _exit_code(
     started = time.monotonic()
     while True:
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(POLL_SECONDS)
+            code = process.wait(POLL_SECONDS)
+            if code >= 0:
+                return code
+            time.sleep(POLL_SECONDS)  # a signal that ended it may ask us to stop, too
+            if not stop_requested():
+                return code
         if stop_requested():
             raise KeyboardInterrupt
         if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:

@@ -7,6 +7,7 @@ takes over all follow from the declarations.
 
 from flops_fit.settings.answers import (
     AnswerSettings,
+    CancelSettings,
     ColumnNames,
     CompareSettings,
     FitSettings,
@@ -34,6 +35,7 @@ from flops_fit.settings.sweep import (
 __all__ = [
     "BATCH_SIZE",
     "AnswerSettings",
+    "CancelSettings",
     "ColumnNames",
     "CompareSettings",
     "DataSettings",

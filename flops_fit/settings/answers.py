@@ -138,3 +138,8 @@ class ReportSettings(AnswerSettings):
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(AnswerSettings):
     """What `status` can be told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelSettings(AnswerSettings):
+    """What `cancel` can be told."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flops_fit.learning.schedules import Schedule
     from flops_fit.plan.rules import Rule
     from flops_fit.settings.sweep import SizeValue
-    from flops_fit.store.protocols import Logger
+    from flops_fit.store.protocols import Executor, Logger
     from flops_fit.training.recipe import Metric
 
 
@@ -64,6 +64,8 @@ class SweepKeywords(TypedDict, total=False):
     gpus_per_run: int | None
     spread: Literal["replicas", "shards"] | None
     retry: Literal["diverged"] | None
+    executor: str | Executor | None
+    timeout_seconds: float | None
     fail_fast: bool
     checkpoint_seconds: float
     fit: str | Fit | None

@@ -156,6 +156,13 @@ class MachineSettings:
         None, "what each of them holds: the whole model, or a part of it; null: replicas"
     )
     retry: Literal["diverged"] | None = chooses(None, "diverged: train diverged runs again")
+    executor: Node | None = machine(
+        None, "who trains: slurm, jobs of a cluster; null: this machine",
+        python="str | Executor | None",
+    )  # fmt: skip
+    dry_run: bool = machine(
+        False, "train nothing: say what would be, or show the jobs' scripts", python=""
+    )
     timeout_seconds: float | None = machine(
         None, "that one run may take; it fails then, and can be gone on with; null: any", "seconds",
         least=1,

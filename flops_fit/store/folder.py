@@ -201,7 +201,11 @@ class StudyFolder:
 
     def read_plan(self) -> Plan:
         """The plan in force. Raises `StudyError` where there is none that can be read."""
-        path = within(self.latest_plan_folder(), PLAN_FILE)
+        return self.plan_in(self.latest_plan_folder())
+
+    def plan_in(self, answer_folder: Path) -> Plan:
+        """One that was kept. Raises `StudyError` where there is none that can be read."""
+        path = within(answer_folder, PLAN_FILE)
         try:
             with reading(path, "plan"):
                 return Plan.from_json(read_record(path))

@@ -12,6 +12,7 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.proposal import Bounds, Proposal
 from flops_fit.plan.run import Run
 from flops_fit.plan.sweep import Family
+from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -66,6 +67,44 @@ class Logger(Protocol):
     """Opens the log of a study, given its folder."""
 
     def __call__(self, study: Path, /) -> Log: ...
+
+
+class Executor(Protocol):
+    """Has runs trained in places that nobody here waits for, such as the jobs of a cluster."""
+
+    def planned(self, spec: Spec, settings: SweepSettings) -> Spec:
+        """The same, planned here as it is there: ids know the precision of that device."""
+
+    def submit(
+        self,
+        spec: Spec,
+        prepared: Prepared,
+        missing: Sequence[Experiment],
+        folder: StudyFolder,
+        settings: SweepSettings,
+    ) -> Submitted:
+        """Has those trained of what is missing of the prepared plan that are not under way.
+
+        The settings say whether it is a dry run. Raises `ConfigError` for what can't be had there.
+        """
+
+
+class Submitted(Protocol):
+    """What an executor has taken on."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether runs of the plan are still to come."""
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """What was submitted, in sentences."""
+
+    @property
+    def scripts(self) -> Sequence[str]:
+        """What a dry run would submit."""
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass

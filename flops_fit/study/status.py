@@ -12,10 +12,11 @@ from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status
 from flops_fit.shown import short_flops
 from flops_fit.store.folder import StudyFolder
+from flops_fit.study.jobs import queue_of
 
-RUNNING, PAUSED, MISSING = "running", "paused", "missing"
-"""What is said of experiments that have no result: some process is at it, a checkpoint waits, or
-neither."""
+RUNNING, QUEUED, PAUSED, MISSING = "running", "queued", "paused", "missing"
+"""What is said of experiments that have no result: some process is at it, a job of a cluster is to
+train it, a checkpoint waits, or none of these."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Underway:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A plan with what is on disk of it. `problems` are files that can't be read."""
+    """A plan with what is on disk of it. `problems` are files that can't be read, and jobs that are
+    not as they should be."""
 
     folder: StudyFolder
     plan: Plan
@@ -44,7 +46,7 @@ class StudyStatus:
         """Status -> runs; those that run, are paused or missing included."""
         words = Counter(str(run.status) for run in self.runs.values())
         words.update(one.word for one in self.underway.values())
-        return {word: words[word] for word in (*map(str, Status), RUNNING, PAUSED, MISSING)}
+        return {word: words[word] for word in (*map(str, Status), RUNNING, QUEUED, PAUSED, MISSING)}
 
     @property
     def flops(self) -> float:
@@ -85,14 +87,21 @@ def study_status(folder: StudyFolder) -> StudyStatus:
     plan = folder.read_plan()
     found, problems = folder.runs_of(plan)
     runs = {run.id: run for run in found}
-    left = {e.id: underway(e, folder) for e in plan.experiments if e.id not in runs}
-    return StudyStatus(folder, plan, runs, left, tuple(problems))
+    queue = queue_of(folder, [id for id, run in runs.items() if run.is_settled])
+    left = {
+        e.id: underway(e, folder, is_queued=e.id in queue.runs)
+        for e in plan.experiments
+        if e.id not in runs
+    }
+    return StudyStatus(folder, plan, runs, left, (*problems, *queue.notes))
 
 
-def underway(experiment: Experiment, folder: StudyFolder) -> Underway:
+def underway(experiment: Experiment, folder: StudyFolder, *, is_queued: bool) -> Underway:
     """Of an experiment without a result."""
     steps = folder.steps_kept(experiment.id)
     share = None if steps is None else min(1.0, steps / experiment.num_steps)
     if folder.seems_locked(experiment.id):
         return Underway(RUNNING, share or 0.0)
+    if is_queued:
+        return Underway(QUEUED, share)
     return Underway(MISSING) if share is None else Underway(PAUSED, share)

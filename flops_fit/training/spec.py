@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
+
 from flops_fit.datasets.adapters import FixedBatchSource
 from flops_fit.datasets.source import HasNotes, Source
 from flops_fit.errors import ConfigError
@@ -80,6 +82,7 @@ class StudySpec:
     sources: Mapping[str, str] = field(default_factory=dict)
     remade: Callable[[], Spec] | None = None
     portions: Portions | None = None  # None: found out by a trial
+    auto_precision: str | None = None  # of another device, for which is planned; None: of this one
 
     def in_worker(self, trainer: Trainer | None = None) -> Callable[[], Spec]:
         found = trainer.recipe.portions if isinstance(trainer, TorchTrainer) else None
@@ -180,7 +183,7 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     precision = spec.precision
     if precision == "auto":
         precision = pinned.get("precision", "auto")
-    recipe = spec.recipe(spec.device, choose_precision(precision, device), 0)
+    recipe = spec.recipe(spec.device, _precision(precision, device, spec.auto_precision), 0)
     check_fit(recipe, spec.sweep.batch_size, spec.hints)
     flops = spec.flops or default_flops(recipe.family)
     plan = planned_or_instead(spec.sweep, recipe.family, spec.data_shape, flops)
@@ -213,6 +216,13 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
         note = f"this study keeps {kept} of its first training: name another to train with others"
         plan = replace(plan, notes=(*plan.notes, f"kernels: {note}"))
     return plan, recipe
+
+
+def _precision(name: str, device: torch.device, of_other: str | None) -> str:
+    """As asked for, where `auto` is what suits the device; of another one, what suits that."""
+    if of_other is None:
+        return choose_precision(name, device)
+    return of_other if name == "auto" else choose_precision(name, torch.device("cuda"))
 
 
 def portion_decides(plan: Plan, recipe: Recipe) -> bool:
