@@ -40,8 +40,8 @@ WORDS = [
 ]  # fmt: skip
 """What all commands of a study say, so that runs have the same ids whatever the budgets."""
 
-BUDGETS = [2e9, 2.5e9, 3.2e9, 4e9, 5e9, 6.3e9, 8e9, 1e10]
-"""FLOPs: 40 runs of 0.1 to 1 s each."""
+BUDGETS = [1e8, 1.25e8, 1.6e8, 2e8, 2.5e8, 3.2e8, 4e8, 5e8]
+"""FLOPs: 40 runs of up to a second or two each."""
 
 NO_LAW = 3
 """The exit code of a sweep that was trained and gives none."""
