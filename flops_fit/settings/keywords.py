@@ -62,6 +62,7 @@ class SweepKeywords(TypedDict, total=False):
     runs_per_gpu: int | None
     threads: int | None
     retry: Literal["diverged"] | None
+    timeout_seconds: float | None
     fail_fast: bool
     checkpoint_seconds: float
     fit: str | Fit | None
