@@ -236,13 +236,15 @@ class Torture:
     # The cases, by their names.
 
     def kills(self) -> None:
-        """kill -9 of a random worker, or of the command, every now and then, until all is done."""
+        """kill -9 of a random worker, or of the command, every now and then once a run is done, until
+        all are."""
         for number in range(self.rounds):
             folder, killed = self.fresh("kills"), [0, 0]
             seen = Seen(folder)
             for _ in range(200):
                 command = Command(words(self.workers, self.budgets), folder)
-                next_kill = time.monotonic() + self.draw.uniform(1.0, 8.0)
+                self.under_way(command, seen, len(seen.stamps) + 1)
+                next_kill = time.monotonic() + self.draw.uniform(0.0, 1.0)
                 while not command.is_over:
                     time.sleep(0.05)
                     seen.look()
