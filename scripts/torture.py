@@ -236,8 +236,8 @@ class Torture:
     # The cases, by their names.
 
     def kills(self) -> None:
-        """kill -9 of a random worker, or of the command, every now and then once a run is done, until
-        all are."""
+        """kill -9 of a random worker, or of the command, every now and then until all is done; not
+        before a command has done a run."""
         for number in range(self.rounds):
             folder, killed = self.fresh("kills"), [0, 0]
             seen = Seen(folder)
