@@ -33,21 +33,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WORDS = [
-    "train", "model=mlp", "dataset=toy", "num_sizes=5", "min_steps=20", "span=4", "draws=0",
+    "train", "model=mlp", "dataset=toy", "sizes=[8,12,16,24,32]", "min_steps=20", "draws=0",
     "threads=1", "precision=fp32", "together=false", "max_epochs=1e9", "study=s",
     "kernels={matmul: default, attention: blocks}", "held_out_samples=640",
     "checkpoint_seconds=0.2",
 ]  # fmt: skip
 """What all commands of a study say, so that runs have the same ids whatever the budgets."""
 
-BUDGETS = [2e9, 2.5e9, 3.2e9, 4e9, 5e9, 6.3e9, 8e9, 1e10]
-"""FLOPs: 40 runs of 0.1 to 1 s each."""
+BUDGETS = [3e7, 4e7, 5e7, 6.3e7, 8e7, 1e8, 1.25e8, 1.6e8]
+"""FLOPs: 40 runs of up to a second or two each."""
 
 NO_LAW = 3
 """The exit code of a sweep that was trained and gives none."""
 
 LONGEST_SECONDS = 300.0
 """That one command may take before it counts as one that hangs."""
+
+LEAVING_SECONDS = 30
+"""That workers may take to notice that the command is gone: those that are still being made, when
+they are."""
 
 AT_ONCE_SECONDS = 3.0
 """In which a second Ctrl-C must have ended a command."""
@@ -197,7 +201,7 @@ class Torture:
         if "Traceback" in command.lines or "fault in flops-fit" in command.lines:
             last = [line for line in command.lines.splitlines() if line.strip()][-6:]
             self.wrong(case, "traceback: " + " | ".join(last))
-        for _ in range(50):
+        for _ in range(10 * LEAVING_SECONDS):
             left = of_session(command.process.pid)
             if not left:
                 return
@@ -232,13 +236,15 @@ class Torture:
     # The cases, by their names.
 
     def kills(self) -> None:
-        """kill -9 of a random worker, or of the command, every now and then, until all is done."""
+        """kill -9 of a random worker, or of the command, every now and then until all is done; not
+        before a command has done a run."""
         for number in range(self.rounds):
             folder, killed = self.fresh("kills"), [0, 0]
             seen = Seen(folder)
             for _ in range(200):
                 command = Command(words(self.workers, self.budgets), folder)
-                next_kill = time.monotonic() + self.draw.uniform(1.0, 8.0)
+                self.under_way(command, seen, len(seen.stamps) + 1)
+                next_kill = time.monotonic() + self.draw.uniform(0.0, 1.0)
                 while not command.is_over:
                     time.sleep(0.05)
                     seen.look()

@@ -72,8 +72,9 @@ def plan_table(plan: Plan, width: int | None = None) -> Table:
         row |= {"epochs": "" if e.epochs is None else f"{e.epochs:.2g}"} if repeats else {}
         rows.append(row)
     table = _sparing(rows, width, (OF_ALL, OVER_FORMULA, PER_PARAM))
-    for (line, e), (_, after) in pairwise(zip(table.rows, plan.experiments, strict=True)):
-        line.end_section = e.budget != after.budget
+    budgets = [*(e.budget for e in plan.experiments), None]
+    for line, (budget, after) in zip(table.rows, pairwise(budgets), strict=True):
+        line.end_section = budget != after
     return table
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from typing import Any, Literal
@@ -56,6 +57,12 @@ PRELOADED = ["torch", "numpy", "flops_fit.building.from_config", "flops_fit.stud
 
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 """Signals that reach a whole process group, or a worker alone."""
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    if METHOD == "forkserver":
+        return multiprocessing.get_context("forkserver")
+    return multiprocessing.get_context("spawn")
 
 
 class AtOnce(KeyboardInterrupt):
@@ -117,7 +124,7 @@ class Workers:
         return ended
 
     def _start(self, slot: int) -> Worker:
-        context = multiprocessing.get_context(METHOD)
+        context = _context()
         here, there = context.Pipe()
         of_slot = {"OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
