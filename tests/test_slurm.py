@@ -219,7 +219,11 @@ def test_a_cancelled_study_keeps_its_checkpoint_and_can_go_on(lab, capsys, monke
 
 def test_a_command_that_is_stopped_has_not_failed(lab, capsys):
     """Slurm's signals go to what it has started, too."""
-    words = ["trainer=command", "trainer.command=sleep {size}", "trainer.loss_file={run_dir}/loss"]
+    words = [
+        "trainer=command",
+        "trainer.command=sleep {size} {num_tokens}",
+        "trainer.loss_file={run_dir}/loss",
+    ]
     words += ["trainer.sizes=[{size:60,num_params:80}]", "sizes=[60]", "budgets=[1e6]"]
     words += ["min_steps=1", "study=command", "executor.gpus=0"]
     assert main(["train", *words, *SLURM]) == 0
@@ -293,7 +297,7 @@ def test_objects_of_python_are_trained_too(lab):
 
 def test_a_run_outlives_the_time_limit_of_its_job(lab):
     """It was submitted first of all, since Slurm looks at time limits twice a minute."""
-    until(lambda: done("late"), 100)
+    until(lambda: done("late"), 180)
     assert "stopped by SIGUSR2" in log_of("late")
     assert losses("late") == trained_here("late", one_run(1100))
 
