@@ -7,7 +7,6 @@ it. Workers are forked off a process that has imported torch and done nothing wi
 
 from __future__ import annotations
 
-import io
 import math
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,10 +24,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
 from typing import Any, Literal
-
-import torch
 
 from flops_fit.errors import StudyError, StudyWarning, UserError
 from flops_fit.plan.experiment import Experiment
@@ -39,6 +35,7 @@ from flops_fit.store.execution import Patience, Unit, longest_first, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
 from flops_fit.study.supervised import Supervised, in_log, too_long, unseen
+from flops_fit.study.surroundings import Place, Streams
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
@@ -348,55 +345,6 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-class Streams:
-    """The stdout and stderr of this process, for a worker: those of the process that it is forked
-    off may be others by now."""
-
-    def __getstate__(self) -> list[Any]:
-        return [DupFd(_opened(number)) for number in (1, 2)]  # while they are sent, and only then
-
-    def __setstate__(self, sent: list[Any]) -> None:
-        self._sent = sent
-
-    def take(self) -> None:
-        """Write to them from now on."""
-        for number, (sent, stream) in enumerate(
-            zip(self._sent, (sys.stdout, sys.stderr), strict=True), start=1
-        ):
-            theirs = sent.detach()
-            if theirs != number:
-                os.dup2(theirs, number)
-                os.close(theirs)
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(line_buffering=True)  # so that a kill loses no line
-
-
-def _opened(number: int) -> int:
-    """A stream that whoever called us has closed leads to nowhere."""
-    try:
-        os.fstat(number)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_RDWR), number)
-    return number
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a worker is given of the machine, and all else that it finds around it."""
-
-    environment: Mapping[str, str]
-    threads: int
-    gpu: int | None  # its number among those of the parent; None: without
-
-    def take(self) -> None:
-        """Before anything is done with torch, but for what the user's main module does."""
-        os.environ.clear()
-        os.environ.update(self.environment)
-        torch.set_num_threads(self.threads)
-        if self.gpu is not None and torch.cuda.device_count() > 1:
-            torch.cuda.set_device(self.gpu)  # CUDA had looked before: all are still there
 
 
 @dataclass(frozen=True)
