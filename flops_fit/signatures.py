@@ -64,8 +64,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one may stand for."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+    """The known name that a misspelt one may stand for: none of two letters, which many are like."""
+    telling = [other for other in known if len(other) > 2]
+    return next(iter(difflib.get_close_matches(name, telling, n=1)), None)
 
 
 MOVED = {

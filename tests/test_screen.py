@@ -92,7 +92,8 @@ def test_status_tells_running_paused_and_missing_apart(tmp_path):
     found = study_status(folder)
     assert sorted(tmp_path.rglob("*")) == before
     assert found.counts == {
-        "completed": 1, "failed": 0, "diverged": 0, "running": 0, "paused": 1, "missing": 4
+        "completed": 1, "failed": 0, "diverged": 0, "running": 0, "queued": 0, "paused": 1,
+        "missing": 4,
     }  # fmt: skip
     kept = folder.steps_kept(stopped.id)
     assert 0 < kept <= stopped.num_steps // 2 + 1

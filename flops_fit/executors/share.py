@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flops_fit.errors import StudyError
-from flops_fit.executors.node import Asked, TrainRuns
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status
 from flops_fit.plan.trunks import chains
@@ -16,6 +16,9 @@ from flops_fit.store.protocols import Prepared, Spec, Watcher
 from flops_fit.store.sharing import present
 from flops_fit.study.sweeps import launched, retried, tuned_here
 from flops_fit.training.trainer import TorchTrainer
+
+if TYPE_CHECKING:
+    from flops_fit.executors.node import Asked, TrainRuns
 
 
 def train_share(job: TrainRuns, asked: Asked) -> bool:
