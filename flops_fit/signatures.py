@@ -64,7 +64,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one may stand for: none of two letters, which many are like."""
+    """The known name that a misspelt one may stand for, none of two letters: many are like it."""
     telling = [other for other in known if len(other) > 2]
     return next(iter(difflib.get_close_matches(name, telling, n=1)), None)
 
