@@ -290,11 +290,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def temporary_of(path: Path) -> Path:
     """A file beside it that no other process writes to, on whatever host."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
 
 
-TEMPORARY = re.compile(r".+\.(\d{1,9}|[0-9a-f]{12})\.tmp")
-"""The name of a file while it is written; earlier versions had the number of the process there."""
+TEMPORARY = re.compile(r".+\.\d{1,9}(-[0-9a-f]{12})?\.tmp")
+"""The name of a file while a process writes it, which has this number; in earlier versions no more
+told it from others."""
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:

@@ -30,6 +30,9 @@ OF_LARGE_RUNS = re.compile("memory|data ended|took longer")
 POLL_SECONDS = 1.0
 """Between looks at runs that another process is training."""
 
+LOOK_SECONDS = 0.05
+"""That a lock is tried for: whoever looks whether it is held, as `status` does, has it for less."""
+
 Execute = Callable[[Sequence[Chain], Watcher], list[Run]]
 """Trains experiments, here or in other processes; returns the runs that came to an end."""
 
@@ -120,10 +123,17 @@ def train_missing(
                 return folder.runs_of(plan)[0]
         elif not (todo and waits):
             return runs
-        elif watcher.stop_requested:
-            raise KeyboardInterrupt
         else:
-            time.sleep(POLL_SECONDS)
+            _wait_for_one_of([e.id for e in todo if folder.is_locked(e.id)], folder, watcher)
+
+
+def _wait_for_one_of(held: Sequence[str], folder: StudyFolder, watcher: Watcher) -> None:
+    """Until a process leaves one of these runs. Raises `KeyboardInterrupt`."""
+    while not watcher.stop_requested:
+        if not held or not all(map(folder.is_locked, held)):
+            return
+        time.sleep(POLL_SECONDS)
+    raise KeyboardInterrupt
 
 
 def train_one(
@@ -135,7 +145,9 @@ def train_one(
     data's or the loss's code makes a failed run, with its traceback in error.txt.
     """
     try:
-        with folder.lock(experiment.id).acquire(timeout=0):
+        with folder.lock(experiment.id).acquire(
+            timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5
+        ):
             folder.sweep_run(experiment.id)
             completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
@@ -359,7 +371,7 @@ class _InTurns:
         for experiment in self.rest if self._together else self.rest[:1]:
             lock = self._folder.lock(experiment.id)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5)
             except Timeout:
                 self.rest = tuple(e for e in self.rest if e is not experiment)
                 continue

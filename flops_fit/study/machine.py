@@ -200,12 +200,6 @@ def executor(
     In one process a GPU has several small runs beside each other. Runs that are spread over GPUs
     or processes train one by one in each worker.
     """
-    launcher, num_launched = started_by()
-    if num_launched > 1:
-        say(
-            f"note: {launcher} has started {num_launched} of this, which share the runs of the "
-            "sweep; for several GPUs in one run start flops-fit once, with gpus_per_run"
-        )
     if machine.gpus_per_run > 1 and isinstance(trainer, TorchTrainer):
         with _spread(spec, trainer, folder, machine, patience) as execute:
             yield execute
@@ -282,7 +276,7 @@ def stop_on_signals(watcher: Watcher) -> Iterator[None]:
     before = {
         stop: signal.signal(stop, request_stop)
         for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(stop) is not signal.SIG_IGN  # as under nohup
+        if stop != signal.SIGHUP or signal.getsignal(stop) is not signal.SIG_IGN  # nohup's
     }
     try:
         yield

@@ -198,10 +198,19 @@ def _trained(
     waits: bool = True,
 ) -> tuple[Decided, list[Run]]:
     """What was decided, and what is on disk of the plan's runs when it has been trained here."""
+    from flops_fit.study.machine import started_by
+
     with ExitStack() as stack:
+        launcher, num_started = started_by()
         if settings.of:
             check_file_system(folder.path)
             stack.enter_context(present(folder.path))
+        elif num_started > 1:
+            tell(
+                f"note: {launcher} has started {num_started} of this: to share the sweep give "
+                "each rank= and of=, see docs/fleet.md; for several GPUs in one run start "
+                "flops-fit once, with gpus_per_run"
+            )
         sweep = decided(spec, folder, settings, tell, warn)
         going = launched(sweep.todo, spec, sweep.tuned, folder, settings, log)
         execute, watcher = stack.enter_context(going)
