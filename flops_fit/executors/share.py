@@ -12,7 +12,7 @@ from flops_fit.plan.run import Run, Status
 from flops_fit.plan.trunks import chains
 from flops_fit.store.execution import SweepStopped
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec, Watcher
+from flops_fit.store.protocols import ForAnother, Prepared, Spec, Watcher
 from flops_fit.store.sharing import present
 from flops_fit.study.sweeps import launched, retried, tuned_here
 from flops_fit.training.trainer import TorchTrainer
@@ -69,29 +69,19 @@ def prepared_here(
     return replace(prepared, plan=plan)
 
 
-class Gains:
+class Gains(ForAnother):
     """Watches for another watcher, and notes whether any run has come further or ended."""
 
     def __init__(self, watcher: Watcher, asked: Asked) -> None:
-        self._watcher, self._asked = watcher, asked
+        super().__init__(watcher)
+        self._asked = asked
         self._first: dict[str, float] = {}  # id -> FLOPs where it was taken up
 
-    @property
-    def stop_requested(self) -> bool:
-        return self._watcher.stop_requested
-
-    @stop_requested.setter
-    def stop_requested(self, value: bool) -> None:
-        self._watcher.stop_requested = value
-
     def progress(self, experiment: Experiment, flops: float) -> None:
-        self._watcher.progress(experiment, flops)
+        super().progress(experiment, flops)
         if flops > self._first.setdefault(experiment.id, flops):
             self._asked.gained = True
 
     def finished(self, run: Run) -> None:
-        self._watcher.finished(run)
+        super().finished(run)
         self._asked.gained = True
-
-    def found(self, run: Run) -> None:
-        self._watcher.found(run)

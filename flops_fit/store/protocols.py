@@ -123,6 +123,30 @@ class Unwatched:
         pass
 
 
+class ForAnother:
+    """Watches for another watcher; those who add something to it say what."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._watcher.stop_requested
+
+    @stop_requested.setter
+    def stop_requested(self, value: bool) -> None:
+        self._watcher.stop_requested = value
+
+    def progress(self, experiment: Experiment, flops: float) -> None:
+        self._watcher.progress(experiment, flops)
+
+    def finished(self, run: Run) -> None:
+        self._watcher.finished(run)
+
+    def found(self, run: Run) -> None:
+        self._watcher.found(run)
+
+
 class Trainer(Protocol):
     """Trains one experiment, with `folder` for its files, and returns what came of it.
 

@@ -16,7 +16,7 @@ from flops_fit.plan.run import Run
 from flops_fit.report.files import is_current
 from flops_fit.shown import short_flops
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Log, Logger, Point, Scalar, Watcher
+from flops_fit.store.protocols import ForAnother, Log, Logger, Point, Scalar, Watcher
 from flops_fit.study.fits import FittedStudy
 from flops_fit.study.reports import report_study
 
@@ -71,39 +71,29 @@ def opened(logger: Logger | None, folder: StudyFolder) -> Iterator[GuardedLog | 
         log.do(lambda log: log.close())
 
 
-class LoggedWatcher:
+class LoggedWatcher(ForAnother):
     """Watches runs for another watcher, and logs what their metrics.jsonl has grown by.
 
     In the process that hands out the work, whichever process trains.
     """
 
     def __init__(self, watcher: Watcher, log: GuardedLog, folder: StudyFolder) -> None:
-        self._watcher, self._log, self._folder = watcher, log, folder
+        super().__init__(watcher)
+        self._log, self._folder = log, folder
         self._steps: dict[str, int] = {}  # id -> the last that is logged
         self._looked: dict[str, float] = {}  # id -> when
 
-    @property
-    def stop_requested(self) -> bool:
-        return self._watcher.stop_requested
-
-    @stop_requested.setter
-    def stop_requested(self, value: bool) -> None:
-        self._watcher.stop_requested = value
-
     def progress(self, experiment: Experiment, flops: float) -> None:
-        self._watcher.progress(experiment, flops)
+        super().progress(experiment, flops)
         now = time.monotonic()
         if now - self._looked.get(experiment.id, -math.inf) > LOOK_SECONDS:
             self._looked[experiment.id] = now
             self._log_curve(experiment.id, settings_of(experiment))
 
     def finished(self, run: Run) -> None:
-        self._watcher.finished(run)
+        super().finished(run)
         self._log_curve(run.id, settings_of(run))
         self._log.do(lambda log: log.end(run.id, result_of(run), completed=run.is_completed))
-
-    def found(self, run: Run) -> None:
-        self._watcher.found(run)
 
     def _log_curve(self, run: str, settings: Mapping[str, Scalar]) -> None:
         if run not in self._steps:

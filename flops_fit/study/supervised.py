@@ -15,7 +15,7 @@ from typing import Any
 
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
-from flops_fit.store.protocols import TakesTurns, Trainer, Turns, Watcher
+from flops_fit.store.protocols import ForAnother, TakesTurns, Trainer, Turns, Watcher
 
 LOG = "log.txt"
 """In a run's folder: what was printed while it trained, by us or by a command."""
@@ -149,11 +149,12 @@ class SupervisedTurns:
         self.turns.drop()
 
 
-class Clock:
+class Clock(ForAnother):
     """Watches for another watcher, and asks for a stop when the time is up as well."""
 
     def __init__(self, watcher: Watcher, seconds: float) -> None:
-        self._watcher, self._seconds = watcher, seconds
+        super().__init__(watcher)
+        self._seconds = seconds
         self._ends = time.monotonic() + seconds
 
     @property
@@ -167,15 +168,6 @@ class Clock:
     @stop_requested.setter
     def stop_requested(self, value: bool) -> None:
         self._watcher.stop_requested = value
-
-    def progress(self, experiment: Experiment, flops: float) -> None:
-        self._watcher.progress(experiment, flops)
-
-    def finished(self, run: Run) -> None:
-        self._watcher.finished(run)
-
-    def found(self, run: Run) -> None:
-        self._watcher.found(run)
 
     @contextmanager
     def running(self) -> Iterator[None]:
