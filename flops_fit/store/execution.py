@@ -30,9 +30,6 @@ OF_LARGE_RUNS = re.compile("memory|data ended|took longer")
 POLL_SECONDS = 1.0
 """Between looks at runs that another process is training."""
 
-LOOK_SECONDS = 0.05
-"""That a lock is tried for: whoever looks whether it is held, as `status` does, has it for less."""
-
 Execute = Callable[[Sequence[Chain], Watcher], list[Run]]
 """Trains experiments, here or in other processes; returns the runs that came to an end."""
 
@@ -115,7 +112,8 @@ def train_missing(
                 tried.add(name)
                 watcher.found(now[name])
         todo = [e for e in missing_beside(runs, plan, retry) if e.id not in tried]
-        free = [c for c in chains(todo) if not any(folder.is_locked(e.id) for e in c)]
+        held = {e.id for e in todo if folder.is_locked(e.id)}
+        free = [chain for chain in chains(todo) if held.isdisjoint(e.id for e in chain)]
         if free:
             try:
                 tried |= {run.id for run in execute(free, watcher)}
@@ -124,13 +122,13 @@ def train_missing(
         elif not (todo and waits):
             return runs
         else:
-            _wait_for_one_of([e.id for e in todo if folder.is_locked(e.id)], folder, watcher)
+            _wait_for_one_of(held, folder, watcher)
 
 
-def _wait_for_one_of(held: Sequence[str], folder: StudyFolder, watcher: Watcher) -> None:
+def _wait_for_one_of(held: Iterable[str], folder: StudyFolder, watcher: Watcher) -> None:
     """Until a process leaves one of these runs. Raises `KeyboardInterrupt`."""
     while not watcher.stop_requested:
-        if not held or not all(map(folder.is_locked, held)):
+        if not all(map(folder.is_locked, held)):
             return
         time.sleep(POLL_SECONDS)
     raise KeyboardInterrupt
@@ -145,10 +143,7 @@ def train_one(
     data's or the loss's code makes a failed run, with its traceback in error.txt.
     """
     try:
-        with folder.lock(experiment.id).acquire(
-            timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5
-        ):
-            folder.sweep_run(experiment.id)
+        with folder.taken(experiment.id):
             completed = folder.completed_run(experiment)  # by another process, meanwhile
             run = completed or _trained(experiment, trainer, folder, watcher)
     except Timeout:
@@ -369,14 +364,10 @@ class _InTurns:
     def _begun(self) -> list[Run]:
         """Start the next ones. Those that another process is at are left to it."""
         for experiment in self.rest if self._together else self.rest[:1]:
-            lock = self._folder.lock(experiment.id)
             try:
-                lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5)
+                self._locks[experiment.id] = self._folder.taken(experiment.id).lock
             except Timeout:
                 self.rest = tuple(e for e in self.rest if e is not experiment)
-                continue
-            self._locks[experiment.id] = lock
-            self._folder.sweep_run(experiment.id)
         mine = [e for e in self.rest if e.id in self._locks]
         completed = [self._folder.completed_run(e) for e in mine]  # by another process, meanwhile
         if any(completed) or not mine:

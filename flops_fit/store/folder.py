@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from flops_fit.errors import StudyError
 from flops_fit.files import (
@@ -43,6 +43,9 @@ RUN_FILES = frozenset(
     {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", ".lock", "log.txt", ".command"}
 )
 """What is written to a run's folder, by us or for a command."""
+
+LOOK_SECONDS = 0.05
+"""That a lock is tried for: whoever looks whether it is held, as `status` does, has it for less."""
 
 LONGEST_WRITE = 3600.0
 """Seconds after which a file that another machine may be writing is one that it was writing."""
@@ -142,9 +145,14 @@ class StudyFolder:
                 clear_way(Path(entry))
         return folder
 
-    def sweep_run(self, run_id: str) -> None:
-        """Remove what killed writers left of its files; for whoever holds its lock."""
+    def taken(self, run_id: str) -> AcquireReturnProxy[FileLock]:
+        """Its lock, held until it is released, without what killed writers have left of its files.
+
+        Raises `filelock.Timeout` where another process is at the run.
+        """
+        held = self.lock(run_id).acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5)
         sweep(self.run_folder(run_id))
+        return held
 
     def is_locked(self, run_id: str) -> bool:
         """Whether some process is training this run now."""
