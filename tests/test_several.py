@@ -333,7 +333,9 @@ def test_only_the_first_writes(folder):
 COMMAND = [
     "model=mlp", "dataset=toy", "budgets=[2e8]", "sizes=[8]", "device=cpu", "study=small",
     "held_out_samples=64", "batch_size=64", "workers=1", "threads=1", "checkpoint_seconds=0.2",
+    "optimizer.lr=3e-4",
 ]  # fmt: skip
+"""A low rate: at the recipe's, last bits grow to 0.3% of the loss in these 2,315 steps."""
 
 
 def command(folder, *words):
@@ -367,7 +369,7 @@ def test_a_sweep_by_command_stopped_and_gone_on_with(tmp_path):
     assert list(two.glob("small/runs/*/checkpoint.pt"))
     assert ended(two, "gpus_per_run=1") == 0
     assert len(losses(one)) == 1
-    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     pinned = json.loads((two / "small/pinned.json").read_text())
     assert (pinned["gpus_per_run"], pinned["spread"]) == (2, "shards")
 

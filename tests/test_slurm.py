@@ -145,7 +145,7 @@ SWEEP = [f"budgets=[{60 * STEP},{120 * STEP}]", "sizes=[8,16]"]
 
 
 def test_arrays_train_what_one_process_does_and_the_same_command_then_fits(lab, capsys):
-    words = ["train", *WORDS, *SLURM, *SWEEP, "study=sweep", "executor.minutes_per_job=0.001"]
+    words = ["train", *WORDS, *SLURM, *SWEEP, "study=sweep", "executor.minutes_per_job=1e-6"]
     assert main(words) == 0
     said = capsys.readouterr().err
     assert "4 runs in 4 jobs submitted, 2 arrays" in said
