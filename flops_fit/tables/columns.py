@@ -20,7 +20,7 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
     "loss": ("final_loss", "val_loss", "eval_loss", "validation_loss"),
     "budget": (),
     "id": ("run_name", "run_id", "name", "run"),
-    "status": (),
+    "status": ("state", "run_status", "run_state"),
     "seed": (),
     "loss_stderr": (),
     "num_params_total": ("total_params", "n_params_total"),

@@ -9,11 +9,13 @@ from itertools import combinations, pairwise
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Dropped
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.tables.cells import Cells, content
 
 FEWEST = 2
 """Rows of a curve, for a column to tell curves apart."""
+
+UNMEASURED = "a row of a curve without a loss"
 
 MOST_COLUMNS = 40
 """Columns that are looked at for what tells curves apart, two at a time."""
@@ -59,7 +61,12 @@ def curves_of(
     apart = _Apart(cells, measured, ids, list(groups.values()))
     kept: dict[tuple[str, float], list[CurveRow]] = {}
     dropped = []
-    for key, group in groups.items():
+    for key, rows_of_key in groups.items():
+        group = [row for row in rows_of_key if _is_measured(row.run)] or rows_of_key
+        if len(group) < len(rows_of_key):
+            dropped += [
+                Dropped(row.run.id, UNMEASURED) for row in rows_of_key if not _is_measured(row.run)
+            ]
         if (conflict := _conflict(group)) is not None:
             raise apart.refusal(*conflict)
         unique = {(row.run.num_steps, row.run.loss): row for row in reversed(group)}
@@ -79,6 +86,12 @@ def curves_of(
         checkpoints |= {row.row: replace(row.run, id=name) for row in group}
         ends.append(replace(group[-1].run, id=name))
     return Curves(ends, [checkpoints[number] for number in sorted(checkpoints)], dropped)
+
+
+def _is_measured(run: Run) -> bool:
+    """Whether the row has a loss, be it no number. Logs hold others: training losses between
+    evaluations, a summary at the end."""
+    return run.loss is not None or run.status == Status.DIVERGED
 
 
 def _conflict(group: Sequence[CurveRow]) -> tuple[CurveRow, CurveRow, str] | None:

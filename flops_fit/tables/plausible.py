@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -41,6 +42,14 @@ MOST_USUAL = {"num_params": 3e8, "num_tokens": 1e10}
 MANY = 0.5
 """Share of the rows that can't be true from which on it is the unit, not these rows."""
 
+LOGARITHM = re.compile(
+    r"(?:^|[\W_])(?P<word>log|ln)[\W_]?(?P<base>10|2|e)?(?=[\W_]|[NDC]$|$)", re.IGNORECASE
+)
+"""How a header says that it holds logarithms: log10(N), ln_tokens, logC."""
+
+LARGEST_LOGARITHM = 100.0
+"""Natural ones of all sizes lie below it."""
+
 SMALL = 10_000.0
 """Parameters below which a model is a toy's, or the count in thousands or millions."""
 
@@ -60,6 +69,24 @@ def check_constant(constant: float) -> None:
         if near
         else "give FLOPs that are spent for one parameter and one token",
     )
+
+
+def check_no_logarithms(headers: Mapping[str, str], given: Mapping[str, Array]) -> None:
+    """Raises `FitError` where sizes, by our names, are read from logarithms as their headers say:
+    small numbers for which some unit would always fit."""
+    for name, values in given.items():
+        header = headers[name]
+        found = LOGARITHM.search(header)
+        if found is None or not len(values) or np.max(values) > LARGEST_LOGARITHM:
+            continue
+        base = "e" if found["word"].casefold() == "ln" else found["base"]
+        powers = {"10": "10 ** `{}`", "2": "2 ** `{}`", "e": "exp(`{}`)"}
+        ways = [powers[base.casefold()]] if base else [powers["10"], powers["e"]]
+        raise FitError(
+            f"{name} is read from {header!r}, {np.min(values):.4g} to {np.max(values):.4g}: "
+            "logarithms, by their name",
+            "say " + " or ".join(f"columns.{name}='{way.format(header)}'" for way in ways),
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from flops_fit.tables.curves import CurveRow, IdColumns, curves_of
 from flops_fit.tables.files import Asked, table_files
 from flops_fit.tables.formats import read_cells
 from flops_fit.tables.pivot import unpivoted
-from flops_fit.tables.plausible import Sizes, check_constant, is_inconsistent
+from flops_fit.tables.plausible import Sizes, check_constant, check_no_logarithms, is_inconsistent
 from flops_fit.tables.rows import (
     NATS,
     TableRow,
@@ -96,6 +96,7 @@ def read_table(
         cells, columns = melted.cells, melted.columns
     found = _found_rows(cells, columns, where)
     sizes = _sizes(found, columns, flops_per_param_per_token)
+    check_no_logarithms(found.names, sizes.given)
     sizes.check()
     runs = [
         CurveRow(run_of(row, (float(n), float(d), float(c)), nats_per_unit), number)

@@ -126,11 +126,22 @@ class ModelFamily:
         arguments = value if isinstance(value, Mapping) else {self.spec.name: value}
         return self.factory(**arguments)
 
-    @property
+    def use_loss(self, loss: LossFunction) -> None:
+        """Measure with this one from now on."""
+        self.loss = loss
+        self._measured.clear()
+        vars(self).pop("smallest", None)
+
+    @functools.cached_property
     def smallest(self) -> SizeValue:
-        if self.spec.values is not None:
-            return min(self.spec.values, key=self._num_params)
-        return self.spec.value_at(self._smallest_index())
+        """On which model, data and loss are tried: of sizes at some distance from each other the
+        smallest that runs on the sample, as far as that can be told without numbers."""
+        values = sorted(self._values_apart(), key=self._num_params)
+        return next((v for v in values if self._runs(v)), values[0])
+
+    def _runs(self, value: SizeValue) -> bool:
+        """Some can be built and not be run: of one channel in groups of eight, heads of width 0."""
+        return self.at(value).counted_flops_per_token is not None
 
     @property
     def declares_flops(self) -> bool:
