@@ -83,6 +83,8 @@ def test_a_run_that_was_stopped_goes_on_with_what_its_model_carried(factory, tmp
 
     stopped = planned(tmp_path, **parts, loss=WatchedLoss(40, stop))[1]
     rest = planned(tmp_path, **parts, loss=WatchedLoss())[1]
+    for one in (stopped, rest):
+        one.loss.values.clear()
     with pytest.raises(KeyboardInterrupt):
         train(experiment, stopped, tmp_path / "parts", watcher)
     again = train(experiment, rest, tmp_path / "parts", Unwatched())

@@ -103,7 +103,7 @@ def read_table(
         for row, number, n, d, c in zip(found.rows, found.numbers, *sizes.all(), strict=True)
     ]
     notes = [
-        *notes_on_columns(found.names, columns, found.units),
+        *notes_on_columns(cells.headers, found.names, columns, found.units),
         *notes_on_loss(found.names["loss"], nats_per_unit),
     ]
     dropped = list(found.dropped)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flops_fit.plan.run import Run
 from flops_fit.tables.cells import Cells
-from flops_fit.tables.columns import Named
+from flops_fit.tables.columns import Named, others_that_may_be
 from flops_fit.tables.curves import CurveRow
 from flops_fit.tables.units import shown_units
 
@@ -30,12 +30,29 @@ OTHER_UNITS = {
 PERPLEXITY = re.compile(r"(?:^|[\W_])(?:ppl|perplexity)(?:$|[\W_])", re.I)
 
 
+OTHER_COUNTS = re.compile(
+    r"(?:non|no|without|excl\w*|w/?o)[\W_]*emb|(?:^|[\W_])(?:active|activated)(?:$|[\W_])", re.I
+)
+"""Headers of a count of parameters without embeddings, or of those that a token uses."""
+
+
 def notes_on_columns(
-    names: Mapping[str, str], columns: Mapping[str, Named], units: Mapping[str, float]
+    headers: Sequence[str],
+    names: Mapping[str, str],
+    columns: Mapping[str, Named],
+    units: Mapping[str, float],
 ) -> Iterator[str]:
-    """Columns that were guessed, units that were read from headers, losses in other units."""
+    """Columns that were guessed and others that may be meant, units that were read from headers."""
     for ours, theirs in names.items():
-        if ours not in columns and theirs != ours:
+        others = others_that_may_be(ours, headers, theirs) if ours not in columns else []
+        if ours == "num_params" and ours not in columns:
+            others += [h for h in headers if OTHER_COUNTS.search(h) and h not in (theirs, *others)]
+        if others:
+            yield (
+                f"{ours} is read from column {theirs!r}, not from {' or '.join(map(repr, others))}:"
+                f" columns.{ours} names another"
+            )
+        elif ours not in columns and theirs != ours:
             yield f"{ours} is read from column {theirs!r}"
         if ours in units and f"{ours}_unit" not in columns:
             word = shown_units(ours).get(units[ours], "")

@@ -73,7 +73,8 @@ class Carried:
             now = vars(module).get(attribute)
             stays = any(leaf.is_cpu for leaf in _leaves(now)) if _is_plain(now) else False
             value = _on(value, torch.device("cpu") if stays else device)
-            vars(module)[attribute] = deque(value, now.maxlen) if isinstance(now, deque) else value
+            value = deque(value, now.maxlen) if isinstance(now, deque) else value
+            module.__dict__[attribute] = value
 
     def _differs(self, name: str, value: Any) -> bool:
         return name not in self.seen or not _same_marks(self.seen[name], _mark(value))

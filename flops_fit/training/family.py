@@ -139,6 +139,12 @@ class ModelFamily:
         values = sorted(self._values_apart(), key=self._num_params)
         return next((v for v in values if self._runs(v)), values[0])
 
+    def _first(self) -> SizeValue:
+        """The smallest that can be built."""
+        if self.spec.values is not None:
+            return min(self.spec.values, key=self._num_params)
+        return self.spec.value_at(self._smallest_index())
+
     def _runs(self, value: SizeValue) -> bool:
         """Some can be built and not be run: of one channel in groups of eight, heads of width 0."""
         return self.at(value).counted_flops_per_token is not None
@@ -150,7 +156,7 @@ class ModelFamily:
 
     def example(self) -> nn.Module:
         """The smallest model, to look at: as a rule without numbers."""
-        return self._build_to_measure(self.smallest)
+        return self._build_to_measure(self._first())
 
     def at(self, value: SizeValue) -> ModelSize:
         """This size, measured. Raises `ConfigError` where the model can't be built."""

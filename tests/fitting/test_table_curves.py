@@ -98,6 +98,23 @@ def test_the_same_row_twice_is_no_second_curve(tmp_path):
     assert [row.reason for row in table.dropped] == ["the same step 20 and loss as another row"]
 
 
+def test_rows_without_a_loss_are_neither_ends_nor_other_curves(tmp_path):
+    rows = [
+        ("a", 1e-3, 10**8, 2e9, 10, ""), ("a", 1e-3, 10**8, 2e9, 10, 3.1),
+        ("a", 1e-3, 10**8, 4e9, 20, 3.0), ("a", 1e-3, 10**8, 5e9, 25, ""),
+        ("b", 1e-3, 10**8, 2e9, 10, 3.2), ("b", 1e-3, 10**8, 4e9, 20, "nan"),
+        ("c", 1e-3, 10**8, 4e9, 20, ""),
+    ]  # fmt: skip
+    table = read_table(written(tmp_path, rows), {**CURVES, "id": "sweep"})
+    assert [(run.id, run.num_steps, run.loss) for run in table.runs] == [
+        ("a", 20, 3.0),
+        ("b", 20, None),
+        ("c", 20, None),
+    ]
+    assert [run.status for run in table.runs] == ["completed", "diverged", "completed"]
+    assert [one.reason for one in table.dropped] == ["a row of a curve without a loss"] * 2
+
+
 def test_curves_of_one_id_and_several_sizes_have_ids_of_their_own(tmp_path):
     rows = [row for row in checkpoints() if row[1] == RATES[0]]
     table = read_table(written(tmp_path, rows), {**CURVES, "id": "sweep"})

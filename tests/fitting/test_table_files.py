@@ -24,6 +24,15 @@ RECORDS = [
 ]
 
 
+LISTS = [list(RECORDS[0]), *(list(record.values()) for record in RECORDS)]
+
+
+def as_zip_of_a_mac(path):
+    as_zip(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._runs.csv", "what a Mac adds")
+
+
 def as_zst(path):
     import pyarrow
 
@@ -68,6 +77,33 @@ WRITERS = {
     ),
     "frame.json": lambda path: path.write_text(
         json.dumps({key: {str(i): r[key] for i, r in enumerate(RECORDS)} for key in RECORDS[0]})
+    ),
+    "split.json": lambda path: path.write_text(
+        json.dumps({"columns": list(RECORDS[0]), "index": [0, 1], "data": LISTS[1:]})
+    ),
+    "lists.json": lambda path: path.write_text(json.dumps(LISTS)),
+    "inside.json": lambda path: path.write_text(json.dumps({"data": {"runs": RECORDS}})),
+    "names.json": lambda path: path.write_text(
+        json.dumps({r["name"]: {k: v for k, v in r.items() if k != "name"} for r in RECORDS})
+    ),
+    "named.json": lambda path: path.write_text(
+        json.dumps({key: {r["name"]: r[key] for r in RECORDS} for key in RECORDS[0]})
+    ),
+    "printed.json": lambda path: path.write_text(
+        "\n".join(json.dumps(r, indent=1) for r in RECORDS)
+    ),
+    "mac.zip": as_zip_of_a_mac,
+    "printed.txt": lambda path: path.write_text(
+        "  name    N    D  loss\n0    a  1e8  2e9   3.5\n1    b  2e8  4e9   3.2\n"
+    ),
+    "r.txt": lambda path: path.write_text(
+        '"name" "N" "D" "loss"\n"1" "a" 1e8 2e9 3.5\n"2" "b" 2e8 4e9 3.2\n'
+    ),
+    "groups.csv": lambda path: path.write_text(
+        "Model,,Training,\nname,N,D,loss\na,1e8,2e9,3.5\nb,2e8,4e9,3.2\n"
+    ),
+    "units.csv": lambda path: path.write_text(
+        "name,N,D,loss\n,(M),(B),[nats]\na,100,2,3.5\nb,200,4,3.2\n"
     ),
     "blanks.txt": lambda path: path.write_text(TABLE.replace(",", "   ")),
     "savetxt.txt": lambda path: path.write_text(f"# by us\n# {TABLE}"),
@@ -238,13 +274,42 @@ def test_pivots_that_can_not_be_read(tmp_path, pivot, columns, message):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("N;D;loss\n99,5;1,5;3,5\n", 99.5e6), ("N;D;loss\n99,500;1500;3.5\n", 99.5e9)],
+    [
+        ("N;D;loss\n99,5;1,5;3,5\n", 99.5e6),
+        ("N;D;loss\n99,500;1500;3.5\n", 99.5e9),
+        ("N;D;loss\n1.099;21,5;3,5\n", 1.099e9),
+        ("N;D;loss\n1.099,5;21.000;3\n", 1.0995e9),
+        ("N;D;loss\n1.099;21.000;3.5\n", 1.099e6),
+    ],
 )
 def test_commas_are_those_of_decimals_unless_points_are(tmp_path, text, size):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     (run,) = read_table(path, {"num_params_unit": "M", "num_tokens_unit": "B"}).runs
     assert run.num_params == pytest.approx(size)
+
+
+def test_one_run_of_two_parts_with_the_same_names_is_one_run(tmp_path):
+    path = tmp_path / "run.json"
+    parts = {"train": {"loss": 3.1, "tokens": 2e9}, "eval": {"loss": 3.5, "tokens": 1e6}}
+    path.write_text(json.dumps({**parts, "params": 1e8}))
+    columns = {"num_tokens": "train.tokens", "loss": "eval.loss"}
+    (run,) = read_table(path, columns).runs
+    assert (run.num_tokens, run.loss) == (2e9, 3.5)
+
+
+def test_a_first_run_without_numbers_is_no_second_line_of_headers(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(",N,D,loss\nfailed,,,\nb,2e8,4e9,3.2\n")
+    (run,) = read_table(path).runs
+    assert run.loss == 3.2
+
+
+def test_where_in_json_lines_it_ends(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"N": 1e8, "D": 2e9, "loss": 3}\n{"N": 1e8, "D":')
+    with pytest.raises(UserError, match=r"not readable JSON .*line 2 column 16"):
+        read_table(path)
 
 
 @pytest.mark.parametrize("name", ["=1+cmd|x", "+1", "-x", "@sum(1)", "\ttab", "'=quoted", "plain"])
