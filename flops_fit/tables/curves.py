@@ -58,15 +58,15 @@ def curves_of(
     groups: dict[tuple[str, float], list[CurveRow]] = defaultdict(list)
     for row in rows:
         groups[row.run.id, row.run.num_params].append(row)
-    apart = _Apart(cells, measured, ids, list(groups.values()))
     kept: dict[tuple[str, float], list[CurveRow]] = {}
     dropped = []
-    for key, rows_of_key in groups.items():
-        group = [row for row in rows_of_key if _is_measured(row.run)] or rows_of_key
-        if len(group) < len(rows_of_key):
-            dropped += [
-                Dropped(row.run.id, UNMEASURED) for row in rows_of_key if not _is_measured(row.run)
-            ]
+    for key, group in groups.items():
+        with_loss = [row for row in group if _is_measured(row.run)]
+        if 0 < len(with_loss) < len(group):
+            dropped += [Dropped(r.run.id, UNMEASURED) for r in group if not _is_measured(r.run)]
+            groups[key] = with_loss
+    apart = _Apart(cells, measured, ids, list(groups.values()))
+    for key, group in groups.items():
         if (conflict := _conflict(group)) is not None:
             raise apart.refusal(*conflict)
         unique = {(row.run.num_steps, row.run.loss): row for row in reversed(group)}

@@ -12,14 +12,18 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.tables.cells import FILE, Cells, Row, quantity
-from flops_fit.tables.drawn import drawn_table, is_drawn
+from flops_fit.tables.drawn import drawn_table, is_drawn, is_latex, is_rule, latex_table
 from flops_fit.tables.files import names_beside
-from flops_fit.tables.objects import flat, json_records
+from flops_fit.tables.objects import are_columns, flat, json_records
+
+LOOKED_AT = 400
+"""Bytes that tell how a file is written."""
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -27,6 +31,9 @@ LARGEST = 2**30
 """Bytes of a table, unpacked: beyond it is no table of runs."""
 
 EXTRA = "install it with pip install 'flops-fit[tables]', or save the table as CSV"
+
+MOST_ACROSS = 2
+"""Cells of a line up to which runs are no columns: a file of names and values is one run."""
 
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 PARQUET = b"PAR1"
@@ -67,6 +74,8 @@ def _table(path: Path) -> Cells:
         raise FitError(f"{path} is empty", "give a table with a header and one run per row")
     if text.lstrip()[0] in "{[":
         return _of_records(path, json_records(path, text))
+    if is_latex(text):
+        return _of_lines(path, latex_table(text))
     return _of_lines(path, drawn_table(path, text) if is_drawn(text) else _delimited(path, text))
 
 
@@ -152,15 +161,14 @@ def _parquet(path: Path, data: bytes) -> list[Any]:
 def _excel(path: Path, data: bytes) -> Lines:
     """The lines of the one sheet that holds any."""
     try:
-        import openpyxl
+        import openpyxl  # noqa: F401
     except ImportError as error:
         raise FitError(f"{path}: an Excel file needs openpyxl", EXTRA) from error
     try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {
-            sheet.title: [["" if c is None else str(c) for c in line] for line in sheet.values]
-            for sheet in book.worksheets
-        }
+        sheets = {name: _as_text(lines) for name, lines in _sheets(data, as_values=True).items()}
+        if any("" in line for lines in sheets.values() for line in lines):
+            formulas = _sheets(data, as_values=False)
+            sheets = {name: _filled(lines, formulas[name]) for name, lines in sheets.items()}
     except Exception as error:  # of a damaged book anything of zipfile, xml and openpyxl's own
         raise FitError(f"{path} is no readable Excel file ({error})", "save it again") from error
     filled = {name: lines for name, lines in sheets.items() if any(map(any, lines))}
@@ -172,20 +180,51 @@ def _excel(path: Path, data: bytes) -> Lines:
     return next(iter(filled.values()))
 
 
+def _sheets(data: bytes, *, as_values: bool) -> dict[str, list[list[Any]]]:
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=as_values)
+    return {sheet.title: [list(line) for line in sheet.values] for sheet in book.worksheets}
+
+
+def _as_text(lines: Sequence[Sequence[Any]]) -> Lines:
+    return [["" if cell is None else str(cell) for cell in line] for line in lines]
+
+
+def _filled(lines: Lines, formulas: Sequence[Sequence[Any]]) -> Lines:
+    """With the formula itself where nobody saved its value."""
+    return [
+        [cell or str(formula or "") for cell, formula in zip(line, of_line, strict=False)]
+        for line, of_line in zip(lines, formulas, strict=False)
+    ]
+
+
 def _text(path: Path, data: bytes) -> str:
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = _encoding(data)
+    if encoding == "utf-8-sig" and b"\0" in data:
+        raise FitError(f"{path} holds binary data", "give a table as CSV or JSON lines")
     try:
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise FitError(f"{path} is not UTF-8 text ({error.reason})", "save it as UTF-8") from error
-    if "\0" in text:
-        raise FitError(f"{path} holds binary data", "give a table as CSV or JSON lines")
+    if text[:LOOKED_AT].lstrip().startswith("<"):
+        raise FitError(f"{path} is HTML or XML", "save the table in it as CSV")
     return text
+
+
+def _encoding(data: bytes) -> str:
+    """UTF-16 by its mark, or by every second byte being 0, as in Latin letters and figures."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    first, second = data[:LOOKED_AT:2], data[1:LOOKED_AT:2]
+    if second and not any(second) and all(first):
+        return "utf-16-le"
+    return "utf-16-be" if second and not any(first) and all(second) else "utf-8-sig"
 
 
 def _delimited(path: Path, text: str) -> Lines:
     text = _without_comments(text.lstrip("\r\n"))
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not is_rule(line)]
     first = next((line for line in lines if any(d in line for d in DELIMITERS)), None)
     if first is None:
         return _parted_by_blanks(path, lines)
@@ -200,7 +239,9 @@ def _delimited(path: Path, text: str) -> Lines:
     finally:
         csv.field_size_limit(limit)
     cells = [[_as_written(cell) for cell in line] for line in cells]
-    return cells if delimiter == "," else _with_decimal_points(cells)
+    if delimiter == "," and any(map(IN_MILLIONS.fullmatch, chain.from_iterable(cells))):
+        return cells
+    return _with_decimal_points(cells, is_sure=delimiter != ",")
 
 
 def _without_comments(text: str) -> str:
@@ -253,12 +294,16 @@ NO_GROUP = re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|0,\d+)(?!\d)")
 """A comma that parts no thousands."""
 
 
-def _with_decimal_points(lines: Lines) -> Lines:
+IN_MILLIONS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3}){2,}\s*")
+"""1,234,567."""
+
+
+def _with_decimal_points(lines: Lines, *, is_sure: bool) -> Lines:
     """3,14 as 3.14 where no cell has a decimal point, and 1.234.567,8 as 1234567.8 where commas are
-    those of decimals."""
+    those of decimals; which some cell must show unless it `is_sure` without points."""
     cells = [cell.strip() for line in lines[1:] for cell in line]
     pointed = [cell for cell in cells if POINTED.fullmatch(cell) or IN_THOUSANDS.fullmatch(cell)]
-    if pointed:
+    if pointed or not is_sure:
         are_decimal = any(map(NO_GROUP.match, cells)) or any(map(SURELY_IN_THOUSANDS.match, cells))
         if not are_decimal or not all(map(IN_THOUSANDS.fullmatch, pointed)):
             return lines
@@ -275,6 +320,8 @@ def _of_lines(path: Path, lines: Lines) -> Cells:
     start = next((i for i, count in enumerate(full) if count > 1), 0)
     if not lines:
         raise FitError(f"{path} is empty", "give a table with a header and one run per row")
+    if _lie_across(lines[start:]):
+        lines, start = [list(line) for line in zip(*lines[start:], strict=False)], 0
     headers = tuple(cell.strip() for cell in lines[start])
     if start + 1 < len(lines) and (joined := _of_two_lines(headers, lines[start + 1])):
         headers, start = joined, start + 1
@@ -293,6 +340,14 @@ def _of_lines(path: Path, lines: Lines) -> Cells:
         rows.append(dict(zip(headers, line, strict=False)))
         places.append(f"{path}, row {number}")
     return Cells(str(path), headers, rows, places)
+
+
+def _lie_across(lines: Lines) -> bool:
+    """Whether runs are columns: the first cells of lines are what headers should be, and the first
+    line has none of it."""
+    if len({*map(len, lines)}) != 1 or len(lines[0]) <= MOST_ACROSS:
+        return False
+    return are_columns([line[0] for line in lines]) and not are_columns(lines[0])
 
 
 BRACKETED = re.compile(r"[(\[].*[)\]]")

@@ -70,10 +70,10 @@ def _records_in(whole: Mapping[str, Any]) -> list[Any]:
         return inside
     keys = list(values[0])
     if all(list(v) == keys for v in values) and (
-        all(key.isdigit() for key in keys) or _are_columns(whole)
+        all(key.isdigit() for key in keys) or are_columns(whole)
     ):
         return [{name: column[key] for name, column in whole.items()} for key in keys]
-    if all(map(_are_columns, values)):
+    if all(map(are_columns, values)):
         return [{"name": name, **run} for name, run in whole.items()]
     return [whole]
 
@@ -82,7 +82,7 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _are_columns(names: Iterable[str]) -> bool:
+def are_columns(names: Iterable[str]) -> bool:
     """Whether these are names under which everything that a table needs is found."""
     try:
         return bool(column_names(list(names), {}, ""))

@@ -50,6 +50,21 @@ LOGARITHM = re.compile(
 LARGEST_LOGARITHM = 100.0
 """Natural ones of all sizes lie below it."""
 
+BYTES = r"(?:^|[\W_])(?:[kmgt]i?b|[kmgt]?bytes?)[\W_]*$"
+TIME_OR_MONEY = r"(?:hours?|hrs?|days?|minutes?|mins?|seconds?|secs?|usd|dollars?|\$|kwh)[\W_]*$"
+
+OTHER_KINDS: Mapping[str, tuple[re.Pattern[str], str, str]] = {
+    "flops": (
+        re.compile(TIME_OR_MONEY, re.IGNORECASE),
+        "a time or a price",
+        "`{}` * FLOPS_FOR_EACH",
+    ),
+    "num_params": (re.compile(BYTES, re.IGNORECASE), "bytes", "`{}` / BYTES_OF_A_PARAMETER"),
+    "num_tokens": (re.compile(BYTES, re.IGNORECASE), "bytes", "`{}` / BYTES_OF_A_TOKEN"),
+}
+"""How headers say that a column is of something else, what that is, and how sizes follow from it:
+some unit would always fit."""
+
 SMALL = 10_000.0
 """Parameters below which a model is a toy's, or the count in thousands or millions."""
 
@@ -87,6 +102,19 @@ def check_no_logarithms(headers: Mapping[str, str], given: Mapping[str, Array]) 
             "logarithms, by their name",
             "say " + " or ".join(f"columns.{name}='{way.format(header)}'" for way in ways),
         )
+
+
+def check_kinds(headers: Mapping[str, str]) -> None:
+    """Raises `FitError` where a column without a unit says that it is of something else; `headers`
+    by our names."""
+    for name, (pattern, kind, expression) in OTHER_KINDS.items():
+        header = headers.get(name, "")
+        if pattern.search(header):
+            raise FitError(
+                f"{name} is read from {header!r}, by its name {kind}",
+                f"say columns.{name}='{expression.format(header)}' with the number that holds for "
+                f"your runs; where it is {name} after all, columns.{name}_unit=1",
+            )
 
 
 @dataclass(frozen=True)

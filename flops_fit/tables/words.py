@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flops_fit.plan.run import Run
-from flops_fit.tables.cells import Cells
+from flops_fit.tables.cells import FILE, Cells
 from flops_fit.tables.columns import Named, others_that_may_be
 from flops_fit.tables.curves import CurveRow
 from flops_fit.tables.units import shown_units
@@ -18,6 +18,13 @@ arXiv 2305.16264)."""
 
 RATES = re.compile(r"(?:^|[\W_])(?:(?:peak|max|base|init)[\W_]?)?(?:lr|learning[\W_]?rate)$", re.I)
 """Headers of learning rates."""
+
+STEPS = re.compile(
+    r"(?:^|[\W_])(?:global[\W_]?|train(?:ing|er)?[\W_]?)?"
+    r"(?:steps?|iter(?:s|ations?)?|iteration_?num|epochs?|updates?)$",
+    re.I,
+)
+"""Headers of how far a run was."""
 
 OTHER_UNITS = {
     "loss_unit=bits_per_byte": re.compile(
@@ -86,16 +93,18 @@ def _notes_on_groups(
     """Rows that look like one curve, and rows of one (N, D) that differ in learning rate."""
     curves: dict[tuple[str, float], set[float]] = defaultdict(set)
     same: dict[tuple[float, float], list[int]] = defaultdict(list)
+    has_ids = len({row.run.id for row in rows}) < len(rows)
     for row in rows:
-        curves[row.run.id, row.run.num_params].add(row.run.num_tokens)
+        named = row.run.id if has_ids else cells.rows[row.row].get(FILE, "")
+        curves[named, row.run.num_params].add(row.run.num_tokens)
         same[row.run.num_params, row.run.num_tokens].append(row.row)
-    steps = [
-        header for header in cells.headers if re.fullmatch(r"_?(global_?)?steps?", header, re.I)
-    ]
-    if steps and any(len(tokens) > 1 for tokens in curves.values()):
+    steps = [header for header in cells.headers if STEPS.search(header)]
+    of_files = len({name for name, _ in curves}) > 1
+    if steps and (has_ids or of_files) and any(len(tokens) > 1 for tokens in curves.values()):
+        what, and_id = ("id", "") if has_ids else ("file", f" columns.id={FILE}")
         yield (
-            "rows of one id and size are read as runs of their own: where they are steps of one "
-            f"run, say columns.num_steps={steps[0]}"
+            f"rows of one {what} and size are read as runs of their own: where they are steps of "
+            f"one run, say columns.num_steps={steps[0]}{and_id}"
         )
     for header in cells.headers:
         values = [{cells.rows[i].get(header, "") for i in group} for group in same.values()]

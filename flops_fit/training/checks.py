@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.batches import Batch, changed, micro_batches, num_samples, output_of
 from flops_fit.errors import ConfigError, UserError
-from flops_fit.learning.losses import inputs_for, mse
+from flops_fit.learning.losses import cross_entropy, inputs_for, mse
 from flops_fit.plan.experiment import Experiment, SizeValue
 from flops_fit.signatures import qualified_name
 from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
@@ -110,23 +110,36 @@ def _check_model_and_loss(
     except Exception as error:  # whatever a user's model raises for data it wasn't made for
         raise ConfigError(
             f"the model ({name}={value}) can't take a batch of the dataset "
-            f"(input {_shape(inputs)}, target {_shape(target)}): {error}{hint}"
+            f"(input {_shape(inputs)}, target {_shape(target)}): {error}{_names(inputs)}{hint}"
         ) from error
     try:
         loss = recipe.loss(prediction, target)
     except Exception as error:  # likewise a user's loss
         raise ConfigError(
             f"the loss can't compare the model's output {_shape(prediction)} with the "
-            f"dataset's target {_shape(target)}: {error}{_advice(recipe, target)}{hint}"
+            f"dataset's target {_shape(target)}: {error}{_advice(recipe, prediction, target)}{hint}"
         ) from error
     _check_loss(loss)
 
 
-def _advice(recipe: Recipe, target: Any) -> str:
-    """What may be meant by targets that are compared as numbers and are none."""
+def _names(inputs: Any) -> str:
+    """How forward is called, where that isn't by one input."""
+    if not isinstance(inputs, Mapping):
+        return ""
+    return f"; forward is given these by name, forward({', '.join(f'{n}=..' for n in inputs)})"
+
+
+def _advice(recipe: Recipe, prediction: Any, target: Any) -> str:
+    """What may be meant by targets that are compared as numbers and are none, and by outputs that
+    hold more than a loss can take."""
     is_class = isinstance(target, Tensor) and not target.is_floating_point()
     if recipe.loss is mse and is_class:
         return "; these targets are whole numbers: if they are classes, set loss=cross_entropy"
+    if recipe.loss in (mse, cross_entropy) and not isinstance(prediction, Tensor):
+        return (
+            "; this loss takes a tensor: take it out of the model's output in a loss of yours "
+            "(lambda output, target: ..), or say loss=own if the model makes its loss itself"
+        )
     return ""
 
 

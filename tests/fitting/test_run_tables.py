@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -189,16 +190,34 @@ def test_columns_that_may_be_meant_as_well_are_said(tmp_path, headers, columns, 
         ("log10_N,D,loss", "8.1,2e9,3", {"num_params": "log10_N"}, r"'10 \*\* `log10_N`'"),
         ("N,ln(D),loss", "1e8,21.4,3", {"num_tokens": "ln(D)"}, r"='exp\(`ln\(D\)`\)'"),
         ("N,log C,loss", "1e8,18.1,3", {"flops": "log C"}, r"'10 \*\* `log C`' or .*exp\("),
-        ("logN,D,loss", "26.6,2e9,3", {"num_params": "logN"}, "logarithms, by their name"),
+        ("logN,D,loss", "8.6,2e9,3", {"num_params": "logN"}, "logarithms, by their name"),
     ],
 )
 def test_logarithms_are_no_sizes(tmp_path, headers, row, columns, ways):
     path = file(tmp_path, f"{headers}\n{row}\n")
     with pytest.raises(UserError, match=ways) as error:
         read_table(path, columns)
-    way = str(error.value).split("'")[-2]
+    way = re.findall("='(.*?)'", str(error.value))[0]
     ((name, _),) = columns.items()
     assert len(read_table(path, {name: way, f"{name}_unit": "1"}).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "columns", "way"),
+    [
+        ("N,H100-hours,loss", {"flops": "H100-hours"}, "'`H100-hours` * FLOPS_FOR_EACH'"),
+        ("N,cost (USD),loss", {"flops": "cost (USD)"}, "a time or a price"),
+        ("params (MB),D,loss", {"num_params": "params (MB)"}, "/ BYTES_OF_A_PARAMETER"),
+        ("N,text_GB,loss", {"num_tokens": "text_GB"}, "/ BYTES_OF_A_TOKEN"),
+    ],
+)
+def test_hours_and_bytes_are_no_sizes_in_some_unit(tmp_path, headers, columns, way):
+    path = file(tmp_path, f"{headers}\n1e8,{'2e18' if 'flops' in columns else '2e9'},3\n")
+    with pytest.raises(UserError, match=re.escape(way)):
+        read_table(path, columns)
+    ((name, header),) = columns.items()
+    assert read_table(path, {**columns, f"{name}_unit": "1"}).runs
+    assert read_table(path, {name: f"2 * `{header}`"}).runs
 
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):

@@ -27,6 +27,16 @@ RECORDS = [
 LISTS = [list(RECORDS[0]), *(list(record.values()) for record in RECORDS)]
 
 
+PAPER = r"""
+We trained two models, see Table~1 \\
+\begin{tabular}{lrrr} \toprule
+name & $N$ & $D$ & \textbf{loss} \\ \midrule
+a & $10^{8}$ & 2B & 3.5 \\
+b & 200M & $4 \times 10^{9}$ & \textbf{3.2} \\[2pt] \bottomrule
+\end{tabular}
+"""
+
+
 def as_zip_of_a_mac(path):
     as_zip(path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -105,6 +115,13 @@ WRITERS = {
     "units.csv": lambda path: path.write_text(
         "name,N,D,loss\n,(M),(B),[nats]\na,100,2,3.5\nb,200,4,3.2\n"
     ),
+    "across.csv": lambda path: path.write_text("name,a,b\nN,1e8,2e8\nD,2e9,4e9\nloss,3.5,3.2\n"),
+    "utf16.csv": lambda path: path.write_bytes(TABLE.encode("utf-16-le")),
+    "simple.rst": lambda path: path.write_text(
+        "====  ===  ===  ====\nname  N    D    loss\n====  ===  ===  ====\n"
+        "a     1e8  2e9  3.5\nb     2e8  4e9  3.2\n====  ===  ===  ====\n"
+    ),
+    "paper.tex": lambda path: path.write_text(PAPER),
     "blanks.txt": lambda path: path.write_text(TABLE.replace(",", "   ")),
     "savetxt.txt": lambda path: path.write_text(f"# by us\n# {TABLE}"),
     "titled.csv": lambda path: path.write_text(f"Our sweep\n\n{TABLE}"),
@@ -189,6 +206,8 @@ def test_files_that_are_not_there(folder, asked, message):
         (b"PAR1 and nothing else", "no readable Parquet"),
         (b"PK\x03\x04 and nothing else", "can't be unpacked"),
         (b"\xd0\xcf\x11\xe0", "old Excel"),
+        (b"SQLite format 3\0\x10\0\x80", "binary data"),
+        (b"<table><tr><td>N</td></tr></table>", "is HTML or XML"),
         (b"\x28\xb5\x2f\xfd\x00", "can't be unpacked|is empty"),
         (b"N,D,loss\n1,234,567,2e9,3\n", "row 1 has 5 cells under 3 headers"),
         (b'{"N": ' + b"9" * 5000 + b"}", "a number of 5,000 digits"),
@@ -277,6 +296,7 @@ def test_pivots_that_can_not_be_read(tmp_path, pivot, columns, message):
     [
         ("N;D;loss\n99,5;1,5;3,5\n", 99.5e6),
         ("N;D;loss\n99,500;1500;3.5\n", 99.5e9),
+        ('N,D,loss\n"99,5","1,5","3,5"\n', 99.5e6),
         ("N;D;loss\n1.099;21,5;3,5\n", 1.099e9),
         ("N;D;loss\n1.099,5;21.000;3\n", 1.0995e9),
         ("N;D;loss\n1.099;21.000;3.5\n", 1.099e6),
@@ -287,6 +307,17 @@ def test_commas_are_those_of_decimals_unless_points_are(tmp_path, text, size):
     path.write_text(text)
     (run,) = read_table(path, {"num_params_unit": "M", "num_tokens_unit": "B"}).runs
     assert run.num_params == pytest.approx(size)
+
+
+def test_a_formula_without_its_value_is_shown(tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for line in (["N", "steps", "D", "loss"], [1e8, 1000, "=B2*524288", 3.5]):
+        book.active.append(line)
+    book.save(tmp_path / "runs.xlsx")
+    with pytest.raises(UserError, match=r"row 1: num_tokens is '=B2\*524288': a number"):
+        read_table(tmp_path / "runs.xlsx")
 
 
 def test_one_run_of_two_parts_with_the_same_names_is_one_run(tmp_path):
