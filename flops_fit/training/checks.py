@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -113,7 +114,9 @@ def _check_model_and_loss(
             f"(input {_shape(inputs)}, target {_shape(target)}): {error}{_names(inputs)}{hint}"
         ) from error
     try:
-        loss = recipe.loss(prediction, target)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")
+            loss = recipe.loss(prediction, target)
     except Exception as error:  # likewise a user's loss
         raise ConfigError(
             f"the loss can't compare the model's output {_shape(prediction)} with the "
@@ -123,8 +126,10 @@ def _check_model_and_loss(
 
 
 def _names(inputs: Any) -> str:
-    """How forward is called, where that isn't by one input."""
+    """How forward is called, where that isn't by one input of the usual type."""
     if not isinstance(inputs, Mapping):
+        if inputs.dtype == torch.float64:
+            return "; float64 is what numpy makes: give float32, .astype('float32')"
         return ""
     return f"; forward is given these by name, forward({', '.join(f'{n}=..' for n in inputs)})"
 
@@ -135,11 +140,14 @@ def _advice(recipe: Recipe, prediction: Any, target: Any) -> str:
     is_class = isinstance(target, Tensor) and not target.is_floating_point()
     if recipe.loss is mse and is_class:
         return "; these targets are whole numbers: if they are classes, set loss=cross_entropy"
-    if recipe.loss in (mse, cross_entropy) and not isinstance(prediction, Tensor):
+    if not isinstance(prediction, Tensor) and recipe.loss in (mse, cross_entropy):
         return (
             "; this loss takes a tensor: take it out of the model's output in a loss of yours "
             "(lambda output, target: ..), or say loss=own if the model makes its loss itself"
         )
+    classes_last = isinstance(prediction, Tensor) and prediction.shape[:-1] == target.shape
+    if is_class and classes_last and target.ndim > 1:
+        return "; torch's losses have the classes in the second dimension, loss=cross_entropy last"
     return ""
 
 

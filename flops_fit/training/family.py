@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,8 +97,8 @@ class ModelFamily:
     """All sizes of one model: the planner's `Family`.
 
     `sample` is a batch (input, target) on which FLOPs are counted; each of its samples adds
-    `tokens_per_sample` to D. Raises `ConfigError` for a family that can't be built at all, or
-    whose size argument doesn't scale it.
+    `tokens_per_sample` to D; `asked` are sizes that are asked for. Raises `ConfigError` for a
+    family that can't be built at all, or whose size argument doesn't scale it.
     """
 
     def __init__(
@@ -108,12 +108,14 @@ class ModelFamily:
         sample: Batch,
         tokens_per_sample: float,
         loss: LossFunction,
+        asked: Sequence[SizeValue] | None = None,
     ) -> None:
         self.factory = factory
         self.spec = spec
         self.sample = sample
         self.tokens_per_sample = tokens_per_sample
         self.loss = loss
+        self.asked = asked or ()
         self._counts: dict[str, int | None] = {}
         self._measured: dict[str, ModelSize] = {}
         self._errors: dict[str, Exception] = {}
@@ -134,10 +136,12 @@ class ModelFamily:
 
     @functools.cached_property
     def smallest(self) -> SizeValue:
-        """On which model, data and loss are tried: of sizes at some distance from each other the
-        smallest that runs on the sample, as far as that can be told without numbers."""
-        values = sorted(self._values_apart(), key=self._num_params)
-        return next((v for v in values if self._runs(v)), values[0])
+        """On which model, data and loss are tried: of sizes at some distance from each other, and
+        then of those that are asked for, the smallest that runs on the sample, as far as that can
+        be told without numbers."""
+        first, *others = sorted(self._values_apart(), key=self._num_params)
+        asked = sorted(filter(self._count, self.asked), key=self._num_params)
+        return next((value for value in (first, *others, *asked) if self._runs(value)), first)
 
     def _first(self) -> SizeValue:
         """The smallest that can be built."""

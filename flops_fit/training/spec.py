@@ -143,7 +143,8 @@ class StudySpec:
         """What all runs share, with these choices made."""
         source = self.source
         sample = next(source.training_batches(self.sweep.batch_size, seed=self.sweep.seed))
-        family = ModelFamily(self.factory, self.size, sample, source.tokens_per_sample, self.loss)
+        per_sample, asked = source.tokens_per_sample, self.sweep.sizes
+        family = ModelFamily(self.factory, self.size, sample, per_sample, self.loss, asked)
         loss = with_labels(family, self.loss)
         if loss is not self.loss:
             family.use_loss(loss)
