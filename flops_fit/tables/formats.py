@@ -364,7 +364,8 @@ def _of_two_lines(upper: Sequence[str], lower: Sequence[str]) -> tuple[str, ...]
     if all(BRACKETED.fullmatch(cell) for cell in lower if cell):
         return tuple(f"{above} {below}".strip() for above, below in zip(upper, lower, strict=True))
     pairs = list(zip(upper, lower, strict=True))
-    if sum(map(bool, lower)) <= sum(map(bool, upper)) or not all(map(any, pairs)):
+    are_groups = len({*upper}) < len(upper) or sum(map(bool, lower)) > sum(map(bool, upper))
+    if not are_groups or not all(map(any, pairs)) or len({*pairs}) < len(pairs):
         return None
     group, joined = "", []
     for above, below in pairs:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from flops_fit.plan.run import Run
-from flops_fit.tables.cells import FILE, Cells
+from flops_fit.tables.cells import FILE, Cells, content
 from flops_fit.tables.columns import Named, others_that_may_be
 from flops_fit.tables.curves import CurveRow
 from flops_fit.tables.units import shown_units
@@ -18,6 +18,12 @@ arXiv 2305.16264)."""
 
 RATES = re.compile(r"(?:^|[\W_])(?:(?:peak|max|base|init)[\W_]?)?(?:lr|learning[\W_]?rate)$", re.I)
 """Headers of learning rates."""
+
+SEEDS = re.compile(r"(?:^|[\W_])(?:seeds?|rep(?:eat|lica)?|trial)(?:$|[\W_\d])", re.IGNORECASE)
+"""Headers of what makes runs repeated."""
+
+SHOWN = 3
+"""Values of a column."""
 
 STEPS = re.compile(
     r"(?:^|[\W_])(?:global[\W_]?|train(?:ing|er)?[\W_]?)?"
@@ -114,3 +120,26 @@ def _notes_on_groups(
                 "each, the default takes them for repeated seeds"
             )
             return
+    others = [header for header in cells.headers if header not in measured]
+    if parting := _what_parts(others, cells, list(same.values())):
+        shown = list(dict.fromkeys(cells.column(parting)))[:SHOWN]
+        yield (
+            f"runs of one N and D differ in {parting!r} ({', '.join(shown)}): they are taken for "
+            "repeated seeds; where= chooses some of them"
+        )
+
+
+def _what_parts(
+    headers: Sequence[str], cells: Cells, groups: Sequence[Sequence[int]]
+) -> str | None:
+    """A column that makes rows of one N and D runs of different kinds: its values come again from
+    group to group, and none twice in one."""
+    several = [group for group in groups if len(group) > 1]
+    for header in headers:
+        values = [[content(cells.rows[i].get(header, "")) for i in group] for group in several]
+        kinds = {value for group in values for value in group}
+        if SEEDS.search(header) or not header or not kinds or len(kinds) > len(several):
+            continue
+        if len(kinds) > 1 and all(len({*group}) == len(group) for group in values):
+            return header
+    return None

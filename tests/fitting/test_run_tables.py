@@ -169,6 +169,24 @@ def test_how_runs_ended_is_read_from_the_columns_of_trackers(tmp_path, header):
 
 
 @pytest.mark.parametrize(
+    ("header", "values", "says"),
+    [
+        ("schedule", ("cosine", "wsd"), True),
+        ("seed", ("1", "2"), False),
+        ("data_seed", ("1", "2"), False),
+        ("note", ("good", "good"), False),
+        ("host", ("a", "b", "c", "d"), False),
+    ],
+)
+def test_kinds_of_runs_that_would_be_taken_for_seeds_are_said(tmp_path, header, values, says):
+    rows = [f"{n},2e9,{3 + 0.1 * j},{values[(i * 2 + j) % len(values)]}"
+            for i, n in enumerate(("1e8", "2e8")) for j in range(2)]  # fmt: skip
+    notes = read_table(file(tmp_path, "\n".join([f"N,D,loss,{header}", *rows]))).notes
+    assert any("differ in 'schedule' (cosine, wsd)" in note for note in notes) == says
+    assert any("differ in" in note for note in notes) == says
+
+
+@pytest.mark.parametrize(
     ("headers", "columns", "said"),
     [
         ("N,D,loss,val_loss", {}, "loss is read from column 'loss', not from 'val_loss'"),

@@ -112,6 +112,9 @@ WRITERS = {
     "groups.csv": lambda path: path.write_text(
         "Model,,Training,\nname,N,D,loss\na,1e8,2e9,3.5\nb,2e8,4e9,3.2\n"
     ),
+    "frame.csv": lambda path: path.write_text(
+        "model,model,eval,eval\nname,N,D,loss\na,1e8,2e9,3.5\nb,2e8,4e9,3.2\n"
+    ),
     "units.csv": lambda path: path.write_text(
         "name,N,D,loss\n,(M),(B),[nats]\na,100,2,3.5\nb,200,4,3.2\n"
     ),
