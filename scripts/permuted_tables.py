@@ -14,6 +14,7 @@ but for `--whole`.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ SMALL = {
 KINDS = ("all rows", "each budget", "each size")
 """Among which rows losses are shuffled."""
 
-USABLE = ("usable", "N only", "loss only")
+USABLE = ("Good to", "Good for the loss only", "Good for N only")
 """How a verdict begins that lets something be relied on."""
 
 
@@ -86,7 +87,7 @@ def groups(points: Points, kind: str) -> NDArray[np.int64]:
 
 
 def verdict_of(points: Points) -> str:
-    """The verdict's first word or words, or that there is no law."""
+    """The verdict, or that there is no law."""
     try:
         law = fit_runs(points.runs, draws=DRAWS)
     except FitError as error:
@@ -122,7 +123,7 @@ def tasks(simulated: int, shuffles: int, *, whole: bool) -> Iterator[Task]:
 def short(verdict: str) -> str:
     """What a verdict lets be relied on."""
     said = next((word for word in USABLE if verdict.startswith(word)), None)
-    return said or verdict.partition(":")[0]
+    return said or re.split(r"[:.]| beyond| even", verdict)[0]
 
 
 def main() -> int:

@@ -551,3 +551,40 @@ class TestWorkers:
 def test_what_cannot_be_trained_on_is_said_at_once(data, arguments, message):
     with pytest.raises(ConfigError, match=message):
         as_source(data, **arguments)
+
+
+class Once(Counting):
+    """Hands out one iterator."""
+
+    def __init__(self, length=1000):
+        super().__init__(length)
+        self.kept = super().__iter__()
+
+    def __iter__(self):
+        return self.kept
+
+
+class OwnGenerator(Counting):
+    """Draws from a generator that goes on from reading to reading."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def __iter__(self):
+        return ((x + self.rng.random(), y) for x, y in super().__iter__())
+
+
+def test_a_stream_that_can_be_read_once_is_refused():
+    with pytest.raises(ConfigError, match="is at its end when it is read for the second time"):
+        as_source(Once(40), held_out=TensorDataset(INPUTS[:, :1], TARGETS), batch_size=8)
+    with pytest.raises(ConfigError, match="what is held out would be trained on"):
+        as_source(Once(), held_out=None, batch_size=8)
+
+
+def test_a_stream_that_differs_each_time_says_what_that_does_to_resuming():
+    with pytest.raises(ConfigError, match="what is held out would be trained on"):
+        as_source(OwnGenerator(), held_out=None, batch_size=8)
+    held_out = TensorDataset(torch.full((64, 1), -5.0), torch.zeros(64, 1))
+    source = as_source(OwnGenerator(), held_out=held_out, batch_size=8)
+    assert any("goes on with other data" in note for note in source.notes)

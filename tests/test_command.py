@@ -201,6 +201,7 @@ def saying(text: str) -> str:
         ("loss 3.5, acc 0.2\nloss 2.5, acc 0.4\nbye", r"loss (\S+)", 2.5),
         ("[eval] (loss=2.5)", r"loss=(?P<loss>[^ ]+)", 2.5),
         ("  1 | 9\n  2 | 2.5e0\n", r"^\s*\d+ \| (\S+)$", 2.5),
+        ("\x1b[32mval_loss\x1b[0m: \x1b[1;31m2.5\x1b[0m", r"val_loss: (\S+)", 2.5),
         ("train 1\rtrain 2\rfinal loss: 2.5\n", r"final loss: ([\d.]+)", 2.5),
     ],
 )

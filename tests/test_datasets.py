@@ -349,6 +349,16 @@ def test_files_that_are_none_of_token_ids_are_refused(tmp_path):
     np.savez(tmp_path / "a", IDS)
     with pytest.raises(ConfigError, match="is an archive"):
         Tokens(tmp_path / "a.npz", 50_257, 10)
+    header = np.zeros(256, np.int32)
+    header[:3] = 12345, 1, len(IDS)
+    (tmp_path / "b.bin").write_bytes(header.tobytes() + IDS.astype(np.uint16).tobytes())
+    with pytest.raises(ConfigError, match="a header that isn't known"):
+        Tokens(tmp_path / "b.bin", 50_257, 10)
+    for text in ('{"ids": [1, 2, 3]}\n' * 1000, "größer als ø " * 500):
+        (tmp_path / "train.jsonl").write_bytes(text.encode()[:5000])
+        with pytest.raises(ConfigError, match="holds text, no ids"):
+            Tokens(tmp_path / "train.jsonl", 50_257, 10)
+    assert Tokens(tmp_path / "train.jsonl", 256, 10, dtype="uint8").unique_samples > 400
     np.save(tmp_path / "cut.npy", IDS)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:5000])
     with pytest.raises(ConfigError, match="can't be read as a numpy array"):

@@ -13,7 +13,7 @@ from flops_fit.building.from_config import ConfiguredModel, size_spec
 from flops_fit.building.node import Part
 from flops_fit.datasets.adapters import as_source
 from flops_fit.errors import ConfigError
-from flops_fit.learning.losses import WithLabels, inputs_for, own
+from flops_fit.learning.losses import WithLabels, cross_entropy, inputs_for, own
 from flops_fit.plan.trunks import chains
 from flops_fit.store.execution import Inline, SideBySide
 from flops_fit.store.folder import StudyFolder
@@ -50,6 +50,33 @@ def test_the_loss_is_the_models_own(tmp_path, cls):
         logits, _ = models.GPT.forward(model, ids, target)
     expected = float(F.cross_entropy(logits.flatten(0, 1), target.flatten()))
     assert evaluate(model, recipe, 4, 16).loss == pytest.approx(expected, rel=1e-5)
+
+
+class TakesAnything(models.GPT):
+    """As wrappers around models do."""
+
+    def forward(self, **named):
+        logits, loss = super().forward(named["ids"], named["labels"])
+        return {"logits": logits, "loss": loss}
+
+
+def test_a_forward_that_takes_any_names_is_given_labels(tmp_path):
+    ids, targets = models.pairs()
+    _, recipe = study(tmp_path, TakesAnything, data={"ids": ids, "labels": targets})
+    assert recipe.loss.label_name == "labels"
+    batch = next(recipe.source.held_out_batches(4, 4))
+    assert sorted(inputs_for(recipe.loss, *batch)) == ["ids", "labels"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+def test_a_model_without_python_code_trains(tmp_path):
+    plan, recipe = planned(tmp_path, factory=scripted_net)
+    assert (plan.experiments[0].num_params, recipe.loss) == (25, F.mse_loss)
+
+
+def scripted_net(width):
+    net = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 1))
+    return torch.jit.script(net)
 
 
 def test_a_loss_of_the_user_that_needs_labels_gets_them(tmp_path):
@@ -132,6 +159,63 @@ def test_classes_with_the_default_loss_are_told(tmp_path):
     x = torch.randn(200, 4)
     with pytest.raises(ConfigError, match="set loss=cross_entropy"):
         planned(tmp_path, loss=mse, source=as_source((x, (x.sum(1) > 0).long())))
+
+
+def rows(targets=1, dtype=torch.float32):
+    x = torch.randn(200, 4)
+    return as_source((x.to(dtype), x[:, :targets].squeeze(1) if targets == 1 else x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss": F.mse_loss, "source": rows()}, "Using a target size"),
+        ({"source": rows(dtype=torch.float64)}, "float64 is what numpy makes"),
+        ({"source": as_source({"x": torch.randn(200, 4), "y": torch.randn(200, 1)})},
+         r"forward is given these by name, forward\(x=\.\.\)"),
+    ],
+)  # fmt: skip
+def test_usual_mistakes_are_told_with_what_to_do(tmp_path, changes, said):
+    class Net(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, width)
+            self.last = torch.nn.Linear(width, 1)
+
+        def forward(self, inputs):
+            return self.last(self.layer(inputs))
+
+    with pytest.raises(ConfigError, match=said):
+        planned(tmp_path, factory=Net, **changes)
+
+
+def test_what_to_do_with_outputs_of_other_forms(tmp_path):
+    with pytest.raises(ConfigError, match="say loss=own if the model makes its loss itself"):
+        study(tmp_path, models.DictWithLoss, loss=cross_entropy)
+
+    def of_ids(width):
+        return torch.nn.Sequential(torch.nn.Embedding(64, width), torch.nn.Linear(width, 64))
+
+    with pytest.raises(ConfigError, match="loss=cross_entropy last"):
+        study(tmp_path, None, factory=of_ids, loss=torch.nn.CrossEntropyLoss())
+
+
+def test_sizes_that_can_be_built_and_not_run_are_told_before_training(tmp_path):
+    """Smaller ones than are asked for may be so too: these are passed over."""
+
+    class Grouped(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layer, self.last = torch.nn.Linear(4, width), torch.nn.Linear(width, 1)
+
+        def forward(self, x):
+            return self.last(self.layer(x).view(len(x), 4, -1).softmax(1).view(len(x), -1))
+
+    sweep = small_sweep(sizes=(4, 8, 16))
+    plan, recipe = planned(tmp_path, factory=Grouped, sweep=sweep)
+    assert (len(plan), recipe.family.smallest) == (6, 4)
+    with pytest.raises(ConfigError, match=r"width=10\) can't take a batch"):
+        planned(tmp_path / "b", factory=Grouped, sweep=small_sweep(sizes=(4, 10, 16)))
 
 
 def test_whole_shapes_may_be_values_inside_of_a_config():

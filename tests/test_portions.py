@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ class ByMask:
 
 def recipe_of(tmp_path, factory=Tagger, data=None, loss=cross_entropy, **changes):
     sweep = small_sweep(budgets=(1e6, 2e6), sizes=(4, 8), batch_size=8)
-    source = as_source(data or labelled(), batch_size=8)
+    source = as_source(labelled() if data is None else data, batch_size=8)
     parts = {"factory": factory, "loss": loss, "source": source, "sweep": sweep, **changes}
     return planned(tmp_path, **parts)
 
@@ -255,6 +256,26 @@ def test_a_worker_does_not_try_again_what_its_parent_has_found(tmp_path):
         assert again.recipe.portions == trainer.recipe.portions
         calls.append(there.loss.calls - before)
     assert calls[0] == 0 < calls[1]
+
+
+class Noisy(nn.Module):
+    """Draws random numbers, in evaluation too, as autoencoders do."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer, self.last = nn.Linear(4, width), nn.Linear(width, 4)
+
+    def forward(self, x):
+        h = self.layer(x)
+        return self.last(h + 0.1 * torch.randn_like(h))
+
+
+@pytest.mark.parametrize(("reduction", "depends"), [("sum", True), ("mean", False)])
+def test_a_sum_is_found_among_losses_that_differ_each_time(tmp_path, reduction, depends):
+    data = torch.randn(480, 4, generator=torch.Generator().manual_seed(0))
+    loss = partial(F.mse_loss, reduction=reduction)
+    _, recipe = recipe_of(tmp_path, Noisy, data, lambda output, target: loss(output, target))
+    assert ("is it a sum" in (recipe.portions.depends or "")) == depends
 
 
 def test_state_from_call_to_call_is_a_dependence(tmp_path):

@@ -13,6 +13,10 @@ TAIL_LINES, TAIL_CHARS = 3, 300
 """Of a log, shown where nothing in it matches."""
 
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What terminals are told between letters."""
+
+
 class NotReported(ValueError):
     """The file or a number in it isn't there."""
 
@@ -44,6 +48,7 @@ class Report:
 
         Raises `NotReported` where nothing matches, and for a group that is no number.
         """
+        text = COLOURS.sub("", text)
         matches = list(pattern.finditer(text))
         if not matches:
             lines = [line.strip() for line in text.splitlines() if line.strip()]

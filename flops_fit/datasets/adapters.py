@@ -255,6 +255,7 @@ def stream_source(
             "kept for evaluation and at least 1 is trained on; give a longer stream, a smaller "
             "batch_size, or held_out=a dataset"
         )
+    notes = notes_on_second_reading(loader, start[0], held_out)
     if is_fraction(held_out):
         evaluation: UserSamples = reserved_samples(loader, start[:RESERVED_BATCHES])
     else:
@@ -272,8 +273,31 @@ def stream_source(
         evaluation.repeatable,
         count.mean,
         fingerprint,
-        count.notes,
+        (*count.notes, *notes),
     )
+
+
+def notes_on_second_reading(loader: DataLoader[Any], first: Batch, held_out: Any) -> list[str]:
+    """That a stream doesn't begin with the same batch when it is read again.
+
+    Raises `ConfigError` where it is at its end then, and where held-out samples, which are its
+    first, would be trained on.
+    """
+    again = next(full_batches(loader), None)
+    if again is not None and batch_hash(again) == batch_hash(first):
+        return []
+    ways = (
+        "let __iter__ make its iterator anew, and draw random numbers from the global generators "
+        "or from a seed that it begins with"
+    )
+    if again is None:
+        raise ConfigError(f"the stream is at its end when it is read for the second time: {ways}")
+    what = "the stream begins with other samples each time that it is read"
+    if is_fraction(held_out):
+        raise ConfigError(
+            f"{what}, so what is held out would be trained on: {ways}; or give held_out=a dataset"
+        )
+    return [f"{what}: a run that is stopped goes on with other data; {ways}"]
 
 
 def stream_count(loader: DataLoader[Any], start: list[Batch], given: int | None) -> TokenCount:

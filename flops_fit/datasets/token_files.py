@@ -37,6 +37,12 @@ MAGIC = {20240520: "<u2", 20240801: "<u4"}
 """What files of llm.c begin with (dev/data/data_common.py there), and what ids are behind it: those
 of GPT-2 and of Llama 3. 20240520 are the ids 55,432 and 308, the first of them none of GPT-2's."""
 
+TELLING_LETTERS = 16
+"""In a row that no ids would make."""
+
+MOST_HEADER_INTS = 8
+"""That say something; the others are 0."""
+
 OTHER_FORMATS = (
     (b"PK\x03\x04", "an archive, as .npz and torch.save make them"),
     (b"\x1f\x8b", "compressed by gzip"),
@@ -178,11 +184,39 @@ def opened(path: Path, dtype: str) -> tuple[np.ndarray, bool]:
                 f"ids.astype('{dtype}').tofile('ids.bin')"
             )
     size, itemsize = path.stat().st_size, np.dtype(dtype).itemsize
+    if itemsize > 1 and is_text(start):
+        raise ConfigError(
+            f"{path} holds text, no ids of tokens: dataset=text reads it, or make ids of it"
+        )
+    if is_other_header(start):
+        raise ConfigError(
+            f"{path} begins with a header that isn't known ({len(start):,} bytes, of which all but "
+            "the first are 0): write the ids without it"
+        )
     if size == 0 or size % itemsize:
         raise ConfigError(
             f"{path} has {size} bytes, not a positive multiple of {itemsize}: is it {dtype}?"
         )
     return np.memmap(path, dtype=dtype, mode="r"), False
+
+
+def is_text(start: bytes) -> bool:
+    """Whether the bytes are letters, figures and the like."""
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(start) - 3:  # else it is cut off within a letter
+            return False
+        text = start[: error.start].decode("utf-8")
+    return len(text) >= TELLING_LETTERS and all(c.isprintable() or c in "\n\r\t\f" for c in text)
+
+
+def is_other_header(start: bytes) -> bool:
+    """Whether the file begins as those of llm.c do, with another magic number."""
+    if len(start) < 4 * HEADER_INTS:
+        return False
+    ints = np.frombuffer(start, "<i4")
+    return bool(ints[0]) and not ints[MOST_HEADER_INTS:].any()
 
 
 def numpy_array(path: Path) -> np.ndarray:

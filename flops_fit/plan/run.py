@@ -38,8 +38,8 @@ NOT_NEGATIVE = (
 SAME_FLOPS = 1e-9
 """Relative difference of two ways to round the same product."""
 
-COMPLETED_ELSEWHERE = frozenset({"done", "finished"})
-"""Other words for a completed run: of earlier versions of flops-fit, and of W&B."""
+COMPLETED_ELSEWHERE = frozenset({"done", "finished", "complete", "succeeded", "success", "ok"})
+"""Other words for a completed run: of earlier versions of flops-fit, of W&B, MLflow and clouds."""
 
 
 def status_called(word: str) -> str:

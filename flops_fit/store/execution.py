@@ -320,7 +320,7 @@ class SideBySide:
 def _tell_of(problem: Exception | None, apart: Sequence[Run]) -> None:
     """A problem that runs had together and don't have alone is ours, and costs the user time."""
     if problem is not None and all(run.status != Status.FAILED for run in apart):
-        said = f"{type(problem).__name__}: {problem}"
+        said = str(problem) or type(problem).__name__
         warnings.warn(f"{len(apart)} runs were trained alone, not together: {said}", stacklevel=3)
 
 

@@ -86,7 +86,7 @@ def quantity(cell: str) -> Quantity | None:
     else:
         return None
     try:
-        return Quantity(float(figures), rest.strip().strip("*†‡").strip())
+        return Quantity(float(figures), rest.strip().strip("*†‡").rstrip(".").strip())
     except ValueError:
         return None
 

@@ -20,7 +20,7 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
     "loss": ("final_loss", "val_loss", "eval_loss", "validation_loss"),
     "budget": (),
     "id": ("run_name", "run_id", "name", "run"),
-    "status": (),
+    "status": ("state", "run_status", "run_state"),
     "seed": (),
     "loss_stderr": (),
     "num_params_total": ("total_params", "n_params_total"),
@@ -70,11 +70,23 @@ def names_of_runs(headers: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*found, *(h for h in headers if h == FILE)]))
 
 
+def others_that_may_be(ours: str, headers: Sequence[str], taken: str) -> list[str]:
+    """Further columns that are called so; of names of runs, which often are several, none."""
+    if ours == "id":
+        return []
+    found = _all_found(headers, ours, COMMON_NAMES[ours])
+    return [header for header in found if header != taken]
+
+
 def _found(headers: Sequence[str], ours: str, common: Sequence[str]) -> list[str]:
     """The headers that mean `ours`: its own name, else a common one, in that order. Units in a
     header, such as `tokens (B)`, don't matter."""
-    if exact := [name for name in (ours, *common) if name in headers]:
-        return exact
+    exact = [name for name in (ours, *common) if name in headers]
+    return exact or _all_found(headers, ours, common)
+
+
+def _all_found(headers: Sequence[str], ours: str, common: Sequence[str]) -> list[str]:
+    """Those of such names, whatever their case and punctuation."""
     meant = [_plain(name) for name in (ours, *common)]
     by_name = {header: _plain(without_unit(ours, header)) for header in headers}
     alike = [header for header in headers if by_name[header] in meant]

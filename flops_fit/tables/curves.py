@@ -9,11 +9,13 @@ from itertools import combinations, pairwise
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.fitting.points import Dropped
-from flops_fit.plan.run import Run
+from flops_fit.plan.run import Run, Status
 from flops_fit.tables.cells import Cells, content
 
 FEWEST = 2
 """Rows of a curve, for a column to tell curves apart."""
+
+UNMEASURED = "a row of a curve without a loss"
 
 MOST_COLUMNS = 40
 """Columns that are looked at for what tells curves apart, two at a time."""
@@ -56,9 +58,14 @@ def curves_of(
     groups: dict[tuple[str, float], list[CurveRow]] = defaultdict(list)
     for row in rows:
         groups[row.run.id, row.run.num_params].append(row)
-    apart = _Apart(cells, measured, ids, list(groups.values()))
     kept: dict[tuple[str, float], list[CurveRow]] = {}
     dropped = []
+    for key, group in groups.items():
+        with_loss = [row for row in group if _is_measured(row.run)]
+        if 0 < len(with_loss) < len(group):
+            dropped += [Dropped(r.run.id, UNMEASURED) for r in group if not _is_measured(r.run)]
+            groups[key] = with_loss
+    apart = _Apart(cells, measured, ids, list(groups.values()))
     for key, group in groups.items():
         if (conflict := _conflict(group)) is not None:
             raise apart.refusal(*conflict)
@@ -79,6 +86,12 @@ def curves_of(
         checkpoints |= {row.row: replace(row.run, id=name) for row in group}
         ends.append(replace(group[-1].run, id=name))
     return Curves(ends, [checkpoints[number] for number in sorted(checkpoints)], dropped)
+
+
+def _is_measured(run: Run) -> bool:
+    """Whether the row has a loss, be it no number. Logs hold others: training losses between
+    evaluations, a summary at the end."""
+    return run.loss is not None or run.status == Status.DIVERGED
 
 
 def _conflict(group: Sequence[CurveRow]) -> tuple[CurveRow, CurveRow, str] | None:

@@ -22,8 +22,8 @@ PIPE = re.compile(r"(?<!\\)\|")
 def is_drawn(text: str) -> bool:
     """Whether cells are parted by | and rows by a rule somewhere."""
     lines = text.translate(BOX).splitlines()
-    ruled = any(_is_rule(line) for line in lines)
-    return ruled and any("|" in line and not _is_rule(line) for line in lines)
+    ruled = any(is_rule(line) for line in lines)
+    return ruled and any("|" in line and not is_rule(line) for line in lines)
 
 
 def drawn_table(path: Path, text: str) -> list[list[str]]:
@@ -33,7 +33,7 @@ def drawn_table(path: Path, text: str) -> list[list[str]]:
     """
     tables: list[list[list[str]]] = [[]]
     for line in (*text.translate(BOX).splitlines(), ""):
-        if _is_rule(line):
+        if is_rule(line):
             continue
         if "|" in line:
             tables[-1].append(_cells(line))
@@ -51,7 +51,8 @@ def drawn_table(path: Path, text: str) -> list[list[str]]:
     return [tables[0][0], *(line for table in tables for line in table[1:])]
 
 
-def _is_rule(line: str) -> bool:
+def is_rule(line: str) -> bool:
+    """Of dashes or equal signs, which say nothing."""
     return line.count("-") + line.count("=") >= DASHES and bool(RULE.fullmatch(line))
 
 
@@ -67,3 +68,24 @@ def _plain(cell: str) -> str:
     while (found := re.fullmatch(r"(`+|\*{1,3}|__|~~|<b>)(.+?)(\1|</b>)", cell)) is not None:
         cell = found[2].strip()
     return cell.replace("&nbsp;", " ").strip()
+
+
+LATEX_ROW = re.compile(r"^(.*(?<!\\)&.*?)\\\\(?:\[[^\]]*\])?\s*(?:\\[a-z]+rule.*)?$", re.MULTILINE)
+"""Cells parted by & up to a double backslash."""
+
+LATEX_WORDS = re.compile(r"\\(?:textbf|textit|emph|underline|mathbf|text|mathrm|bf|num)\b\s*")
+
+
+def is_latex(text: str) -> bool:
+    return bool(LATEX_ROW.search(text)) and "\\begin{tab" in text
+
+
+def latex_table(text: str) -> list[list[str]]:
+    """The cells of all rows, without what makes them bold and without rules."""
+    rows = [re.split(r"(?<!\\)&", found[1]) for found in LATEX_ROW.finditer(text)]
+    return [[_of_latex(cell) for cell in row] for row in rows]
+
+
+def _of_latex(cell: str) -> str:
+    cell = re.sub(r"\\[a-z]+rule(?:\([^)]*\))?(?:\{[^}]*\})?", "", LATEX_WORDS.sub("", cell))
+    return re.sub(r"\\([%&#_$])", r"\1", re.sub(r"(?<!\^)\{([^{}]*)\}|\$", r"\1", cell)).strip()

@@ -21,6 +21,7 @@ from flops_fit.tables.columns import listed
 from flops_fit.tables.values import (
     BINARY,
     COMPARISONS,
+    DATE,
     FUNCTIONS,
     OF_TEXT,
     SEVERAL,
@@ -210,7 +211,7 @@ class _Reader:
         end = self.at
         if (quoted := _unquoted(raw)) is not None:
             return lambda row: quoted
-        if number_in(raw) is not None or not raw:
+        if number_in(raw) is not None or DATE.fullmatch(raw) or not raw:
             return lambda row: raw
         found = self.expression_between(here, end)
         self.at = end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -41,6 +42,29 @@ MOST_USUAL = {"num_params": 3e8, "num_tokens": 1e10}
 MANY = 0.5
 """Share of the rows that can't be true from which on it is the unit, not these rows."""
 
+LOGARITHM = re.compile(
+    r"(?:^|[\W_])(?P<word>log|ln)[\W_]?(?P<base>10|2|e)?(?=[\W_]|[NDC]$|$)", re.IGNORECASE
+)
+"""How a header says that it holds logarithms: log10(N), ln_tokens, logC."""
+
+LARGEST_LOGARITHM = 100.0
+"""Natural ones of all sizes lie below it."""
+
+BYTES = r"(?:^|[\W_])(?:[kmgt]i?b|[kmgt]?bytes?)[\W_]*$"
+TIME_OR_MONEY = r"(?:hours?|hrs?|days?|minutes?|mins?|seconds?|secs?|usd|dollars?|\$|kwh)[\W_]*$"
+
+OTHER_KINDS: Mapping[str, tuple[re.Pattern[str], str, str]] = {
+    "flops": (
+        re.compile(TIME_OR_MONEY, re.IGNORECASE),
+        "a time or a price",
+        "`{}` * FLOPS_FOR_EACH",
+    ),
+    "num_params": (re.compile(BYTES, re.IGNORECASE), "bytes", "`{}` / BYTES_OF_A_PARAMETER"),
+    "num_tokens": (re.compile(BYTES, re.IGNORECASE), "bytes", "`{}` / BYTES_OF_A_TOKEN"),
+}
+"""How headers say that a column is of something else, what that is, and how sizes follow from it:
+some unit would always fit."""
+
 SMALL = 10_000.0
 """Parameters below which a model is a toy's, or the count in thousands or millions."""
 
@@ -60,6 +84,37 @@ def check_constant(constant: float) -> None:
         if near
         else "give FLOPs that are spent for one parameter and one token",
     )
+
+
+def check_no_logarithms(headers: Mapping[str, str], given: Mapping[str, Array]) -> None:
+    """Raises `FitError` where sizes, by our names, are read from logarithms as their headers say:
+    small numbers for which some unit would always fit."""
+    for name, values in given.items():
+        header = headers[name]
+        found = LOGARITHM.search(header)
+        if found is None or not len(values) or np.max(values) > LARGEST_LOGARITHM:
+            continue
+        base = "e" if found["word"].casefold() == "ln" else found["base"]
+        powers = {"10": "10 ** `{}`", "2": "2 ** `{}`", "e": "exp(`{}`)"}
+        ways = [powers[base.casefold()]] if base else [powers["10"], powers["e"]]
+        raise FitError(
+            f"{name} is read from {header!r}, {np.min(values):.4g} to {np.max(values):.4g}: "
+            "logarithms, by their name",
+            "say " + " or ".join(f"columns.{name}='{way.format(header)}'" for way in ways),
+        )
+
+
+def check_kinds(headers: Mapping[str, str]) -> None:
+    """Raises `FitError` where a column without a unit says that it is of something else; `headers`
+    by our names."""
+    for name, (pattern, kind, expression) in OTHER_KINDS.items():
+        header = headers.get(name, "")
+        if pattern.search(header):
+            raise FitError(
+                f"{name} is read from {header!r}, by its name {kind}",
+                f"say columns.{name}='{expression.format(header)}' with the number that holds for "
+                f"your runs; where it is {name} after all, columns.{name}_unit=1",
+            )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,13 @@ from flops_fit.tables.curves import CurveRow, IdColumns, curves_of
 from flops_fit.tables.files import Asked, table_files
 from flops_fit.tables.formats import read_cells
 from flops_fit.tables.pivot import unpivoted
-from flops_fit.tables.plausible import Sizes, check_constant, is_inconsistent
+from flops_fit.tables.plausible import (
+    Sizes,
+    check_constant,
+    check_kinds,
+    check_no_logarithms,
+    is_inconsistent,
+)
 from flops_fit.tables.rows import (
     NATS,
     TableRow,
@@ -94,15 +100,17 @@ def read_table(
     if pivot:
         melted = unpivoted(cells, pivot, columns)
         cells, columns = melted.cells, melted.columns
-    found = _found_rows(cells, columns, where)
+    in_file, found = cells.headers, _found_rows(cells, columns, where)
     sizes = _sizes(found, columns, flops_per_param_per_token)
+    check_kinds({n: h for n, h in found.names.items() if h in in_file and n not in found.units})
+    check_no_logarithms(found.names, sizes.given)
     sizes.check()
     runs = [
         CurveRow(run_of(row, (float(n), float(d), float(c)), nats_per_unit), number)
         for row, number, n, d, c in zip(found.rows, found.numbers, *sizes.all(), strict=True)
     ]
     notes = [
-        *notes_on_columns(found.names, columns, found.units),
+        *notes_on_columns(cells.headers, found.names, columns, found.units),
         *notes_on_loss(found.names["loss"], nats_per_unit),
     ]
     dropped = list(found.dropped)

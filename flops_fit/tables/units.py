@@ -6,10 +6,17 @@ import re
 from collections.abc import Mapping
 
 from flops_fit.fitting.errors import FitError
-from flops_fit.tables.cells import quantity
+from flops_fit.tables.cells import SUPERSCRIPTS, quantity
 
 COUNTS = ("num_params", "num_tokens", "num_params_total", "unique_tokens")
 COMPUTE = ("flops", "budget")
+
+LOSSES = ("loss", "loss_stderr")
+
+LOSS_UNIT = re.compile(
+    r"[\s_,]*[(\[]?\b(?:nats?|bits?|bpb)(?:(?:\s*/\s*|[\s_]per[\s_])\w+)?[)\]]?\s*$", re.IGNORECASE
+)
+"""Behind the header of a loss: (nats), [bits per token]."""
 
 UNIT_NAMES: Mapping[str, str] = {f"{name}_unit": name for name in (*COUNTS, *COMPUTE)}
 """Names under which `columns` has units -> the columns that they are of."""
@@ -129,6 +136,8 @@ def header_unit(name: str, header: str) -> tuple[float, str] | None:
 
 def without_unit(name: str, header: str) -> str:
     """The header without the unit that it names."""
+    if name in LOSSES:
+        return LOSS_UNIT.sub("", header)
     found = header_unit(name, header) if name in (*COUNTS, *COMPUTE) else None
     return found[1] if found else header
 
@@ -143,7 +152,7 @@ def _in_brackets(name: str, header: str) -> tuple[float, str] | None:
 
 def _behind_a_sign(name: str, header: str) -> tuple[float, str] | None:
     """tokens/1e9, params_1e6, N [x 1e6], FLOPs, e18; C in PF-days; tokens, B."""
-    found = re.search(r"[\s_/,×x*]+(?:1?e|10\^)\+?(\d+)$", header)
+    found = re.search(r"[\s_/,×x*]+(?:1?e|10\^?)\+?(\d+)$", header.translate(SUPERSCRIPTS))
     if found and int(found[1]) % 3 == 0 and len(found[1]) < 3:
         return float(f"1e{found[1]}"), header[: found.start()]
     found = re.search(r"(?:\bin\b|,|/)\s*([^,/]+(?:/s[^,/]*)?)$", header, re.IGNORECASE)

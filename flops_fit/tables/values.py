@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flops_fit.fitting.errors import FitError
 from flops_fit.tables.cells import Row, content, number_in
@@ -15,7 +16,7 @@ Value = float | str | bool | None
 
 Node = Callable[[Row], Value]
 
-COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "=": operator.eq,
     "!=": operator.ne,
@@ -25,6 +26,9 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 """What may stand between two values; longer signs first, for the search."""
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
+"""As computers write dates, which as texts stand in their order."""
 
 OF_TEXT = frozenset({"==", "=", "!="})
 
@@ -65,12 +69,16 @@ def same(value: Value, text: str) -> bool:
 
 
 def compares(left: Node, sign: str, right: Node, row: Row) -> bool:
-    """What is no number is neither above nor below any."""
+    """What is no number is neither above nor below any, but for dates."""
     a, b = left(row), right(row)
     numbers = (number(a), number(b))
     if numbers[0] is not None and numbers[1] is not None:
         return COMPARISONS[sign](numbers[0], numbers[1])
     texts = ["" if value is None else str(value) for value in (a, b)]
+    if all(map(DATE.fullmatch, texts)):
+        return COMPARISONS[sign](*texts)
+    if {"true", "false"} & {text.casefold() for text in texts}:
+        texts = [text.casefold() for text in texts]
     return sign in OF_TEXT and (texts[0] == texts[1]) == (sign != "!=")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.optim import Optimizer
 
 from flops_fit.datasets.batches import Batch, changed, micro_batches, num_samples, output_of
 from flops_fit.errors import ConfigError, UserError
-from flops_fit.learning.losses import inputs_for, mse
+from flops_fit.learning.losses import cross_entropy, inputs_for, mse
+from flops_fit.plan.experiment import Experiment, SizeValue
 from flops_fit.signatures import qualified_name
 from flops_fit.training.dry_step import NEEDS_NUMBERS, no_numbers
 from flops_fit.training.family import materialized
@@ -31,50 +33,65 @@ Hints = Mapping[str, str]
 """Config group -> where it is configured, and with which values."""
 
 
-def check_fit(recipe: Recipe, batch_size: int, hints: Hints | None = None) -> None:
-    """One forward, loss and backward of the smallest model on one batch, before anything trains.
+def check_fit(
+    recipe: Recipe, batch_size: int, hints: Hints | None = None, value: SizeValue | None = None
+) -> None:
+    """One forward, loss and backward of the smallest model on one batch, before anything trains; or
+    of the one of `value`.
 
     And one optimizer, one value of each metric and a few of the schedule. Of a large model it is a
     part of the batch, and of one too large for this machine shapes and types alone, without
     metrics. Raises `ConfigError` with what was got, and `hints` on where it is configured.
     """
     hints = hints or {}
+    value = recipe.family.smallest if value is None else value
     whole = next(recipe.source.training_batches(batch_size, seed=0))
     batch = next(micro_batches(whole, recipe.micro_batch_size))
-    samples = samples_to_check(recipe, num_samples(batch))
+    samples = samples_to_check(recipe, num_samples(batch), value)
     if samples == 0:
-        _check_shapes(batch, recipe, hints)
+        _check_shapes(batch, recipe, hints, value)
     else:
         batch = next(micro_batches(batch, samples))
         with torch.random.fork_rng(devices=[]):
-            model = materialized(recipe.family.build(recipe.family.smallest), batch)
-            _check_model_and_loss(model, batch, recipe, _listed(hints, "model", "dataset"))
+            model = materialized(recipe.family.build(value), batch)
+            _check_model_and_loss(model, batch, recipe, _listed(hints, "model", "dataset"), value)
             _check_metrics(model, batch, recipe, hints)
             _check_optimizer(model, recipe, _listed(hints, "optimizer"))
     _check_schedule(recipe, _listed(hints, "schedule"))
 
 
-def samples_to_check(recipe: Recipe, samples: int) -> int:
+def check_sizes(
+    recipe: Recipe, experiments: Iterable[Experiment], hints: Hints | None = None
+) -> None:
+    """`check_fit` of those planned sizes that seem not to run on the data where the smallest does:
+    whose widths can't be parted into heads, say, which shows in forward."""
+    if recipe.family.at(recipe.family.smallest).counted_flops_per_token is None:
+        return
+    for experiment in {e.size.label: e for e in experiments}.values():
+        if experiment.flops_per_token_counted is None:
+            check_fit(recipe, experiment.batch_size, hints, experiment.size.value)
+
+
+def samples_to_check(recipe: Recipe, samples: int, value: SizeValue) -> int:
     """So many samples, or as few of them as a CPU is soon done with and that take little memory; 0
     where even two are too much."""
-    smallest = recipe.family.smallest
-    counted = recipe.family.at(smallest).counted_flops_per_token
+    counted = recipe.family.at(value).counted_flops_per_token
     few = min(FEWEST_SAMPLES, samples)
     if counted is not None:
         each = counted * recipe.family.tokens_per_sample
         if few * each > LONGEST_CHECKED_FLOPS:
             return 0
         samples = max(few, min(samples, int(LONGEST_CHECKED_FLOPS / each)))
-    return samples_to_try(smallest, recipe, samples)
+    return samples_to_try(value, recipe, samples)
 
 
-def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints) -> None:
+def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints, value: SizeValue) -> None:
     """Model, loss and optimizer as far as that can be without numbers."""
     with nothing_left(), no_numbers("cpu", "fp32"):
         fake = changed(batch, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         try:
-            model = recipe.family.build(recipe.family.smallest)
-            _check_model_and_loss(model, fake, recipe, _listed(hints, "model", "dataset"))
+            model = recipe.family.build(value)
+            _check_model_and_loss(model, fake, recipe, _listed(hints, "model", "dataset"), value)
         except NEEDS_NUMBERS:
             return
         except ConfigError as error:
@@ -84,31 +101,53 @@ def _check_shapes(batch: Batch, recipe: Recipe, hints: Hints) -> None:
         _check_optimizer(model, recipe, _listed(hints, "optimizer"))
 
 
-def _check_model_and_loss(model: nn.Module, batch: Batch, recipe: Recipe, hint: str) -> None:
+def _check_model_and_loss(
+    model: nn.Module, batch: Batch, recipe: Recipe, hint: str, value: SizeValue
+) -> None:
     inputs, target = batch
-    family = recipe.family
+    name = recipe.family.spec.name
     try:
         prediction = output_of(model, inputs_for(recipe.loss, inputs, target))
     except Exception as error:  # whatever a user's model raises for data it wasn't made for
         raise ConfigError(
-            f"the model ({family.spec.name}={family.smallest}) can't take a batch of the dataset "
-            f"(input {_shape(inputs)}, target {_shape(target)}): {error}{hint}"
+            f"the model ({name}={value}) can't take a batch of the dataset "
+            f"(input {_shape(inputs)}, target {_shape(target)}): {error}{_names(inputs)}{hint}"
         ) from error
     try:
-        loss = recipe.loss(prediction, target)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")
+            loss = recipe.loss(prediction, target)
     except Exception as error:  # likewise a user's loss
         raise ConfigError(
             f"the loss can't compare the model's output {_shape(prediction)} with the "
-            f"dataset's target {_shape(target)}: {error}{_advice(recipe, target)}{hint}"
+            f"dataset's target {_shape(target)}: {error}{_advice(recipe, prediction, target)}{hint}"
         ) from error
     _check_loss(loss)
 
 
-def _advice(recipe: Recipe, target: Any) -> str:
-    """What may be meant by targets that are compared as numbers and are none."""
+def _names(inputs: Any) -> str:
+    """How forward is called, where that isn't by one input of the usual type."""
+    if not isinstance(inputs, Mapping):
+        if inputs.dtype == torch.float64:
+            return "; float64 is what numpy makes: give float32, .astype('float32')"
+        return ""
+    return f"; forward is given these by name, forward({', '.join(f'{n}=..' for n in inputs)})"
+
+
+def _advice(recipe: Recipe, prediction: Any, target: Any) -> str:
+    """What may be meant by targets that are compared as numbers and are none, and by outputs that
+    hold more than a loss can take."""
     is_class = isinstance(target, Tensor) and not target.is_floating_point()
     if recipe.loss is mse and is_class:
         return "; these targets are whole numbers: if they are classes, set loss=cross_entropy"
+    if not isinstance(prediction, Tensor) and recipe.loss in (mse, cross_entropy):
+        return (
+            "; this loss takes a tensor: take it out of the model's output in a loss of yours "
+            "(lambda output, target: ..), or say loss=own if the model makes its loss itself"
+        )
+    classes_last = isinstance(prediction, Tensor) and prediction.shape[:-1] == target.shape
+    if is_class and classes_last and target.ndim > 1:
+        return "; torch's losses have the classes in the second dimension, loss=cross_entropy last"
     return ""
 
 

@@ -10,6 +10,7 @@ autocast and fused kernels do differently there is put in the place of what they
 
 from __future__ import annotations
 
+import logging
 import warnings
 import weakref
 from collections import Counter
@@ -164,6 +165,18 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Without what a logger says: torch's tells whole tracebacks of operations that are refused,
+    which whoever asked for them is told as an exception anyway."""
+    logger = logging.getLogger(name)
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+
+
+@contextmanager
 def no_numbers(device: str, precision: str) -> Iterator[None]:
     """Inside, tensors are fake, as on a device of this type and for steps of this precision.
 
@@ -172,6 +185,7 @@ def no_numbers(device: str, precision: str) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of user code, which will say it again when it is run
+        stack.enter_context(_unlogged("torch._subclasses.fake_tensor"))
         mode = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
         stack.enter_context(mode)  # tables that a module has kept from before have numbers
         stack.enter_context(_WithoutDraws())

@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,8 +97,8 @@ class ModelFamily:
     """All sizes of one model: the planner's `Family`.
 
     `sample` is a batch (input, target) on which FLOPs are counted; each of its samples adds
-    `tokens_per_sample` to D. Raises `ConfigError` for a family that can't be built at all, or
-    whose size argument doesn't scale it.
+    `tokens_per_sample` to D; `asked` are sizes that are asked for. Raises `ConfigError` for a
+    family that can't be built at all, or whose size argument doesn't scale it.
     """
 
     def __init__(
@@ -108,12 +108,14 @@ class ModelFamily:
         sample: Batch,
         tokens_per_sample: float,
         loss: LossFunction,
+        asked: Sequence[SizeValue] | None = None,
     ) -> None:
         self.factory = factory
         self.spec = spec
         self.sample = sample
         self.tokens_per_sample = tokens_per_sample
         self.loss = loss
+        self.asked = asked or ()
         self._counts: dict[str, int | None] = {}
         self._measured: dict[str, ModelSize] = {}
         self._errors: dict[str, Exception] = {}
@@ -126,11 +128,30 @@ class ModelFamily:
         arguments = value if isinstance(value, Mapping) else {self.spec.name: value}
         return self.factory(**arguments)
 
-    @property
+    def use_loss(self, loss: LossFunction) -> None:
+        """Measure with this one from now on."""
+        self.loss = loss
+        self._measured.clear()
+        vars(self).pop("smallest", None)
+
+    @functools.cached_property
     def smallest(self) -> SizeValue:
+        """On which model, data and loss are tried: of sizes at some distance from each other, and
+        then of those that are asked for, the smallest that runs on the sample, as far as that can
+        be told without numbers."""
+        first, *others = sorted(self._values_apart(), key=self._num_params)
+        asked = sorted(filter(self._count, self.asked), key=self._num_params)
+        return next((value for value in (first, *others, *asked) if self._runs(value)), first)
+
+    def _first(self) -> SizeValue:
+        """The smallest that can be built."""
         if self.spec.values is not None:
             return min(self.spec.values, key=self._num_params)
         return self.spec.value_at(self._smallest_index())
+
+    def _runs(self, value: SizeValue) -> bool:
+        """Some can be built and not be run: of one channel in groups of eight, heads of width 0."""
+        return self.at(value).counted_flops_per_token is not None
 
     @property
     def declares_flops(self) -> bool:
@@ -139,7 +160,7 @@ class ModelFamily:
 
     def example(self) -> nn.Module:
         """The smallest model, to look at: as a rule without numbers."""
-        return self._build_to_measure(self.smallest)
+        return self._build_to_measure(self._first())
 
     def at(self, value: SizeValue) -> ModelSize:
         """This size, measured. Raises `ConfigError` where the model can't be built."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flops_fit.datasets.batches import (
     TARGET_NAMES,
@@ -31,20 +31,26 @@ from flops_fit.training.state import seeded
 
 TRIED_SAMPLES = 2
 
+ANY_NAMES = ("labels", *(name for name in TARGET_NAMES if name != "labels"))
+"""As transformers has it first, for a forward that takes any names."""
+
 
 def with_labels(family: ModelFamily, loss: LossFunction) -> LossFunction:
     """The loss with the labels given to the model, where `own` is asked for or the loss can do
     nothing without, and the model's forward names them; else the loss itself."""
-    given = _given(family, loss)
-    if given is None:
+    ways = _ways(family, loss)
+    if not ways:
         return loss
+    given, is_own = ways[0], _function_of(loss) is own
     if _is_too_large(family):
-        return given if _function_of(loss) is own else loss
+        return given if is_own else loss
     batch = next(micro_batches(family.sample, TRIED_SAMPLES))
-    if _function_of(loss) is not own and (_works(family, loss, batch) is not False):
+    if not is_own and _works(family, loss, batch):
         return loss
-    if not _works(family, given, batch):
-        return loss if _function_of(loss) is not own else given
+    working = next((way for way in ways if _works(family, way, batch)), None)
+    if working is None:
+        return given if is_own else loss
+    given = working
     if _is_shifted(batch) and _shifts(family, given, batch):
         return replace(given, moved_back=True)
     return given
@@ -61,15 +67,28 @@ def _function_of(loss: Any) -> Any:
     return loss
 
 
-def _given(family: ModelFamily, loss: LossFunction) -> WithLabels | None:
-    """None where the model's forward names no labels, or has them from the dataset."""
-    parameters = inspect.signature(type(family.example()).forward).parameters
-    names = list(parameters)[1:]  # without self
-    label = next((name for name in TARGET_NAMES if name in names), None)
+def _ways(family: ModelFamily, loss: LossFunction) -> list[WithLabels]:
+    """Under which names forward may be given labels: the first of ours that it names, or any of
+    them where it takes whatever there is. None where it has them from the dataset."""
+    parameters = _parameters_of_forward(family.example())
+    names = [n for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named = [name for name in TARGET_NAMES if name in names][:1]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     inputs = family.sample[0]
-    if label is None or names[0] == label or (isinstance(inputs, Mapping) and label in inputs):
-        return None
-    return WithLabels(loss, input_name=names[0], label_name=label)
+    if not named and takes_any and isinstance(inputs, Mapping):
+        return [WithLabels(loss, input_name="", label_name=name) for name in ANY_NAMES]
+    if not named or names[0] == named[0] or (isinstance(inputs, Mapping) and named[0] in inputs):
+        return []
+    return [WithLabels(loss, input_name=names[0], label_name=named[0])]
+
+
+def _parameters_of_forward(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Without self; none of what has no Python code any more."""
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    try:
+        return inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def _works(family: ModelFamily, loss: LossFunction, batch: Batch) -> bool:

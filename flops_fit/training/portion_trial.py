@@ -53,6 +53,10 @@ MOVED = 0.02
 """Standard deviation of what is added to the weights before: layers that start at zero would hide
 what goes on behind them."""
 
+DRAWN, FAR = 4, 1.5
+"""Losses of a model that draws random numbers, and the ratio of their means that no draws make: a
+sum over PROBED samples is 2.9 times that from portions."""
+
 MARKS = (IGNORED, -1, 0)
 """Class indices that losses leave out, if any: torch's default, others' habit, padding."""
 
@@ -145,7 +149,8 @@ def _tried(probe: _Probe, known: Weights | None, layers: str | None) -> Portions
     before = GeneratorStates.now()
     probe.loss_of(probe.batch)
     if before.differs_from(GeneratorStates.now()):  # no two losses are comparable
-        return Portions(known or Samples(), layers)
+        mean_of = known or Samples()
+        return Portions(mean_of, layers or _size_dependence(probe, mean_of))
     weights = known or _found(probe)
     if weights is None:
         return Portions(Samples(), layers or _UNCLEAR)
@@ -156,6 +161,24 @@ _UNCLEAR = (
     "the loss of a batch is no mean over its samples or labels (give the loss a method "
     "`num_targets(target)` if it is one over something else)"
 )
+
+
+def _size_dependence(probe: _Probe, weights: Weights) -> str | None:
+    """Of losses that differ each time: whether those from portions are far from the whole's, as
+    those of sums are."""
+    whole, parts = (
+        sum(losses) / DRAWN
+        for losses in (
+            [float(probe.loss_of(probe.batch)) for _ in range(DRAWN)],
+            [probe.from_parts(weights, probe.batch) for _ in range(DRAWN)],
+        )
+    )
+    if not math.isfinite(whole) or 1 / FAR < parts / whole < FAR:
+        return None
+    return (
+        f"its loss on {num_samples(probe.batch)} samples is about {whole:.3g}, and {parts:.3g} "
+        f"from portions of {PORTION}: is it a sum?"
+    )
 
 
 def _found(probe: _Probe) -> Weights | None:

@@ -30,7 +30,7 @@ from flops_fit.plan.sweep import (
 from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import MeasuredFamily, Prepared, Spec, Trainer
-from flops_fit.training.checks import check_fit
+from flops_fit.training.checks import check_fit, check_sizes
 from flops_fit.training.devices import choose_device, choose_precision
 from flops_fit.training.family import LossFunction, ModelFactory, ModelFamily, SizeSpec
 from flops_fit.training.in_words import trains_with
@@ -143,8 +143,11 @@ class StudySpec:
         """What all runs share, with these choices made."""
         source = self.source
         sample = next(source.training_batches(self.sweep.batch_size, seed=self.sweep.seed))
-        family = ModelFamily(self.factory, self.size, sample, source.tokens_per_sample, self.loss)
-        family.loss = loss = with_labels(family, self.loss)
+        per_sample, asked = source.tokens_per_sample, self.sweep.sizes
+        family = ModelFamily(self.factory, self.size, sample, per_sample, self.loss, asked)
+        loss = with_labels(family, self.loss)
+        if loss is not self.loss:
+            family.use_loss(loss)
         recipe = Recipe(
             family=family,
             source=source,
@@ -187,6 +190,7 @@ def plan_study(spec: StudySpec, folder: StudyFolder) -> tuple[Plan, Recipe]:
     check_fit(recipe, spec.sweep.batch_size, spec.hints)
     flops = spec.flops or default_flops(recipe.family)
     plan = planned_or_instead(spec.sweep, recipe.family, spec.data_shape, flops)
+    check_sizes(recipe, plan.experiments, spec.hints)
     if precision == "auto" and all(e.flops_per_step < HALF_GAINS_FLOPS for e in plan.experiments):
         recipe = replace(recipe, precision="fp32")
     held_out = (

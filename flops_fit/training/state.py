@@ -27,6 +27,7 @@ from flops_fit.files import DAMAGE, is_inside, set_aside, size_of, temporary_of
 from flops_fit.learning.optimizers import load_state
 from flops_fit.plan.experiment import Experiment
 from flops_fit.records import of_type, read_list
+from flops_fit.training.carried import Carried
 from flops_fit.training.compiling import loss_of_model, regions_of
 from flops_fit.training.curve import CurvePoint
 from flops_fit.training.devices import is_out_of_memory
@@ -65,6 +66,7 @@ class TrainingState:
     learning_rate: float  # at the peak, as configured
     peak_lrs: list[float]  # of each parameter group, scaled
     losses: Tensor  # (num_steps,), training loss of each step, on the device
+    carried: Carried  # the model's attributes before the first step
     ranks: Ranks = ALONE  # the processes that train it
     replica: DistributedDataParallel | None = None  # what of the model sums gradients over them
     num_added: int = 0  # losses that are those of the whole batch, and not of this process's rows
@@ -96,6 +98,7 @@ class TrainingState:
             learning_rate=configured_rate(optimizer, experiment.learning_rate),
             peak_lrs=peak_learning_rates(optimizer, experiment.learning_rate),
             losses=torch.zeros(experiment.num_steps, device=recipe.device),
+            carried=Carried.now(model),
             ranks=recipe.ranks,
             replica=replica,
             run_id=experiment.id,
@@ -180,6 +183,9 @@ class TrainingState:
         self.inherited_steps = saved["inherited_steps"]
         self.losses[: self.step] = saved["losses"]
         self.curve = list(read_list(CurvePoint, saved["curve"], "curve"))
+        carried = saved.get("carried", ())
+        if len(carried) == self.ranks.count:  # by rows of a batch, which others part otherwise
+            self.carried.restore(carried[self.ranks.rank], self.losses.device)
         draws = [(saved["rng"], saved["cuda_rng"]), *saved.get("rng_of_others", ())]
         if len(draws) == self.ranks.count or self.ranks.writes:
             cpu, cuda = draws[self.ranks.rank]
@@ -230,6 +236,7 @@ class TrainingState:
         device = self.losses.device
         cuda_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         (rng, cuda_rng), *others = self.ranks.of_each((torch.get_rng_state(), cuda_rng))
+        carried = self.ranks.of_each(self.carried.changed())
         return {
             "run_id": self.run_id,
             "trunk": self.trunk,
@@ -244,6 +251,7 @@ class TrainingState:
             "rng": rng,
             "cuda_rng": cuda_rng,
             **({"rng_of_others": others} if others else {}),
+            **({"carried": carried} if any(carried) else {}),
         }
 
 

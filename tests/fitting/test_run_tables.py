@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -139,7 +140,9 @@ def test_a_loss_that_is_empty_or_not_finite_stays_as_a_run_without_one(tmp_path)
     ]
 
 
-@pytest.mark.parametrize("word", ["completed", "done", "finished", "Finished", " DONE ", ""])
+@pytest.mark.parametrize(
+    "word", ["completed", "done", "finished", "Finished", " DONE ", "", "SUCCEEDED", "complete"]
+)
 def test_other_words_for_completed_are_understood(tmp_path, word):
     assert only(tmp_path, f"N,D,loss,status\n1e8,2e9,3,{word}\n").status is Status.COMPLETED
 
@@ -155,6 +158,84 @@ def test_runs_of_another_status_are_left_out_with_its_word(tmp_path):
         "crashed": "status is crashed",
         "FAILED": "status is failed",
     }
+
+
+@pytest.mark.parametrize("header", ["State", "run_status", "state"])
+def test_how_runs_ended_is_read_from_the_columns_of_trackers(tmp_path, header):
+    text = f"Name,{header},N,D,loss\na,finished,1e8,2e9,3\nb,crashed,1e8,2e9,9\n"
+    table = read_table(file(tmp_path, text))
+    assert [run.status for run in table.runs] == ["completed", "crashed"]
+    assert any(f"status is read from column {header!r}" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "says"),
+    [
+        ("schedule", ("cosine", "wsd"), True),
+        ("seed", ("1", "2"), False),
+        ("data_seed", ("1", "2"), False),
+        ("note", ("good", "good"), False),
+        ("host", ("a", "b", "c", "d"), False),
+    ],
+)
+def test_kinds_of_runs_that_would_be_taken_for_seeds_are_said(tmp_path, header, values, says):
+    rows = [f"{n},2e9,{3 + 0.1 * j},{values[(i * 2 + j) % len(values)]}"
+            for i, n in enumerate(("1e8", "2e8")) for j in range(2)]  # fmt: skip
+    notes = read_table(file(tmp_path, "\n".join([f"N,D,loss,{header}", *rows]))).notes
+    assert any("differ in 'schedule' (cosine, wsd)" in note for note in notes) == says
+    assert any("differ in" in note for note in notes) == says
+
+
+@pytest.mark.parametrize(
+    ("headers", "columns", "said"),
+    [
+        ("N,D,loss,val_loss", {}, "loss is read from column 'loss', not from 'val_loss'"),
+        ("params,tokens,loss,params_non_embedding", {}, "'params', not from 'params_non_emb"),
+        ("params,tokens,loss,active_params", {}, "not from 'active_params': columns.num_params"),
+        ("N,D,loss,val_loss", {"loss": "loss"}, None),
+        ("N,D,loss,id", {}, None),
+    ],
+)
+def test_columns_that_may_be_meant_as_well_are_said(tmp_path, headers, columns, said):
+    notes = read_table(file(tmp_path, f"{headers}\n1e8,2e9,3,3.1e7\n"), columns).notes
+    assert any("not from" in note for note in notes) == (said is not None)
+    assert said is None or any(said in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("headers", "row", "columns", "ways"),
+    [
+        ("log10_N,D,loss", "8.1,2e9,3", {"num_params": "log10_N"}, r"'10 \*\* `log10_N`'"),
+        ("N,ln(D),loss", "1e8,21.4,3", {"num_tokens": "ln(D)"}, r"='exp\(`ln\(D\)`\)'"),
+        ("N,log C,loss", "1e8,18.1,3", {"flops": "log C"}, r"'10 \*\* `log C`' or .*exp\("),
+        ("logN,D,loss", "8.6,2e9,3", {"num_params": "logN"}, "logarithms, by their name"),
+    ],
+)
+def test_logarithms_are_no_sizes(tmp_path, headers, row, columns, ways):
+    path = file(tmp_path, f"{headers}\n{row}\n")
+    with pytest.raises(UserError, match=ways) as error:
+        read_table(path, columns)
+    way = re.findall("='(.*?)'", str(error.value))[0]
+    ((name, _),) = columns.items()
+    assert len(read_table(path, {name: way, f"{name}_unit": "1"}).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "columns", "way"),
+    [
+        ("N,H100-hours,loss", {"flops": "H100-hours"}, "'`H100-hours` * FLOPS_FOR_EACH'"),
+        ("N,cost (USD),loss", {"flops": "cost (USD)"}, "a time or a price"),
+        ("params (MB),D,loss", {"num_params": "params (MB)"}, "/ BYTES_OF_A_PARAMETER"),
+        ("N,text_GB,loss", {"num_tokens": "text_GB"}, "/ BYTES_OF_A_TOKEN"),
+    ],
+)
+def test_hours_and_bytes_are_no_sizes_in_some_unit(tmp_path, headers, columns, way):
+    path = file(tmp_path, f"{headers}\n1e8,{'2e18' if 'flops' in columns else '2e9'},3\n")
+    with pytest.raises(UserError, match=re.escape(way)):
+        read_table(path, columns)
+    ((name, header),) = columns.items()
+    assert read_table(path, {**columns, f"{name}_unit": "1"}).runs
+    assert read_table(path, {name: f"2 * `{header}`"}).runs
 
 
 def test_rows_without_a_size_are_left_out_aloud(tmp_path):
@@ -200,7 +281,10 @@ def test_tables_that_can_not_be_read_say_why(tmp_path, text, columns, message):
         read_table(file(tmp_path, text), columns)
 
 
-SWEEPS = "N,D,loss,sweep,step\n1e8,2e9,3,base,7\n2e8,2e9,2.9,wide base,7\n4e8,2e9,2.8,base,\n"
+SWEEPS = (
+    "N,D,loss,sweep,step,good,day\n1e8,2e9,3,base,7,True,2024-01-31T10:00:00Z\n"
+    "2e8,2e9,2.9,wide base,7,FALSE,2024-02-01\n4e8,2e9,2.8,base,,TRUE,2024-12-24 18:00\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +303,10 @@ SWEEPS = "N,D,loss,sweep,step\n1e8,2e9,3,base,7\n2e8,2e9,2.9,wide base,7\n4e8,2e
         ("N < 2e8", [1e8]),
         ("N >= 2e8 and loss<2.85", [4e8]),
         ("N <= 200M  and  sweep = base", [1e8]),
+        ("good = true", [1e8, 4e8]),
+        ("good != true", [2e8]),
+        ("day < 2024-02-01", [1e8]),
+        ("day >= 2024-02-01 and day != 2024-02-01", [4e8]),
     ],
 )
 def test_where_chooses_rows_by_columns_of_the_file(tmp_path, where, kept):

@@ -1,5 +1,7 @@
 """Rows of a table as training curves: one for each run, never several in one without a word."""
 
+import json
+
 import pytest
 
 from flops_fit.errors import UserError
@@ -96,6 +98,48 @@ def test_the_same_row_twice_is_no_second_curve(tmp_path):
     table = read_table(written(tmp_path, [*rows, rows[1]]), {**CURVES, "id": "sweep"})
     assert [run.num_steps for run in table.runs] == [20]
     assert [row.reason for row in table.dropped] == ["the same step 20 and loss as another row"]
+
+
+def test_rows_without_a_loss_are_neither_ends_nor_other_curves(tmp_path):
+    rows = [
+        ("a", 1e-3, 10**8, 2e9, 10, ""), ("a", 1e-3, 10**8, 2e9, 10, 3.1),
+        ("a", 1e-3, 10**8, 4e9, 20, 3.0), ("a", 1e-3, 10**8, 5e9, 25, ""),
+        ("b", 1e-3, 10**8, 2e9, 10, 3.2), ("b", 1e-3, 10**8, 4e9, 20, "nan"),
+        ("c", 1e-3, 10**8, 4e9, 20, ""),
+    ]  # fmt: skip
+    table = read_table(written(tmp_path, rows), {**CURVES, "id": "sweep"})
+    assert [(run.id, run.num_steps, run.loss) for run in table.runs] == [
+        ("a", 20, 3.0),
+        ("b", 20, None),
+        ("c", 20, None),
+    ]
+    assert [run.status for run in table.runs] == ["completed", "diverged", "completed"]
+    assert [one.reason for one in table.dropped] == ["a row of a curve without a loss"] * 2
+
+
+def test_the_states_of_hugging_faces_trainer_are_curves(tmp_path):
+    for number, size in enumerate((20, 40)):
+        log = []
+        for step in (1000, 2000):
+            log.append({"step": step, "loss": 3.4, "grad_norm": 1.0, "learning_rate": 1e-3})
+            log.append({"step": step, "eval_loss": 4 - step / 1000 - number, "eval_runtime": 2.0})
+        log.append({"step": step, "train_loss": 3.9, "train_runtime": 100.0, "total_flos": 1e18})
+        folder = tmp_path / f"run{number}-{size}.5M"
+        folder.mkdir()
+        state = {"best_metric": None, "log_history": log, "max_steps": 2000, "trial_params": None}
+        (folder / "trainer_state.json").write_text(json.dumps(state, indent=2))
+    columns = {
+        "num_params": "regex(file, -([0-9.]+M))", "num_tokens": "step * 524288",
+        "loss": "eval_loss", "num_steps": "step", "id": "file",
+    }  # fmt: skip
+    table = read_table(f"{tmp_path}/*/trainer_state.json", columns)
+    assert [(run.num_params, run.num_steps, run.loss) for run in table.runs] == [
+        (20.5e6, 2000, 2.0),
+        (40.5e6, 2000, 1.0),
+    ]
+    assert len(table.checkpoints) == 4
+    alone = read_table(f"{tmp_path}/*/*.json", {**columns, "num_steps": "", "id": ""})
+    assert any("columns.num_steps=step columns.id=file" in note for note in alone.notes)
 
 
 def test_curves_of_one_id_and_several_sizes_have_ids_of_their_own(tmp_path):

@@ -24,6 +24,25 @@ RECORDS = [
 ]
 
 
+LISTS = [list(RECORDS[0]), *(list(record.values()) for record in RECORDS)]
+
+
+PAPER = r"""
+We trained two models, see Table~1 \\
+\begin{tabular}{lrrr} \toprule
+name & $N$ & $D$ & \textbf{loss} \\ \midrule
+a & $10^{8}$ & 2B & 3.5 \\
+b & 200M & $4 \times 10^{9}$ & \textbf{3.2} \\[2pt] \bottomrule
+\end{tabular}
+"""
+
+
+def as_zip_of_a_mac(path):
+    as_zip(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._runs.csv", "what a Mac adds")
+
+
 def as_zst(path):
     import pyarrow
 
@@ -69,6 +88,43 @@ WRITERS = {
     "frame.json": lambda path: path.write_text(
         json.dumps({key: {str(i): r[key] for i, r in enumerate(RECORDS)} for key in RECORDS[0]})
     ),
+    "split.json": lambda path: path.write_text(
+        json.dumps({"columns": list(RECORDS[0]), "index": [0, 1], "data": LISTS[1:]})
+    ),
+    "lists.json": lambda path: path.write_text(json.dumps(LISTS)),
+    "inside.json": lambda path: path.write_text(json.dumps({"data": {"runs": RECORDS}})),
+    "names.json": lambda path: path.write_text(
+        json.dumps({r["name"]: {k: v for k, v in r.items() if k != "name"} for r in RECORDS})
+    ),
+    "named.json": lambda path: path.write_text(
+        json.dumps({key: {r["name"]: r[key] for r in RECORDS} for key in RECORDS[0]})
+    ),
+    "printed.json": lambda path: path.write_text(
+        "\n".join(json.dumps(r, indent=1) for r in RECORDS)
+    ),
+    "mac.zip": as_zip_of_a_mac,
+    "printed.txt": lambda path: path.write_text(
+        "  name    N    D  loss\n0    a  1e8  2e9   3.5\n1    b  2e8  4e9   3.2\n"
+    ),
+    "r.txt": lambda path: path.write_text(
+        '"name" "N" "D" "loss"\n"1" "a" 1e8 2e9 3.5\n"2" "b" 2e8 4e9 3.2\n'
+    ),
+    "groups.csv": lambda path: path.write_text(
+        "Model,,Training,\nname,N,D,loss\na,1e8,2e9,3.5\nb,2e8,4e9,3.2\n"
+    ),
+    "frame.csv": lambda path: path.write_text(
+        "model,model,eval,eval\nname,N,D,loss\na,1e8,2e9,3.5\nb,2e8,4e9,3.2\n"
+    ),
+    "units.csv": lambda path: path.write_text(
+        "name,N,D,loss\n,(M),(B),[nats]\na,100,2,3.5\nb,200,4,3.2\n"
+    ),
+    "across.csv": lambda path: path.write_text("name,a,b\nN,1e8,2e8\nD,2e9,4e9\nloss,3.5,3.2\n"),
+    "utf16.csv": lambda path: path.write_bytes(TABLE.encode("utf-16-le")),
+    "simple.rst": lambda path: path.write_text(
+        "====  ===  ===  ====\nname  N    D    loss\n====  ===  ===  ====\n"
+        "a     1e8  2e9  3.5\nb     2e8  4e9  3.2\n====  ===  ===  ====\n"
+    ),
+    "paper.tex": lambda path: path.write_text(PAPER),
     "blanks.txt": lambda path: path.write_text(TABLE.replace(",", "   ")),
     "savetxt.txt": lambda path: path.write_text(f"# by us\n# {TABLE}"),
     "titled.csv": lambda path: path.write_text(f"Our sweep\n\n{TABLE}"),
@@ -153,6 +209,8 @@ def test_files_that_are_not_there(folder, asked, message):
         (b"PAR1 and nothing else", "no readable Parquet"),
         (b"PK\x03\x04 and nothing else", "can't be unpacked"),
         (b"\xd0\xcf\x11\xe0", "old Excel"),
+        (b"SQLite format 3\0\x10\0\x80", "binary data"),
+        (b"<table><tr><td>N</td></tr></table>", "is HTML or XML"),
         (b"\x28\xb5\x2f\xfd\x00", "can't be unpacked|is empty"),
         (b"N,D,loss\n1,234,567,2e9,3\n", "row 1 has 5 cells under 3 headers"),
         (b'{"N": ' + b"9" * 5000 + b"}", "a number of 5,000 digits"),
@@ -238,13 +296,54 @@ def test_pivots_that_can_not_be_read(tmp_path, pivot, columns, message):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("N;D;loss\n99,5;1,5;3,5\n", 99.5e6), ("N;D;loss\n99,500;1500;3.5\n", 99.5e9)],
+    [
+        ("N;D;loss\n99,5;1,5;3,5\n", 99.5e6),
+        ("N;D;loss\n99,500;1500;3.5\n", 99.5e9),
+        ('N,D,loss\n"99,5","1,5","3,5"\n', 99.5e6),
+        ("N;D;loss\n1.099;21,5;3,5\n", 1.099e9),
+        ("N;D;loss\n1.099,5;21.000;3\n", 1.0995e9),
+        ("N;D;loss\n1.099;21.000;3.5\n", 1.099e6),
+    ],
 )
 def test_commas_are_those_of_decimals_unless_points_are(tmp_path, text, size):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     (run,) = read_table(path, {"num_params_unit": "M", "num_tokens_unit": "B"}).runs
     assert run.num_params == pytest.approx(size)
+
+
+def test_a_formula_without_its_value_is_shown(tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for line in (["N", "steps", "D", "loss"], [1e8, 1000, "=B2*524288", 3.5]):
+        book.active.append(line)
+    book.save(tmp_path / "runs.xlsx")
+    with pytest.raises(UserError, match=r"row 1: num_tokens is '=B2\*524288': a number"):
+        read_table(tmp_path / "runs.xlsx")
+
+
+def test_one_run_of_two_parts_with_the_same_names_is_one_run(tmp_path):
+    path = tmp_path / "run.json"
+    parts = {"train": {"loss": 3.1, "tokens": 2e9}, "eval": {"loss": 3.5, "tokens": 1e6}}
+    path.write_text(json.dumps({**parts, "params": 1e8}))
+    columns = {"num_tokens": "train.tokens", "loss": "eval.loss"}
+    (run,) = read_table(path, columns).runs
+    assert (run.num_tokens, run.loss) == (2e9, 3.5)
+
+
+def test_a_first_run_without_numbers_is_no_second_line_of_headers(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(",N,D,loss\nfailed,,,\nb,2e8,4e9,3.2\n")
+    (run,) = read_table(path).runs
+    assert run.loss == 3.2
+
+
+def test_where_in_json_lines_it_ends(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"N": 1e8, "D": 2e9, "loss": 3}\n{"N": 1e8, "D":')
+    with pytest.raises(UserError, match=r"not readable JSON .*line 2 column 16"):
+        read_table(path)
 
 
 @pytest.mark.parametrize("name", ["=1+cmd|x", "+1", "-x", "@sum(1)", "\ttab", "'=quoted", "plain"])
