@@ -137,7 +137,7 @@ def find_optimal(
     kept = recorded(call.sweep)
     if executor is None:
         return Study(train_study(spec, folder, kept, how, logger=logger, warn=warned))
-    return Study(study_elsewhere(executor, spec, folder, kept, how))
+    return Study(study_elsewhere(executor, spec, folder, kept, how, logger))
 
 
 def propose_budgets(

@@ -51,6 +51,7 @@ class Asked:
     cpus: int
     gpus: int | str
     minutes_per_job: float
+    most_minutes: float = math.inf  # that the cluster gives a job
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,6 @@ def arrays_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> list[ArrayOf]
 
 def request_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> Request:
     """As the user says, else by what the longest and the largest of the jobs take."""
-    known = [job.seconds for job in jobs if job.seconds is not None]
-    minutes: float = UNKNOWN_MINUTES
-    if known:
-        minutes = START_MINUTES + TIMES_THE_ESTIMATE * max(known) / 60
     memory = asked.memory_gb
     if memory is None and cost.main_memory is not None:
         largest = max(
@@ -180,11 +177,20 @@ def request_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> Request:
         )
         memory = math.ceil(max(LEAST_MEMORY_GB, MEMORY_MARGIN * cost.main_memory(largest) / 1e9))
     return Request(
-        minutes=math.ceil(asked.minutes or minutes),
+        minutes=math.floor(min(minutes_wanted(jobs, asked), asked.most_minutes)),
         cpus=asked.cpus,
         gpus=asked.gpus,
         memory_gb=memory,
     )
+
+
+def minutes_wanted(jobs: Sequence[JobOf], asked: Asked) -> int:
+    """As the user says, else by what the longest of the jobs takes: the cluster may give less."""
+    known = [job.seconds for job in jobs if job.seconds is not None]
+    minutes: float = UNKNOWN_MINUTES
+    if known:
+        minutes = START_MINUTES + TIMES_THE_ESTIMATE * max(known) / 60
+    return math.ceil(asked.minutes or minutes)
 
 
 def cpus_of(settings: MachineSettings, *, on_gpu: bool) -> int:

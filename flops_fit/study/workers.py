@@ -172,6 +172,8 @@ class Workers:
             watcher.finished(message)
             return message
         if message is None:
+            if worker.work:  # another process is at it, and goes on from there
+                worker.rest = ()
             worker.is_ready, worker.is_idle, worker.work = True, True, ()
             return None
         name, flops = message
