@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_study import Net, outcome, planned, small_spec, small_sweep
-from test_trunks import shared_sweep
 
 from flops_fit.errors import StudyError
 from flops_fit.fitting import IsoflopFit
@@ -200,6 +199,8 @@ def test_what_another_process_trains_is_left_to_it(folder, inline):
 
 @pytest.mark.slow
 def test_runs_behind_one_that_another_process_is_at_are_left_to_it(folder):
+    from test_trunks import shared_sweep  # not in the workers
+
     changes = {"schedule": WSD(), "sweep": shared_sweep()}
     plan, _ = planned(folder.path, **changes)
     left, *others = chains(plan.experiments)

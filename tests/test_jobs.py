@@ -27,7 +27,7 @@ from flops_fit.study.status import study_status
 SWEEP = ["model=mlp", "dataset=toy", "budgets=[1e7,2e7]", "num_sizes=3", "min_steps=10"]
 SWEEP += ["study=small", "executor=slurm"]
 
-ASKED = Asked(minutes=None, memory_gb=None, cpus=2, gpus=0, minutes_per_job=10.0)
+ASKED = Asked(minutes=None, memory_gb=None, cpus=2, gpus=0, processes=1, minutes_per_job=10.0)
 
 
 @pytest.fixture

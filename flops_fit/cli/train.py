@@ -32,7 +32,8 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     check_rank(settings)
     if settings.rank is not None:
-        take_own_gpus(settings.rank, settings.gpus_per_run or 1)
+        count = settings.gpus_per_run or study_folder(settings).pinned().get("gpus_per_run") or 1
+        take_own_gpus(settings.rank, count)
     spec = build_spec(settings, origins)
     if settings.rank:
         return train_part(spec, settings, origins)

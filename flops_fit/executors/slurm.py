@@ -83,6 +83,8 @@ class Slurm:
             check_file_system(folder.path)
         if missing:
             _check_submitit()
+        settings = as_pinned(settings, folder)
+        self._check_spread(prepared, settings)
         known = records(folder)
         queued = known.runs_of(self._there(known, settings) or {})
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}
@@ -98,6 +100,20 @@ class Slurm:
         notes += _warnings(folder)
         taken = submit(self, arrays, spec, prepared.plan, folder, settings, logger)
         return replace(found, notes=tuple(notes), planned=arrays, submitted=taken)
+
+    def _check_spread(self, prepared: Prepared, settings: MachineSettings) -> None:
+        """Raises `ConfigError` for what jobs could only fail of."""
+        from flops_fit.study.machine import Machine, check_spread
+
+        count, gpus = settings.gpus_per_run or 1, self._gpus(settings)
+        number = f"{gpus}".rpartition(":")[2]
+        if number.isdecimal() and 0 < int(number) < count:
+            raise ConfigError(
+                f"executor.gpus is {gpus}, gpus_per_run {count}: leave executor.gpus out, or ask "
+                f"for {count}"
+            )
+        in_job = Machine(1, 1, gpus=(number,) if gpus else (), gpus_per_run=count)
+        check_spread(prepared, replace(in_job, spread=settings.spread or "replicas"), settings)
 
     def _there(self, known: Records, settings: SweepSettings) -> dict[str, Waiting] | None:
         """A dry run can do without the queue."""
@@ -161,6 +177,7 @@ class Slurm:
             memory_gb=self.memory_gb,
             cpus=self.cpus or cpus_of(settings, on_gpu=bool(gpus)),
             gpus=gpus,
+            processes=settings.gpus_per_run or 1,
             minutes_per_job=self.minutes_per_job,
             most_minutes=most_minutes(self.partition),
         )
@@ -251,6 +268,17 @@ class Submission:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def as_pinned(settings: SweepSettings, folder: StudyFolder) -> SweepSettings:
+    """With what the study has pinned of how many GPUs and threads a run has: its jobs will."""
+    pinned = folder.pinned()
+    kept = {
+        name: pinned[name]
+        for name in ("threads", "gpus_per_run", "spread")
+        if name in pinned and getattr(settings, name) is None
+    }
+    return replace(settings, **kept)
 
 
 def check_slurm() -> None:
