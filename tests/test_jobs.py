@@ -70,6 +70,23 @@ def test_gpus_are_asked_for_unless_it_is_said_otherwise(folder, capsys):
     assert "gpus-per-node" not in script_of(capsys, "executor.gpus=0")
 
 
+def test_runs_over_several_gpus_ask_for_them(folder, capsys):
+    pytest.importorskip("submitit")
+    script = script_of(capsys, "executor.machine=h100", "gpus_per_run=2")
+    assert "--gpus-per-node=2\n" in script
+    assert "--cpus-per-task=8\n" in script
+    script = script_of(capsys, "device=cpu", "gpus_per_run=2", "threads=3")
+    assert "gpus-per-node" not in script
+    assert "--cpus-per-task=6\n" in script
+    words = ["train", *SWEEP, "dry_run=true", "gpus_per_run=2"]
+    assert main([*words, "executor.gpus=a100:1"]) == 1
+    assert "executor.gpus is a100:1, gpus_per_run 2: leave" in capsys.readouterr().err
+    assert main([*words, "batch_size=1", "min_steps=1"]) == 1
+    assert "a step has 1 samples to share out" in capsys.readouterr().err
+    folder.pin({"gpus_per_run": 2, "spread": "shards"})
+    assert "--gpus-per-node=2\n" in script_of(capsys, "executor.machine=h100")
+
+
 def test_what_cannot_be_told_takes_a_run_a_job_and_says_so(folder, capsys):
     pytest.importorskip("submitit")
     assert main(["train", *SWEEP, "dry_run=true"]) == 0

@@ -25,7 +25,8 @@ def most_minutes(partition: str | None) -> float:
         return math.inf
     limits = [line.rpartition("|") for line in said.splitlines()]
     meant = [limit for name, _, limit in limits if partition or name.endswith("*")]
-    return max(map(_minutes, meant), default=math.inf)
+    minutes = [_minutes(limit) for limit in meant]
+    return max(minutes, default=math.inf)
 
 
 def _minutes(limit: str) -> float:
@@ -34,5 +35,7 @@ def _minutes(limit: str) -> float:
     parts = clock.split(":")
     if not all(part.isdecimal() for part in (*parts, days or "0")) or len(parts) > 3:
         return math.inf
-    seconds = sum(60**place * int(part) for place, part in enumerate(reversed(parts)))
-    return 24 * 60 * int(days or 0) + seconds / 60
+    seconds = 24 * 60 * 60 * int(days or 0)
+    for place, part in enumerate(reversed(parts)):
+        seconds += int(part) * (1, 60, 3600)[place]
+    return seconds / 60
