@@ -323,7 +323,8 @@ def test_only_jobs_of_the_study_that_are_in_the_queue_count(folder, tmp_path, mo
     squeue.write_text(
         SQUEUE.format(study=folder.path).replace("RUNNING|None", "PENDING|PartitionTimeLimit")
     )
-    assert queue_of(folder, []).notes == ("1 job waits and Slurm says why: PartitionTimeLimit",)
+    (note,) = queue_of(folder, []).notes
+    assert note.startswith("1 job is held up, for PartitionTimeLimit as Slurm calls it")
     squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     queue = queue_of(folder, [])
     assert queue.runs == {"C1", "C2", "C3"}

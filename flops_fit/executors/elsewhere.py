@@ -33,12 +33,16 @@ def submitted(
     The plan becomes the one in force unless it is for a single run beside it.
     """
     with deciding(executor.planned(spec, settings), folder) as prepared:
-        plan = prepared.plan
-        todo = to_train(prepared, folder, settings, tell)
+        plan, said = prepared.plan, list[str]()
+        todo = to_train(prepared, folder, settings, said.append)
+        if not (todo or settings.dry_run):  # whoever answers says what there is
+            return executor.submit(spec, prepared, todo, folder, settings, logger)
+        for line in said:
+            tell(line)
         if settings.dry_run:
             return executor.submit(spec, prepared, todo, folder, settings, logger)
-        for said in pin_sources(spec, folder):
-            tell(f"warning: {said}")
+        for warning in pin_sources(spec, folder):
+            tell(f"warning: {warning}")
         folder.write_plan(plan)
         try:
             return executor.submit(spec, prepared, todo, folder, settings, logger)

@@ -21,7 +21,7 @@ from flops_fit.shown import duration, short_flops
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Logger, Prepared, Spec
 from flops_fit.store.sharing import check_file_system
-from flops_fit.study.jobs import JobArray, Records, Waiting, jobs_there, records
+from flops_fit.study.jobs import JobArray, Records, Waiting, jobs_there, never_began, records
 
 if TYPE_CHECKING:
     from flops_fit.executors.requests import ArrayOf, Asked
@@ -86,7 +86,8 @@ class Slurm:
         settings = as_pinned(settings, folder)
         self._check_spread(prepared, settings)
         known = records(folder)
-        queued = known.runs_of(self._there(known, settings) or {})
+        there = self._there(known, settings) or {}
+        queued = known.runs_of(there)
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}
         todo = [e for e in missing if e.id not in under_way]
         arrays, notes = self._arrays(todo, prepared, settings)
@@ -97,7 +98,8 @@ class Slurm:
 
         if settings.dry_run:
             return replace(found, planned=arrays, scripts=scripts_of(self, arrays, folder))
-        notes += _warnings(folder)
+        settled = {e.id for e in prepared.plan.experiments} - {e.id for e in missing}
+        notes += [*never_began(known, there, frozenset(settled)), *_warnings(folder)]
         taken = submit(self, arrays, spec, prepared.plan, folder, settings, logger)
         return replace(found, notes=tuple(notes), planned=arrays, submitted=taken)
 

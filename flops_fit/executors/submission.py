@@ -7,8 +7,10 @@ job alone: nothing here or elsewhere unpickles what it finds in a study.
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -89,7 +91,8 @@ def submit(
             for job in array.jobs
         ]
         try:
-            jobs = sbatch(slurm, array, folder, place, is_ours=is_ours).submit_array(work)
+            with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                jobs = sbatch(slurm, array, folder, place, is_ours=is_ours).submit_array(work)
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(_refused(str(error), array, taken)) from error
         record = JobArray(
@@ -186,7 +189,7 @@ def _itself(spec: Spec) -> Spec:
 
 def _refused(said: str, array: ArrayOf, taken: Sequence[JobArray]) -> str:
     """sbatch's own words, what was asked, and what often helps."""
-    words = one_line(said)
+    words = one_line(said).replace("sbatch: error: ", "")
     hints = [hint for sign, hint in HINTS if sign in words]
     before = f"; {len(taken)} arrays were submitted before it" if taken else ""
     return (

@@ -221,7 +221,7 @@ def queue_of(folder: StudyFolder, settled: Iterable[str]) -> Queue:
         (
             *known.problems,
             *_held_up(there.values()),
-            *_never_began(known, there, frozenset(settled)),
+            *never_began(known, there, frozenset(settled)),
         ),
     )
 
@@ -238,11 +238,14 @@ def _held_up(there: Iterable[Waiting]) -> Iterator[str]:
     reasons = Counter(one.reason for one in there if one.state == "PENDING")
     for reason, count in reasons.items():
         if reason not in PASSES:
-            jobs = "1 job waits" if count == 1 else f"{count} jobs wait"
-            yield f"{jobs} and Slurm says why: {reason}"
+            jobs = "1 job is" if count == 1 else f"{count} jobs are"
+            yield (
+                f"{jobs} held up, for {reason} as Slurm calls it: if that won't pass, `flops-fit "
+                "cancel` and ask for what the partition has"
+            )
 
 
-def _never_began(known: Records, there: Iterable[str], settled: frozenset[str]) -> Iterator[str]:
+def never_began(known: Records, there: Iterable[str], settled: frozenset[str]) -> Iterator[str]:
     """A sentence for each array whose jobs are gone and left neither a log nor results."""
     for path, array in known.by_path.items():
         is_gone = not {job.id for job in array.jobs} & {*there}

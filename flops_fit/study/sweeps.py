@@ -349,7 +349,8 @@ def launched(
     """What trains `todo` here, with its progress on screen and in the log, and signals caught."""
     from flops_fit.study.machine import executor, stop_on_signals
 
-    progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
+    flops = math.fsum(map(flops_to_train, chains(todo)))
+    progress = SweepProgress(flops, len(todo), has_bar=not settings.rank)
     patience = Patience(settings.fail_fast)
     running = executor(spec, tuned.trainer, folder, tuned.machine, patience)
     watcher = progress if log is None else LoggedWatcher(progress, log, folder)
