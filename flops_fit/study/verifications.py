@@ -9,6 +9,7 @@ from flops_fit.report.summary import answer_words
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import train_missing
 from flops_fit.store.protocols import Logger
+from flops_fit.store.unguarded import check_is_started
 from flops_fit.study.fits import FittedStudy, Tell
 from flops_fit.study.frozen import freeze, keep
 from flops_fit.study.logged import opened
@@ -28,6 +29,7 @@ def verified(
     the study. Raises `StudyError` where the study can't be trained from here, `RunFailed` where the
     run comes to no loss.
     """
+    check_is_started()
     spec, own = spec_of(study)
     settings = settings or own
     folder = study.folder
