@@ -26,6 +26,7 @@ from flops_fit.settings.keywords import FitKeywords, SweepKeywords
 from flops_fit.settings.plain import check_names
 from flops_fit.signatures import qualified_name
 from flops_fit.store.folder import StudyFolder
+from flops_fit.store.unguarded import check_is_started
 from flops_fit.study.fits import Fitting, fit_again, table_to_fit
 from flops_fit.study.study import Study
 from flops_fit.study.sweeps import Proposed, propose_study, train_study
@@ -122,6 +123,7 @@ def find_optimal(
 
     Raises `PlanError` or `ConfigError` for what can't be planned or doesn't fit together.
     """
+    check_is_started()
     budgets = checked_budgets(compute_budgets)
     call = read_call(model_cls, model_size_param, model_kwargs, dataset, budgets, settings)
     if dataset is None or loss_fn is None:
@@ -137,7 +139,7 @@ def find_optimal(
     kept = recorded(call.sweep)
     if executor is None:
         return Study(train_study(spec, folder, kept, how, logger=logger, warn=warned))
-    return Study(study_elsewhere(executor, spec, folder, kept, how))
+    return Study(study_elsewhere(executor, spec, folder, kept, how, logger))
 
 
 def propose_budgets(

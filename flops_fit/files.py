@@ -340,6 +340,23 @@ def file_to_write(root: Path, *names: str) -> Path:
     return path
 
 
+def folder_to_write(root: Path, *names: str) -> Path:
+    """A folder under `root`, made where there is none; anything else in its place is set aside.
+
+    Raises `StudyError` where a link leads out of `root`, or where it can't be made.
+    """
+    path = within(root, *names)
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            clear_way(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{path} can't be made ({error.strerror}): mend the permissions, or make room"
+        ) from error
+    return path
+
+
 def point_to(pointer: Path, folder: Path) -> None:
     """Make `pointer` a link to `folder`, or where links don't exist a file with its path."""
     target = os.path.relpath(folder, pointer.parent)

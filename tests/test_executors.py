@@ -12,6 +12,7 @@ from small_study import Net, outcome, planned, small_spec, small_sweep
 
 from flops_fit.errors import StudyError
 from flops_fit.fitting import IsoflopFit
+from flops_fit.learning.schedules import WSD
 from flops_fit.plan.trunks import chains
 from flops_fit.settings import SweepSettings
 from flops_fit.store.execution import Inline, train_plan
@@ -207,6 +208,20 @@ def test_what_another_process_trains_is_left_to_it(folder, inline):
         runs = workers(chains(plan.experiments[1:4]), Unwatched())
     assert {run.id for run in runs} == {plan.experiments[i].id for i in (1, 3)}
     assert set(map(outcome, runs)) <= set(inline)
+
+
+@pytest.mark.slow
+def test_runs_behind_one_that_another_process_is_at_are_left_to_it(folder):
+    from test_trunks import shared_sweep  # not in the workers
+
+    changes = {"schedule": WSD(), "sweep": shared_sweep()}
+    plan, _ = planned(folder.path, **changes)
+    left, *others = chains(plan.experiments)
+    assert len(left) > 1
+    workers = Workers(partial(make_trainer, folder.path, **changes), folder, 1, threads=1)
+    with folder.lock(left[0].id):
+        runs = workers([left, *others], Unwatched())
+    assert {run.id for run in runs} == {e.id for chain in others for e in chain}
 
 
 class Chatty(Net):

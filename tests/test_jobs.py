@@ -21,13 +21,13 @@ from flops_fit.executors.requests import Asked, Costs, arrays_of, shared_out
 from flops_fit.plan.trunks import chains
 from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.study.jobs import Job, JobArray, Request, keep, queue_of, records
+from flops_fit.study.jobs import Job, JobArray, Request, cancel, keep, queue_of, records
 from flops_fit.study.status import study_status
 
 SWEEP = ["model=mlp", "dataset=toy", "budgets=[1e7,2e7]", "num_sizes=3", "min_steps=10"]
 SWEEP += ["study=small", "executor=slurm"]
 
-ASKED = Asked(minutes=None, memory_gb=None, cpus=2, gpus=0, minutes_per_job=10.0)
+ASKED = Asked(minutes=None, memory_gb=None, cpus=2, gpus=0, processes=1, minutes_per_job=10.0)
 
 
 @pytest.fixture
@@ -70,6 +70,23 @@ def test_gpus_are_asked_for_unless_it_is_said_otherwise(folder, capsys):
     assert "gpus-per-node" not in script_of(capsys, "executor.gpus=0")
 
 
+def test_runs_over_several_gpus_ask_for_them(folder, capsys):
+    pytest.importorskip("submitit")
+    script = script_of(capsys, "executor.machine=h100", "gpus_per_run=2")
+    assert "--gpus-per-node=2\n" in script
+    assert "--cpus-per-task=8\n" in script
+    script = script_of(capsys, "device=cpu", "gpus_per_run=2", "threads=3")
+    assert "gpus-per-node" not in script
+    assert "--cpus-per-task=6\n" in script
+    words = ["train", *SWEEP, "dry_run=true", "gpus_per_run=2"]
+    assert main([*words, "executor.gpus=a100:1"]) == 1
+    assert "executor.gpus is a100:1, gpus_per_run 2: leave" in capsys.readouterr().err
+    assert main([*words, "batch_size=1", "min_steps=1"]) == 1
+    assert "a step has 1 samples to share out" in capsys.readouterr().err
+    folder.pin({"gpus_per_run": 2, "spread": "shards"})
+    assert "--gpus-per-node=2\n" in script_of(capsys, "executor.machine=h100")
+
+
 def test_what_cannot_be_told_takes_a_run_a_job_and_says_so(folder, capsys):
     pytest.importorskip("submitit")
     assert main(["train", *SWEEP, "dry_run=true"]) == 0
@@ -82,6 +99,41 @@ def test_what_cannot_be_told_takes_a_run_a_job_and_says_so(folder, capsys):
     assert "6 runs in 1 job would be submitted" in said.err
     (minutes,) = re.findall(r"--time=(\d+)\n", said.out)
     assert 5 < int(minutes) < 20
+
+
+@pytest.mark.parametrize(
+    ("words", "minutes", "note"),
+    [
+        (["executor.minutes=120"], 30, "the default partition gives a job 30 min, 120 were wanted"),
+        (["executor.minutes=20"], 20, ""),
+        (["executor.partition=long"], 60, ""),  # as where nobody can tell
+        (["executor.partition=short"], 10, "short gives a job 10 min, 60 were wanted"),
+        (["executor.partition='short,day'"], 60, ""),
+    ],
+)
+def test_no_more_time_is_asked_for_than_the_partition_gives(
+    folder, capsys, tmp_path, monkeypatch, words, minutes, note
+):
+    pytest.importorskip("submitit")
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text(SINFO)
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["train", *SWEEP, "dry_run=true", *words]) == 0
+    said = capsys.readouterr()
+    assert f"--time={minutes}\n" in said.out
+    assert note in said.err
+    assert ("were wanted" in said.err) == bool(note)
+
+
+SINFO = """#!/bin/sh
+case "$*" in
+*long*) echo 'long|infinite';;
+*short,day*) echo 'short|10:00'; echo 'day|1-00:00:00';;
+*short*) echo 'short|10:00';;
+*) echo 'short|10:00'; echo 'low*|30:00';;
+esac
+"""
 
 
 def precision_of(spec, slurm: Slurm, folder: StudyFolder, **settings) -> str:
@@ -153,6 +205,7 @@ def test_large_arrays_are_parted(tmp_path):
         (["executor.machine=h1000"], "there is no machine 'h1000': did you mean"),
         (["executor.more=3"], "give options of sbatch and their values"),
         (["dry_run=true", "executor.more.setup=3"], "give lines of shell"),
+        (["dry_run=true", "executor.minutes=1"], "would be told to stop as it starts"),
         (["executor=slrm"], "executor=slrm: did you mean 'slurm'?"),
     ],
 )
@@ -191,7 +244,9 @@ def test_records_come_back_as_they_were(folder):
     assert records(folder).runs_of(["12_1"]) == {"C2", "C3"}
 
 
-@pytest.mark.parametrize("id", ["1; rm -rf /", "--all", "12_", "_3", "", "12_0_1", "-1"])
+@pytest.mark.parametrize(
+    "id", ["1; rm -rf /", "--all", "12_", "_3", "", "12_0_1", "-1", "١٢", "12345678901", "1\n2"]
+)
 def test_a_job_has_an_id_that_is_one(folder, id):
     keep(ARRAY, folder.path / "jobs/now", 1)
     path = folder.path / "jobs/now/array-1.json"
@@ -227,10 +282,33 @@ def test_without_a_queue_what_was_submitted_is_queued(folder, monkeypatch):
 
 
 SQUEUE = """#!/bin/sh
-echo "12_0|RUNNING|{study}/jobs/now/script.sh"
-echo "12_1|PENDING|/home/somebody/else.sh"
-echo "13|PENDING|{study}/jobs/now/script.sh"
+echo "12_0|RUNNING|None|{study}/jobs/now/script.sh"
+echo "12_1|PENDING|PartitionDown|/home/somebody/else.sh"
+echo "13|PENDING|None|{study}/jobs/now/script.sh"
 """
+
+
+def test_a_record_that_joins_jobs_of_others_cancels_none(folder, tmp_path, monkeypatch):
+    """One of the study's jobs in it doesn't make the others the study's."""
+    keep(ARRAY, folder.path / "jobs/now", 1)
+    (tmp_path / "bin").mkdir()
+    told = tmp_path / "told"
+    for name, text in (
+        ("squeue", f"echo '12_0|RUNNING|None|{folder.path}/jobs/now/script.sh'"),
+        ("scancel", f'echo "$@" >{told}'),
+    ):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    record = json.loads((folder.path / "jobs/now/array-1.json").read_text())
+    del record["checksum"]
+    record["jobs"][0]["id"] = "99"
+    (folder.path / "jobs/now/array-2.json").write_text(json.dumps(record))
+    known = records(folder)
+    assert known.arrays == (ARRAY,)
+    assert "its jobs are not those of one array" in known.problems[0]
+    assert cancel(known) == ["12_0"]
+    assert told.read_text() == "12\n"
 
 
 def test_only_jobs_of_the_study_that_are_in_the_queue_count(folder, tmp_path, monkeypatch):
@@ -240,7 +318,13 @@ def test_only_jobs_of_the_study_that_are_in_the_queue_count(folder, tmp_path, mo
     squeue.write_text(SQUEUE.format(study=folder.path))
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    assert queue_of(folder, []).runs == {"C1"}
+    queue = queue_of(folder, [])
+    assert (queue.runs, queue.notes) == ({"C1"}, ())
+    squeue.write_text(
+        SQUEUE.format(study=folder.path).replace("RUNNING|None", "PENDING|PartitionTimeLimit")
+    )
+    (note,) = queue_of(folder, []).notes
+    assert note.startswith("1 job is held up, for PartitionTimeLimit as Slurm calls it")
     squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     queue = queue_of(folder, [])
     assert queue.runs == {"C1", "C2", "C3"}
@@ -268,7 +352,7 @@ def test_a_job_unpickles_nothing_but_what_was_written_for_it(tmp_path):
     path, trap = tmp_path / "study.pkl", tmp_path / "sprung"
     path.write_bytes(pickle.dumps(Trap(trap)))
     with pytest.raises(StudyError, match="was changed after it was written"):
-        Packed(path, "0" * 64, ()).spec()
+        Packed(path, "0" * 64, ()).unpacked()
     assert not trap.exists()
 
 

@@ -1,5 +1,6 @@
 """Several processes at one study: each run once, one answer; locks that don't lock are found."""
 
+import errno
 import json
 import os
 import re
@@ -176,6 +177,30 @@ class TestFileSystem:
     def test_another_that_keeps_its_lock_is_let_be(self, tmp_path):
         with present(tmp_path), present(tmp_path):
             assert len(list(tmp_path.glob(f"{PROCESSES}/*.json"))) == 2
+
+    def test_what_is_no_lock_of_ours_is_let_be(self, tmp_path):
+        room = tmp_path / PROCESSES
+        room.mkdir()
+        precious = tmp_path / "precious"
+        precious.write_text("precious")
+        for name in ("link", "folder"):
+            (room / f"{name}.json").write_text('{"beat": 1}')
+        (room / "link.lock").symlink_to(precious)
+        (room / "folder.lock").mkdir()
+        with present(tmp_path):
+            pass
+        assert precious.read_text() == "precious"
+        assert {path.name for path in room.glob("*.json")} == {"link.json", "folder.json"}
+
+    def test_a_file_system_without_flock_is_found(self, tmp_path, monkeypatch):
+        """Such as Lustre mounted without: filelock then does with files, which outlive a kill."""
+
+        def missing(*_):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr("fcntl.flock", missing)
+        with pytest.raises(StudyError, match=r"has no locks \(.*\): processes that share"):
+            check_file_system(tmp_path)
 
     def test_what_a_killed_one_left_is_removed(self, tmp_path):
         room = tmp_path / PROCESSES

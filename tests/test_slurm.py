@@ -116,7 +116,7 @@ def folder_of(study: str) -> StudyFolder:
 def states(study: str) -> dict[str, str]:
     there = jobs_there(records(folder_of(study)))
     assert there is not None
-    return there
+    return {job: waiting.state for job, waiting in there.items()}
 
 
 def log_of(study: str) -> str:

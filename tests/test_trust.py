@@ -4,6 +4,7 @@ without a word."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from flops_fit import Study
 from flops_fit.cli import main
-from flops_fit.errors import StudyError
+from flops_fit.errors import StudyError, StudyWarning
+from flops_fit.store.folder import StudyFolder
 
 STUDIES = Path(__file__).parent / "assets" / "studies"
 
@@ -131,6 +133,58 @@ def test_latest_leads_nowhere_else(folder, capsys):
     latest.write_text("../../../outside")
     assert main(["predict", "study=toy", "budget=1e9"]) == 1
     assert "points to no plan of this study" in capsys.readouterr().err
+
+
+SWEEP = ("model=mlp", "dataset=toy", "budgets=[2e6]", "sizes=[4]", "min_steps=5", "draws=0")
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Of all that lies in it, by name."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in sorted(folder.rglob("*"))}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["runs", "plans", "trunks", "jobs", ".processes", ".hydra", "tensorboard"]
+)
+def test_a_folder_that_is_a_link_leads_nothing_out(folder, name):
+    """Somebody's files of just such names are read by no command, and stay as they are."""
+    study, outside = Path("outputs/toy").absolute(), folder.parent / "outside"
+    if (study / name).exists():
+        shutil.copytree(study / name, outside)
+        shutil.rmtree(study / name) if not (study / name).is_symlink() else (study / name).unlink()
+    else:
+        outside.mkdir()
+    long_ago = (1.0, 1.0)
+    for text in ("a-1.json", "a-1.lock", ".x.4711.tmp", "now/array-1.json"):
+        (outside / text).parent.mkdir(exist_ok=True)
+        (outside / text).write_text('{"beat": 1}')
+        os.utime(outside / text, long_ago)
+    (study / name).symlink_to(outside)
+    before = contents(outside)
+    answers = (["predict", "budget=1e9"], ["fit", "draws=0"], ["report"])
+    for words in (*(answers if name == "plans" else ()), ["status"], ["cancel"],
+                  ["train", *SWEEP, "rank=1", "of=2", "logger=tensorboard"]):  # fmt: skip
+        main([*words, "study=toy"])
+        assert contents(outside) == before, words
+
+
+@pytest.mark.parametrize("name", [".deciding.lock", "runs/{}/.lock"])
+def test_a_lock_that_is_a_link_opens_nothing(folder, name):
+    precious = folder / "precious"
+    precious.write_text("precious")
+    study = StudyFolder(Path("outputs/toy"))
+    run_id = min((study.path / "runs").iterdir()).name
+    for target in (precious, study.path / "pinned.json"):
+        link = study.path / name.format(run_id)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.absolute())
+        kept = target.read_bytes()
+        assert not study.seems_locked(run_id)
+        with pytest.warns(StudyWarning, match="set aside"), study.deciding(), study.lock(run_id):
+            assert target.read_bytes() == kept
+        assert not link.is_symlink()
 
 
 @pytest.mark.parametrize(

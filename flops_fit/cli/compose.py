@@ -20,7 +20,7 @@ from flops_fit.cli.groups import Folders, choices_of_hydra, groups_of
 from flops_fit.cli.jobs import VARIANTS, exit_codes, job_folder, keep_exit_code, leave_in
 from flops_fit.cli.schema import register_schemas
 from flops_fit.cli.verbs import Verb
-from flops_fit.files import shipped_configs
+from flops_fit.files import shipped_configs, within
 from flops_fit.settings import from_plain
 
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
@@ -29,6 +29,15 @@ RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 WHOLE = re.compile(r"[-+]?\d+")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 """Text that reads as a number."""
+
+
+def inside(study: str, name: str) -> str:
+    """The name, of a folder in the study's. Raises `StudyError` for a link that leads out."""
+    within(Path(study), name)
+    return name
+
+
+OmegaConf.register_new_resolver("inside", inside, replace=True)  # in a launcher's processes too
 
 
 def run_verb(verb: Verb, words: Sequence[str]) -> int:

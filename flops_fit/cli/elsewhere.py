@@ -1,14 +1,37 @@
-"""What `train` and `verify` say of runs that they leave to others, or would train."""
+"""Runs that `train` and `verify` leave to others, or would train."""
 
 from __future__ import annotations
 
 from flops_fit.cli.exit_codes import OK
+from flops_fit.executors.elsewhere import submitted
 from flops_fit.report.documents import print_json
 from flops_fit.report.screen import results, say
 from flops_fit.settings import PlaceSettings, SweepSettings
-from flops_fit.store.folder import StudyFolder, missing_beside
-from flops_fit.store.protocols import Spec, Submitted
-from flops_fit.study.sweeps import retried, tell_what_is_there
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Executor, Logger, Spec, Submitted
+from flops_fit.study.sweeps import to_train
+
+
+def left_to_others(
+    executor: Executor | None,
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    logger: Logger | None,
+    *,
+    in_force: bool = True,
+) -> int | None:
+    """The exit code of a command whose runs an executor trains, or that should train nothing; None
+    where this process is to train, and to answer."""
+    if executor is None:
+        return tell_dry(spec, folder, settings) if settings.dry_run else None
+    taken = submitted(executor, spec, folder, settings, logger=logger, in_force=in_force)
+    return show_submitted(taken, settings) if taken.waits or settings.dry_run else None
+
+
+def planned_by(executor: Executor | None, spec: Spec, settings: SweepSettings) -> Spec:
+    """The same, planned as the executor's runs were."""
+    return spec if executor is None else executor.planned(spec, settings)
 
 
 def show_submitted(what: Submitted, settings: SweepSettings) -> int:
@@ -34,9 +57,6 @@ def show_submitted(what: Submitted, settings: SweepSettings) -> int:
 
 def tell_dry(spec: Spec, folder: StudyFolder, settings: SweepSettings) -> int:
     """What would be trained on this machine."""
-    plan = spec.prepare(folder).plan
-    runs, problems = folder.runs_of(plan)
-    missing = missing_beside(runs, plan, retried(settings))
-    tell_what_is_there(plan, problems, len(missing), say)
+    to_train(spec.prepare(folder), folder, settings, say)
     say("dry_run=true: nothing was trained")
     return OK

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flops_fit.building.from_config import build_spec, executor_of
 from flops_fit.building.node import Origins
+from flops_fit.cli.elsewhere import planned_by
 from flops_fit.cli.exit_codes import OK
 from flops_fit.cli.groups import USER_CONFIGS
 from flops_fit.cli.words import split_flags
@@ -25,8 +26,7 @@ def plan(settings: PlanningSettings, origins: Origins) -> int:
     """Plan, show, and write plan.json; without budgets propose some, and write nothing."""
     hardware = None if settings.machine is None else named(settings.machine)
     spec, executor = build_spec(settings, origins), executor_of(settings, origins)
-    if executor is not None:
-        spec = executor.planned(spec, settings)
+    spec = planned_by(executor, spec, settings)
     if not settings.budgets:
         proposed = propose_study(spec, study_folder(settings), settings, hardware)
         show_proposal(proposed, words_to_train(proposed.proposal), as_json=settings.json)

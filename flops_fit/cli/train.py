@@ -6,14 +6,13 @@ from pathlib import Path
 
 from flops_fit.building.from_config import build_spec, executor_of, logger_of
 from flops_fit.building.node import Origins, Part
-from flops_fit.cli.elsewhere import show_submitted, tell_dry
+from flops_fit.cli.elsewhere import left_to_others, planned_by
 from flops_fit.cli.exit_codes import NO_LAW, OK, SOME_FAILED
 from flops_fit.cli.no_law import show_refusal
 from flops_fit.cli.plan import study_folder
 from flops_fit.cli.variants import keep_variant
 from flops_fit.cli.verify import show_verification
 from flops_fit.errors import ConfigError
-from flops_fit.executors.elsewhere import submitted
 from flops_fit.fitting.refusal import is_sweep
 from flops_fit.plan.run import Run, Status
 from flops_fit.report.documents import print_json
@@ -33,7 +32,8 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     check_rank(settings)
     if settings.rank is not None:
-        take_own_gpus(settings.rank, settings.gpus_per_run or 1)
+        count = settings.gpus_per_run or study_folder(settings).pinned().get("gpus_per_run") or 1
+        take_own_gpus(settings.rank, count)
     spec = build_spec(settings, origins)
     if settings.rank:
         return train_part(spec, settings, origins)
@@ -41,13 +41,10 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     how = Fitting(answer, settings.draws, settings.seed)
     logger, executor = logger_of(settings, origins), executor_of(settings, origins)
     folder = study_folder(settings)
-    if executor is not None:
-        elsewhere = submitted(executor, spec, folder, settings)
-        if elsewhere.waits or settings.dry_run:
-            return show_submitted(elsewhere, settings)
-        spec = executor.planned(spec, settings)
-    elif settings.dry_run:
-        return tell_dry(spec, folder, settings)
+    code = left_to_others(executor, spec, folder, settings, logger)
+    if code is not None:
+        return code
+    spec = planned_by(executor, spec, settings)
     study = train_study(spec, folder, settings, how, logger=logger)
     keep_variant(study)
     if settings.predicted and len(study.runs) == 1:

@@ -7,11 +7,10 @@ from pathlib import Path
 from flops_fit.answers.verification import Verification
 from flops_fit.building.from_config import build_spec, executor_of, logger_of
 from flops_fit.building.node import Origins
-from flops_fit.cli.elsewhere import show_submitted, tell_dry
+from flops_fit.cli.elsewhere import left_to_others, planned_by
 from flops_fit.cli.exit_codes import OK, SOME_FAILED
 from flops_fit.cli.plan import study_folder
 from flops_fit.errors import ConfigError
-from flops_fit.executors.elsewhere import submitted
 from flops_fit.report import tables
 from flops_fit.report.documents import print_json
 from flops_fit.report.screen import say, show
@@ -33,19 +32,16 @@ def verify(settings: VerifySettings, origins: Origins) -> int:
     answer = law.predict(settings.target)
     check_agreement(settings, plan, folder, answer.prediction)
     spec, executor = build_spec(settings, origins), executor_of(settings, origins)
+    logger = logger_of(settings, origins)
+    if not settings.dry_run:
+        freeze(answer, folder)
     optimum = spec.for_optimum(answer.prediction)
-    if executor is not None:
-        if not settings.dry_run:
-            freeze(answer, folder)
-        elsewhere = submitted(executor, optimum, folder, settings, in_force=False)
-        if elsewhere.waits or settings.dry_run:
-            return show_submitted(elsewhere, settings)
-        spec = executor.planned(spec, settings)
-    elif settings.dry_run:
-        return tell_dry(optimum, folder, settings)
+    code = left_to_others(executor, optimum, folder, settings, logger, in_force=False)
+    if code is not None:
+        return code
+    spec = planned_by(executor, spec, settings)
     study = FittedStudy(folder, plan, Runs(), law, None, spec)
     try:
-        logger = logger_of(settings, origins)
         verification = verified(study, answer, settings, logger)
     except RunFailed as error:
         say(f"error: {error}")

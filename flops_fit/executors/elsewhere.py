@@ -7,18 +7,12 @@ from dataclasses import replace
 from flops_fit.fitting import Refusal
 from flops_fit.report.screen import say
 from flops_fit.settings import Kind, SweepSettings, names_of
-from flops_fit.store.folder import StudyFolder, missing_beside
-from flops_fit.store.protocols import Executor, Spec, Submitted
+from flops_fit.store.folder import StudyFolder
+from flops_fit.store.protocols import Executor, Logger, Spec, Submitted
 from flops_fit.study.fits import FittedStudy, Fitting, Tell
 from flops_fit.study.jobs import records
 from flops_fit.study.runs import Runs
-from flops_fit.study.sweeps import (
-    SOURCE_WARNING,
-    pin_sources,
-    retried,
-    tell_what_is_there,
-    train_study,
-)
+from flops_fit.study.sweeps import deciding, pin_sources, to_train, train_study
 
 DECIDED_HERE = names_of(SweepSettings, lambda s: s.kind is Kind.PINNED and s.in_id)
 """What of a study's pins its plan needs; all else is decided by what trains first."""
@@ -30,6 +24,7 @@ def submitted(
     folder: StudyFolder,
     settings: SweepSettings,
     *,
+    logger: Logger | None = None,
     in_force: bool = True,
     tell: Tell = say,
 ) -> Submitted:
@@ -37,22 +32,20 @@ def submitted(
 
     The plan becomes the one in force unless it is for a single run beside it.
     """
-    there = executor.planned(spec, settings)
-    with folder.deciding():
-        prepared = there.prepare(folder)
-        plan = prepared.plan
-        runs, problems = folder.runs_of(plan)
-        todo = missing_beside(runs, plan, retried(settings))
-        tell_what_is_there(plan, problems, len(todo), tell)
-        if todo and prepared.trains_with:
-            tell(f"trains with {prepared.trains_with}")
+    with deciding(executor.planned(spec, settings), folder) as prepared:
+        plan, said = prepared.plan, list[str]()
+        todo = to_train(prepared, folder, settings, said.append)
+        if not (todo or settings.dry_run):  # whoever answers says what there is
+            return executor.submit(spec, prepared, todo, folder, settings, logger)
+        for line in said:
+            tell(line)
         if settings.dry_run:
-            return executor.submit(spec, prepared, todo, folder, settings)
-        for changed in pin_sources(spec, folder):
-            tell(f"warning: {SOURCE_WARNING.format(changed)}")
+            return executor.submit(spec, prepared, todo, folder, settings, logger)
+        for warning in pin_sources(spec, folder):
+            tell(f"warning: {warning}")
         folder.write_plan(plan)
         try:
-            return executor.submit(spec, prepared, todo, folder, settings)
+            return executor.submit(spec, prepared, todo, folder, settings, logger)
         finally:
             if records(folder).arrays:  # of the jobs that there are, some may be refused
                 pins = prepared.trainer.pins
@@ -62,13 +55,19 @@ def submitted(
 
 
 def study_elsewhere(
-    executor: Executor, spec: Spec, folder: StudyFolder, settings: SweepSettings, how: Fitting
+    executor: Executor,
+    spec: Spec,
+    folder: StudyFolder,
+    settings: SweepSettings,
+    how: Fitting,
+    logger: Logger | None = None,
 ) -> FittedStudy:
     """The study with what is trained of it so far; with its law where that is all."""
-    elsewhere = submitted(executor, spec, folder, settings)
+    elsewhere = submitted(executor, spec, folder, settings, logger=logger)
     there = executor.planned(spec, settings)
     if not elsewhere.waits:
-        return replace(train_study(there, folder, settings, how), spec=spec, num_trained=0)
+        study = train_study(there, folder, settings, how, logger=logger)
+        return replace(study, spec=spec, num_trained=0)
     for line in elsewhere.lines:
         say(line)
     plan = there.prepare(folder).plan

@@ -26,7 +26,7 @@ from flops_fit.study.jobs import asked as ask_cluster
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-    from flops_fit.store.protocols import Spec, Watcher
+    from flops_fit.store.protocols import Logger, Spec, Watcher
 
 SOME_FAILED = 3
 """Exit code, as that of `flops-fit train`."""
@@ -34,20 +34,20 @@ SOME_FAILED = 3
 
 @dataclass(frozen=True)
 class Packed:
-    """A pickled maker of the study's spec, and what it must hash to."""
+    """A pickled maker of the study's spec, its logger, and what they must hash to."""
 
     path: Path
     sha256: str
     import_path: tuple[str, ...]  # where the user's modules are found
 
-    def spec(self) -> Spec:
+    def unpacked(self) -> tuple[Spec, Logger | None]:
         """Raises `StudyError` where the file is not the one that was written for this job."""
         content = read_bytes(self.path)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise StudyError(f"{self.path} was changed after it was written: submit again")
         sys.path += [folder for folder in self.import_path if folder not in sys.path]
-        spec: Spec = pickle.loads(content)()
-        return spec
+        make, logger = pickle.loads(content)
+        return make(), logger
 
 
 @dataclass

@@ -15,6 +15,7 @@ from flops_fit.study.jobs import Request
 from flops_fit.training.devices import peak_memory_bytes
 from flops_fit.training.hardware import Hardware
 from flops_fit.training.memory import GUESSED_BYTES_PER_PARAM, estimated_step_bytes
+from flops_fit.training.ranks import part_of
 from flops_fit.training.recipe import Recipe
 from flops_fit.training.roofline import on, step_times_on
 from flops_fit.training.timing import in_steps, step_times
@@ -50,7 +51,9 @@ class Asked:
     memory_gb: float | None
     cpus: int
     gpus: int | str
+    processes: int  # that train a run together
     minutes_per_job: float
+    most_minutes: float = math.inf  # that the cluster gives a job
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,25 @@ def costs(
         with suppress(Exception):  # of a user's code at some size: its run will fail and say why
             step = step_times(todo, recipe, asked.cpus)
     seconds = None if step is None else _of_chains(step, held_out)
-    return Costs(seconds, _main_memory(recipe, on_gpu=bool(asked.gpus)))
+    return Costs(seconds, _main_memory(recipe, asked.processes, on_gpu=bool(asked.gpus)))
 
 
 def _of_chains(step: Callable[[Experiment], float], held_out: int) -> Callable[[Chain], float]:
     return lambda chain: in_steps(chain, held_out) * step(chain[0])
 
 
-def _main_memory(recipe: Recipe, *, on_gpu: bool) -> Callable[[Experiment], float]:
-    """Bytes, with this process, which has torch, the model's code and the data, for the job's."""
-    process = peak_memory_bytes(recipe.device)
+def _main_memory(recipe: Recipe, processes: int, *, on_gpu: bool) -> Callable[[Experiment], float]:
+    """Bytes, with this process, which has torch, the model's code and the data, for each of the
+    job's: those that train a run together, and the one that started them."""
+    own = peak_memory_bytes(recipe.device)
+    all_of_them = own if processes == 1 else own * (1 + processes)
 
     def of(experiment: Experiment) -> float:
         state = GUESSED_BYTES_PER_PARAM * experiment.num_params_total
         if on_gpu:  # a checkpoint goes through main memory
-            return process + CUDA_BYTES + state
-        return process + (estimated_step_bytes(experiment, recipe) or state)
+            return all_of_them + processes * CUDA_BYTES + state
+        step = estimated_step_bytes(part_of(experiment, processes), recipe) or state
+        return all_of_them + processes * step
 
     return of
 
@@ -168,10 +174,6 @@ def arrays_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> list[ArrayOf]
 
 def request_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> Request:
     """As the user says, else by what the longest and the largest of the jobs take."""
-    known = [job.seconds for job in jobs if job.seconds is not None]
-    minutes: float = UNKNOWN_MINUTES
-    if known:
-        minutes = START_MINUTES + TIMES_THE_ESTIMATE * max(known) / 60
     memory = asked.memory_gb
     if memory is None and cost.main_memory is not None:
         largest = max(
@@ -180,16 +182,26 @@ def request_of(jobs: Sequence[JobOf], cost: Costs, asked: Asked) -> Request:
         )
         memory = math.ceil(max(LEAST_MEMORY_GB, MEMORY_MARGIN * cost.main_memory(largest) / 1e9))
     return Request(
-        minutes=math.ceil(asked.minutes or minutes),
+        minutes=math.floor(min(minutes_wanted(jobs, asked), asked.most_minutes)),
         cpus=asked.cpus,
         gpus=asked.gpus,
         memory_gb=memory,
     )
 
 
+def minutes_wanted(jobs: Sequence[JobOf], asked: Asked) -> int:
+    """As the user says, else by what the longest of the jobs takes: the cluster may give less."""
+    known = [job.seconds for job in jobs if job.seconds is not None]
+    minutes: float = UNKNOWN_MINUTES
+    if known:
+        minutes = START_MINUTES + TIMES_THE_ESTIMATE * max(known) / 60
+    return math.ceil(asked.minutes or minutes)
+
+
 def cpus_of(settings: MachineSettings, *, on_gpu: bool) -> int:
-    """Of a job for which nobody says: for the data beside a GPU, else those that a run uses."""
-    return CPUS_BESIDE_GPU if on_gpu else (settings.threads or 1) * (settings.gpus_per_run or 1)
+    """Of a job for which nobody says: for the data beside each GPU, else those that a run uses."""
+    of_each = CPUS_BESIDE_GPU if on_gpu else settings.threads or 1
+    return of_each * (settings.gpus_per_run or 1)
 
 
 CPUS_BESIDE_GPU = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from flops_fit.store.execution import SweepStopped
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import ForAnother, Prepared, Spec, Watcher
 from flops_fit.store.sharing import present
+from flops_fit.study.logged import opened
 from flops_fit.study.sweeps import launched, retried, tuned_here
 from flops_fit.training.trainer import TorchTrainer
 
@@ -34,12 +36,15 @@ def train_share(job: TrainRuns, asked: Asked) -> bool:
     todo = folder.missing(replace(whole, experiments=mine), retried(settings))
     if not todo:
         return False
-    spec = job.packed.spec()
+    spec, logger = job.packed.unpacked()
     with folder.deciding():
         prepared = prepared_here(spec, whole, todo, folder)
         tuned = tuned_here(todo, prepared, folder, settings)
-    going = launched(todo, spec, tuned, folder, settings)
-    with present(folder.path), going as (execute, watcher):
+    with ExitStack() as stack:
+        stack.enter_context(present(folder.path))
+        log = stack.enter_context(opened(logger, folder))
+        going = launched(todo, spec, tuned, folder, settings, log)
+        execute, watcher = stack.enter_context(going)
         asked.gained = not isinstance(tuned.trainer, TorchTrainer)  # a command tells nothing
         try:
             with asked.stopping(watcher):

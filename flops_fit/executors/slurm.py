@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import ConfigError, StudyError
+from flops_fit.executors.partition import most_minutes
 from flops_fit.files import is_inside
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.trunks import chains
 from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.shown import duration, short_flops
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Prepared, Spec
+from flops_fit.store.protocols import Logger, Prepared, Spec
 from flops_fit.store.sharing import check_file_system
-from flops_fit.study.jobs import JobArray, Records, jobs_there, records
+from flops_fit.study.jobs import JobArray, Records, Waiting, jobs_there, never_began, records
 
 if TYPE_CHECKING:
     from flops_fit.executors.requests import ArrayOf, Asked
@@ -74,14 +76,18 @@ class Slurm:
         missing: Sequence[Experiment],
         folder: StudyFolder,
         settings: SweepSettings,
+        logger: Logger | None = None,
     ) -> Submission:
         if missing and not settings.dry_run:
             check_slurm()
             check_file_system(folder.path)
         if missing:
             _check_submitit()
+        settings = as_pinned(settings, folder)
+        self._check_spread(prepared, settings)
         known = records(folder)
-        queued = known.runs_of(self._there(known, settings) or {})
+        there = self._there(known, settings) or {}
+        queued = known.runs_of(there)
         under_way = queued | {e.id for e in missing if folder.seems_locked(e.id)}
         todo = [e for e in missing if e.id not in under_way]
         arrays, notes = self._arrays(todo, prepared, settings)
@@ -92,11 +98,26 @@ class Slurm:
 
         if settings.dry_run:
             return replace(found, planned=arrays, scripts=scripts_of(self, arrays, folder))
-        notes += _warnings(folder)
-        taken = submit(self, arrays, spec, prepared.plan, folder, settings)
+        settled = {e.id for e in prepared.plan.experiments} - {e.id for e in missing}
+        notes += [*never_began(known, there, frozenset(settled)), *_warnings(folder)]
+        taken = submit(self, arrays, spec, prepared.plan, folder, settings, logger)
         return replace(found, notes=tuple(notes), planned=arrays, submitted=taken)
 
-    def _there(self, known: Records, settings: SweepSettings) -> dict[str, str] | None:
+    def _check_spread(self, prepared: Prepared, settings: MachineSettings) -> None:
+        """Raises `ConfigError` for what jobs could only fail of."""
+        from flops_fit.study.machine import Machine, check_spread
+
+        count, gpus = settings.gpus_per_run or 1, self._gpus(settings)
+        number = f"{gpus}".rpartition(":")[2]
+        if number.isdecimal() and 0 < int(number) < count:
+            raise ConfigError(
+                f"executor.gpus is {gpus}, gpus_per_run {count}: leave executor.gpus out, or ask "
+                f"for {count}"
+            )
+        in_job = Machine(1, 1, gpus=(number,) if gpus else (), gpus_per_run=count)
+        check_spread(prepared, replace(in_job, spread=settings.spread or "replicas"), settings)
+
+    def _there(self, known: Records, settings: SweepSettings) -> dict[str, Waiting] | None:
         """A dry run can do without the queue."""
         try:
             return jobs_there(known)
@@ -127,9 +148,27 @@ class Slurm:
                 f"{arrays[0].request.minutes} minutes, after which it is queued again and goes on; "
                 "executor.machine=h100, say, tells more, or executor.minutes"
             )
-        if settings.logger is not None:
-            notes.append("logger: what jobs train goes to the study's own files alone")
+        notes += self._notes_on_time(arrays, asked)
         return arrays, notes
+
+    def _notes_on_time(self, arrays: Sequence[ArrayOf], asked: Asked) -> list[str]:
+        """Raises `ConfigError` for jobs that would be told to stop as they start."""
+        from flops_fit.executors.requests import minutes_wanted
+
+        shortest = min((array.request.minutes for array in arrays), default=math.inf)
+        if 60 * shortest <= self.stop_seconds:
+            raise ConfigError(
+                f"a job of {shortest} min would be told to stop as it starts, "
+                f"executor.stop_seconds={self.stop_seconds} before its end: set fewer of these, or "
+                "give it more time (executor.minutes, another partition)"
+            )
+        wanted = max((minutes_wanted(array.jobs, asked) for array in arrays), default=0)
+        if wanted <= asked.most_minutes:
+            return []
+        return [
+            f"{self.partition or 'the default partition'} gives a job {asked.most_minutes:g} min, "
+            f"{wanted} were wanted: a run that isn't done by then is queued again and goes on"
+        ]
 
     def _asked(self, settings: MachineSettings) -> Asked:
         from flops_fit.executors.requests import Asked, cpus_of
@@ -140,7 +179,9 @@ class Slurm:
             memory_gb=self.memory_gb,
             cpus=self.cpus or cpus_of(settings, on_gpu=bool(gpus)),
             gpus=gpus,
+            processes=settings.gpus_per_run or 1,
             minutes_per_job=self.minutes_per_job,
+            most_minutes=most_minutes(self.partition),
         )
 
     def _gpus(self, settings: MachineSettings) -> int | str:
@@ -229,6 +270,17 @@ class Submission:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def as_pinned(settings: SweepSettings, folder: StudyFolder) -> SweepSettings:
+    """With what the study has pinned of how many GPUs and threads a run has: its jobs will."""
+    pinned = folder.pinned()
+    kept = {
+        name: pinned[name]
+        for name in ("threads", "gpus_per_run", "spread")
+        if name in pinned and getattr(settings, name) is None
+    }
+    return replace(settings, **kept)
 
 
 def check_slurm() -> None:

@@ -7,8 +7,10 @@ job alone: nothing here or elsewhere unpickles what it finds in a study.
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -22,11 +24,11 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from flops_fit.errors import ConfigError, StudyError
 from flops_fit.executors.node import Packed, TrainRuns
 from flops_fit.executors.requests import ArrayOf
-from flops_fit.files import within, write_bytes
+from flops_fit.files import folder_to_write, write_bytes
 from flops_fit.plan.experiment import Plan
 from flops_fit.settings import SweepSettings
 from flops_fit.store.folder import StudyFolder
-from flops_fit.store.protocols import Spec
+from flops_fit.store.protocols import Logger, Spec
 from flops_fit.study.jobs import JOBS, Job, JobArray, keep, one_line
 from flops_fit.training.spec import StudySpec
 
@@ -69,10 +71,11 @@ def submit(
     plan: Plan,
     folder: StudyFolder,
     settings: SweepSettings,
+    logger: Logger | None,
 ) -> tuple[JobArray, ...]:
     """Submits them, and keeps a record of each. Raises `ConfigError` with what sbatch says."""
     place = _new_place(folder)
-    packed = _packed(spec, place)
+    packed = _packed(spec, logger, place)
     is_ours = isinstance(spec, StudySpec)
     of_job = replace(settings, workers=1, executor=None, logger=None)
     taken: list[JobArray] = []
@@ -88,7 +91,8 @@ def submit(
             for job in array.jobs
         ]
         try:
-            jobs = sbatch(slurm, array, folder, place, is_ours=is_ours).submit_array(work)
+            with redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                jobs = sbatch(slurm, array, folder, place, is_ours=is_ours).submit_array(work)
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(_refused(str(error), array, taken)) from error
         record = JobArray(
@@ -148,9 +152,9 @@ def _lines(setup: Any) -> list[str]:
 def _new_place(folder: StudyFolder) -> Path:
     """A folder that nobody had before, in which no file of a stranger can wait."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    place = within(folder.path, JOBS).resolve() / stamp
+    place = folder_to_write(folder.path, JOBS).resolve() / stamp
     try:
-        place.mkdir(parents=True)
+        place.mkdir()
     except OSError as error:
         raise StudyError(
             f"{place} can't be made ({error.strerror}): mend the permissions"
@@ -158,14 +162,14 @@ def _new_place(folder: StudyFolder) -> Path:
     return place
 
 
-def _packed(spec: Spec, place: Path) -> Packed:
+def _packed(spec: Spec, logger: Logger | None, place: Path) -> Packed:
     """What makes the study in a job. Raises `ConfigError` where it can't be had there."""
     try:
-        content = cloudpickle.dumps(_made_anew(spec))
+        content = cloudpickle.dumps((_made_anew(spec), logger))
     except Exception as error:  # whatever a user's class raises
         raise ConfigError(
-            f"jobs can't be given this study ({type(error).__name__}: {error}): its model, loss or "
-            "data hold what stays in this process, such as an open file"
+            f"jobs can't be given this study ({type(error).__name__}: {error}): its model, loss, "
+            "data or logger hold what stays in this process, such as an open file"
         ) from error
     path = place / SPEC
     write_bytes(path, content)
@@ -185,7 +189,7 @@ def _itself(spec: Spec) -> Spec:
 
 def _refused(said: str, array: ArrayOf, taken: Sequence[JobArray]) -> str:
     """sbatch's own words, what was asked, and what often helps."""
-    words = one_line(said)
+    words = one_line(said).replace("sbatch: error: ", "")
     hints = [hint for sign, hint in HINTS if sign in words]
     before = f"; {len(taken)} arrays were submitted before it" if taken else ""
     return (

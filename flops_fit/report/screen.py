@@ -216,6 +216,7 @@ class SweepProgress:
 
     total_flops: float
     num_runs: int
+    has_bar: bool = True  # where there is a terminal; several processes would draw over each other
     stop_requested: bool = False
     ended: int = 0
     elsewhere: int = 0  # ended by other processes
@@ -227,7 +228,7 @@ class SweepProgress:
     _task: TaskID | None = None
 
     def __enter__(self) -> SweepProgress:
-        if messages().is_terminal:
+        if self.has_bar and self.num_runs and messages().is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=None))
             self._bar = Progress(*columns, console=messages(), expand=True)
             self._task = self._bar.add_task(str(self), total=self.total_flops)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from filelock import BaseFileLock, Timeout
 
-from flops_fit.errors import StudyWarning
+from flops_fit.errors import StudyWarning, UserError
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status, ended_run
 from flops_fit.plan.trunks import Chain, chains, steps_to_train
@@ -172,7 +172,8 @@ def _failed(experiment: Experiment, folder: StudyFolder, error: Exception) -> Ru
     with suppress(OSError):  # a full disk: the result says what it needs
         path = folder.run_folder(experiment.id) / "error.txt"
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    run = ended_run(experiment, Status.FAILED, f"{type(error).__name__}: {error}")
+    reason = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    run = ended_run(experiment, Status.FAILED, reason)
     folder.write_run(run)
     return run
 

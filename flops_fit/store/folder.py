@@ -39,8 +39,11 @@ PLAN_FILE, PINS_FILE, LATEST = "plan.json", "pinned.json", "latest"
 DECIDING = ".deciding.lock"
 """Held while what a study pins is decided."""
 
+LOCK = ".lock"
+"""Of a run, in its folder. Where it is a link, what it leads to is nothing that may be opened."""
+
 RUN_FILES = frozenset(
-    {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", ".lock", "log.txt", ".command"}
+    {"result.json", "metrics.jsonl", "checkpoint.pt", "error.txt", LOCK, "log.txt", ".command"}
 )
 """What is written to a run's folder, by us or for a command."""
 
@@ -125,7 +128,7 @@ class StudyFolder:
 
     def lock(self, run_id: str) -> FileLock:
         """Held while a run trains; the operating system frees it when its holder dies."""
-        return FileLock(self.room_for(run_id) / ".lock")
+        return FileLock(self.room_for(run_id) / LOCK)
 
     def room_for(self, run_id: str) -> Path:
         """The folder of a run that is to train, made where there is none.
@@ -134,13 +137,16 @@ class StudyFolder:
         where files should be.
         """
         folder = self.path / "runs" / check_name(run_id, "id of a run")
-        if os.path.lexists(folder) and (not is_inside(folder, self.path) or not folder.is_dir()):
-            clear_way(folder)
+        for place in (folder.parent, folder):
+            leads_out = place.is_symlink() and not is_inside(place, self.path)
+            if leads_out or (os.path.lexists(place) and not place.is_dir()):
+                clear_way(place)
         folder.mkdir(parents=True, exist_ok=True)
         with os.scandir(folder) as entries:
             found = [*entries]
         for entry in found:
             is_in_the_way = entry.name in RUN_FILES and not entry.is_file()
+            is_in_the_way |= entry.name == LOCK and entry.is_symlink()
             if is_in_the_way or (entry.is_symlink() and not is_inside(Path(entry), folder)):
                 clear_way(Path(entry))
         return folder
@@ -160,8 +166,8 @@ class StudyFolder:
 
     def seems_locked(self, run_id: str) -> bool:
         """The same where nothing may be written: by a lock that is there already."""
-        path = self.run_folder(run_id) / ".lock"
-        if not path.is_file():
+        path = self.run_folder(run_id) / LOCK
+        if path.is_symlink() or not path.is_file():
             return False
         try:
             return _is_held(FileLock(path))
@@ -255,9 +261,13 @@ class StudyFolder:
     def deciding(self) -> Iterator[None]:
         """Inside, no other process decides what holds for all runs of the study."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path / DECIDING):
+        lock = self.path / DECIDING
+        if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
+            clear_way(lock)
+        with FileLock(lock):
             for folder in (self.path, self.path / "trunks", *self.path.glob("plans/*/")):
-                sweep(folder, LONGEST_WRITE)
+                if is_inside(folder, self.path):
+                    sweep(folder, LONGEST_WRITE)
             yield
 
     def pinned(self) -> dict[str, Any]:

@@ -82,8 +82,10 @@ class Executor(Protocol):
         missing: Sequence[Experiment],
         folder: StudyFolder,
         settings: SweepSettings,
+        logger: Logger | None,
     ) -> Submitted:
-        """Has those trained of what is missing of the prepared plan that are not under way.
+        """Has those trained of what is missing of the prepared plan that are not under way, their
+        curves in the logger too.
 
         The settings say whether it is a dry run. Raises `ConfigError` for what can't be had there.
         """

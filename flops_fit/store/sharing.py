@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flops_fit.errors import StudyError
-from flops_fit.files import read_json, write_json
+from flops_fit.files import folder_to_write, read_json, write_json
 
 PROCESSES = ".processes"
 """Folder in a study's: a file for each process that shares it, with a lock beside."""
@@ -51,16 +52,23 @@ def check_file_system(folder: Path) -> None:
         )
     path = folder / f".probe-{_this_process()}.lock"
     try:
-        with FileLock(path):
-            another = [sys.executable, "-c", TRY_LOCK, str(path)]
-            has_it_too = subprocess.run(another, capture_output=True, check=False).returncode == 0
-    except (NotImplementedError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # that it does without flock
+            with FileLock(path):
+                has_it_too = _can_be_had(path)
+    except (NotImplementedError, OSError, UserWarning) as error:
         raise StudyError(f"{folder} has no locks ({error}): {NEEDED}") from error
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
     if has_it_too:
         raise StudyError(f"two processes can hold one lock in {folder}: {NEEDED}")
+
+
+def _can_be_had(path: Path) -> bool:
+    """Whether another process can lock it now."""
+    another = [sys.executable, "-c", TRY_LOCK, str(path)]
+    return subprocess.run(another, capture_output=True, check=False).returncode == 0
 
 
 def _locks_of_one_host(folder: Path, mounts: str | None = None) -> str:
@@ -90,8 +98,7 @@ def present(folder: Path) -> Iterator[None]:
 
     Raises `StudyError` where one that lives does not keep us from taking its lock.
     """
-    room = folder / PROCESSES
-    room.mkdir(parents=True, exist_ok=True)
+    room = folder_to_write(folder, PROCESSES)
     own = room / f"{_this_process()}.json"
     gone = threading.Event()
     with FileLock(own.with_suffix(".lock")):
@@ -121,8 +128,10 @@ def _beat(own: Path, gone: threading.Event) -> None:
 
 def _check_lock_of(other: Path, own: Path) -> None:
     """Raises `StudyError` where a process shows signs of life while we hold its lock; what one that
-    died has left is removed."""
+    died has left is removed. What is no lock of ours to take is let be."""
     lock = other.with_suffix(".lock")
+    if lock.is_symlink():
+        return
     try:
         with FileLock(lock).acquire(timeout=0):
             if _is_alive(other, own):
@@ -132,7 +141,7 @@ def _check_lock_of(other: Path, own: Path) -> None:
                 )
             other.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-    except Timeout:
+    except (Timeout, OSError):
         return
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flops_fit.study.machine import Machine
     from flops_fit.training.hardware import Hardware
     from flops_fit.training.memory import Fit
+    from flops_fit.training.ranks import Spread
     from flops_fit.training.recipe import Recipe
 
 LONG_SECONDS = 86400.0
@@ -161,7 +162,8 @@ def estimate_here(prepared: Prepared, machine: Machine, folder: StudyFolder) -> 
     recipe, plan = trainer.recipe, prepared.plan
     memory = memory_here(plan.experiments, recipe, machine)
     alone = step_times(plan.experiments, recipe, machine.threads)
-    recipe, count = spread_over(recipe, machine), machine.gpus_per_run
+    count = machine.gpus_per_run
+    recipe = spread_over(recipe, count, machine.spread)
 
     def step(experiment: Experiment) -> float:
         return alone(experiment) / count
@@ -186,14 +188,14 @@ def memory_here(
     there = available_bytes(
         recipe.device, per_device * (1 if machine.gpus else machine.gpus_per_run)
     )
-    return _memory(experiments, spread_over(recipe, machine), there)
+    return _memory(experiments, spread_over(recipe, machine.gpus_per_run, machine.spread), there)
 
 
-def spread_over(recipe: Recipe, machine: Machine) -> Recipe:
+def spread_over(recipe: Recipe, count: int, spread: Spread | None) -> Recipe:
     """As one of the processes has it that train a run together; to be looked at, not trained."""
     from flops_fit.training.ranks import Ranks
 
-    return replace(recipe, ranks=Ranks(0, machine.gpus_per_run, machine.spread))
+    return replace(recipe, ranks=Ranks(0, count, spread or "replicas"))
 
 
 def notes_on_memory(
@@ -218,13 +220,18 @@ def estimate_elsewhere(
     workers = min(settings.workers or 1, len(prepared.plan))
     if not isinstance(prepared.trainer, TorchTrainer):
         return Estimate(hardware.device, workers, None, hardware=hardware.name)
-    recipe = on(hardware, prepared.trainer.recipe, settings.precision)
+    recipe, count = on(hardware, prepared.trainer.recipe, settings.precision), settings.gpus_per_run
+    recipe = spread_over(recipe, count or 1, settings.spread)
     memory = _memory(prepared.plan.experiments, recipe, int(hardware.memory_bytes / workers))
     plan = prepared.plan
     title = f"{hardware.title}, {recipe.precision}"
-    step = step_times_on(hardware, plan.experiments, recipe)
-    if step is None:
+    alone = step_times_on(hardware, plan.experiments, recipe)
+    if alone is None:
         return Estimate(hardware.device, workers, None, memory, hardware.name, title)
+
+    def step(experiment: Experiment) -> float:
+        return alone(experiment) / (count or 1)
+
     seconds = seconds_on(hardware, plan, recipe, workers, step)
     by_budget = {
         budget: seconds_on(hardware, plan.at_budget(budget), recipe, workers, step)

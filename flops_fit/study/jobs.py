@@ -6,10 +6,12 @@ queue, where there is one. Nothing is believed of how a job has ended.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ class Request:
         return ", ".join(words)
 
 
+JOB_ID = re.compile(r"[0-9]{1,10}(_[0-9]{1,10})?")
+"""A number of 32 bits, and in an array its place."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One job, by the cluster's id, and the runs that it trains, by theirs."""
@@ -52,9 +58,13 @@ class Job:
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for an id that is none: it becomes a word of a command."""
-        array, _, place = self.id.partition("_")
-        if not array.isdecimal() or not (place.isdecimal() or self.id == array):
+        if not JOB_ID.fullmatch(self.id):
             raise ValueError(f"{self.id[:40]!r} is no id of a job")
+
+    @property
+    def array(self) -> str:
+        """The number of the array that it is of, or its own."""
+        return self.id.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,16 @@ class JobArray:
     name: str
     request: Request
     submitted: str  # when, in ISO 8601
-    jobs: tuple[Job, ...] = field(default=())
+    jobs: tuple[Job, ...]
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for jobs that were not submitted as one."""
+        if len({job.array for job in self.jobs}) != 1:
+            raise ValueError("its jobs are not those of one array")
 
     @property
     def id(self) -> str:
-        return self.jobs[0].id.partition("_")[0]
+        return self.jobs[0].array
 
     @property
     def num_runs(self) -> int:
@@ -78,8 +93,6 @@ class JobArray:
     def from_json(cls, data: Any) -> JobArray:
         """Raises `StudyError`."""
         jobs = read_list(Job, data.get("jobs"), "jobs")
-        if not jobs:
-            raise StudyError("it has no jobs")
         request = read_as(Request, data.get("request"), "request")
         texts = {name: of_type(str, data.get(name), name) for name in ("name", "submitted")}
         return cls(request=request, jobs=jobs, **texts)
@@ -122,8 +135,17 @@ def records(folder: StudyFolder) -> Records:
     return Records(folder, found, tuple(problems))
 
 
-def jobs_there(known: Records) -> dict[str, str] | None:
-    """Id -> state of those jobs that are in the queue or run; None where there is no squeue.
+@dataclass(frozen=True)
+class Waiting:
+    """What the cluster says of a job that is in the queue or runs: its state, and what it waits
+    for."""
+
+    state: str
+    reason: str
+
+
+def jobs_there(known: Records) -> dict[str, Waiting] | None:
+    """Id -> what is said of those jobs that are in the queue or run; None without a squeue.
 
     A job is the study's own if the script that it runs lies in the study's folder: whoever wrote
     the records. Raises `StudyError` where the cluster doesn't answer.
@@ -133,17 +155,16 @@ def jobs_there(known: Records) -> dict[str, str] | None:
     if not known.arrays:
         return {}
     ids = ",".join(dict.fromkeys(array.id for array in known.arrays))
-    words = ["squeue", "--noheader", "--array", f"--jobs={ids}", "--format=%i|%T|%o"]
+    words = ["squeue", "--noheader", "--array", f"--jobs={ids}", "--format=%i|%T|%r|%o"]
     done = asked(words)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise StudyError(f"squeue doesn't say what is in the queue: {one_line(done.stderr)}")
     listed = {job.id for array in known.arrays for job in array.jobs}
     there = {}
     for line in done.stdout.splitlines():
-        job, _, rest = line.partition("|")
-        state, _, script = rest.partition("|")
+        job, state, reason, script = [*line.split("|", 3), "", "", ""][:4]
         if job in listed and is_inside(Path(script), known.folder.path / JOBS):
-            there[job] = state
+            there[job] = Waiting(state, reason)
     return there
 
 
@@ -153,9 +174,8 @@ def cancel(known: Records) -> list[str]:
     there = jobs_there(known)
     if there is None:
         raise StudyError("there is no squeue here: cancel where the jobs were submitted")
-    mine = [a for a in known.arrays if any(job.id in there for job in a.jobs)]
-    if mine:
-        done = asked(["scancel", *(array.id for array in mine)])
+    if there:
+        done = asked(["scancel", *dict.fromkeys(Job(id, ()).array for id in there)])
         if done.returncode:
             raise StudyError(f"scancel refused: {one_line(done.stderr)}")
     for path in known.by_path:
@@ -198,14 +218,34 @@ def queue_of(folder: StudyFolder, settled: Iterable[str]) -> Queue:
         return Queue(everything, (*known.problems, *notes))
     return Queue(
         frozenset(known.runs_of(there)),
-        (*known.problems, *_never_began(known, there, frozenset(settled))),
+        (
+            *known.problems,
+            *_held_up(there.values()),
+            *never_began(known, there, frozenset(settled)),
+        ),
     )
 
 
 UNASKED = "queued is what was submitted and has no result"
 
 
-def _never_began(known: Records, there: Iterable[str], settled: frozenset[str]) -> Iterator[str]:
+PASSES = {"None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "Prolog", "Cleaning"}
+"""Reasons of the cluster's that jobs wait for and that need nobody."""
+
+
+def _held_up(there: Iterable[Waiting]) -> Iterator[str]:
+    """A sentence for each reason that may not pass by itself."""
+    reasons = Counter(one.reason for one in there if one.state == "PENDING")
+    for reason, count in reasons.items():
+        if reason not in PASSES:
+            jobs = "1 job is" if count == 1 else f"{count} jobs are"
+            yield (
+                f"{jobs} held up, for {reason} as Slurm calls it: if that won't pass, `flops-fit "
+                "cancel` and ask for what the partition has"
+            )
+
+
+def never_began(known: Records, there: Iterable[str], settled: frozenset[str]) -> Iterator[str]:
     """A sentence for each array whose jobs are gone and left neither a log nor results."""
     for path, array in known.by_path.items():
         is_gone = not {job.id for job in array.jobs} & {*there}

@@ -77,7 +77,7 @@ def machine_for(
     count: int = settings.gpus_per_run or pinned.get("gpus_per_run") or 1
     spread: Spread = settings.spread or pinned.get("spread") or "replicas"
     gpus = visible_gpus() if device_used.type == "cuda" else ()
-    if count > 1:
+    if count > 1 and num_runs:
         check_devices(count, device_used, len(gpus))
         gpus = tuple(",".join(gpus[i : i + count]) for i in range(0, len(gpus) - count + 1, count))
     alone = device is None or settings.of
@@ -99,7 +99,8 @@ def machine_of(
     """
     pinned = folder.pinned()
     machine = machine_for(settings, prepared.device, num_runs, pinned)
-    check_spread(prepared, machine, settings)
+    if num_runs:
+        check_spread(prepared, machine, settings)
     is_decided = machine.workers > 1 or settings.of or settings.threads or "threads" in pinned
     if num_runs == 0 or is_decided:
         return machine

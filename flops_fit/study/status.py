@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flops_fit.files import is_name
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run, Status
 from flops_fit.shown import short_flops
@@ -40,6 +41,7 @@ class StudyStatus:
     runs: Mapping[str, Run]  # by id
     underway: Mapping[str, Underway]  # those without a result, by id
     problems: tuple[str, ...]
+    beside: int = 0  # runs of no size or budget of the plan that jobs are at, as of `verify`
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,6 +78,7 @@ class StudyStatus:
             "study": str(self.folder.path),
             "planned": len(self.plan),
             **self.counts,
+            "beside_the_plan": self.beside,
             "flops": self.flops,
             "planned_flops": self.plan.total_flops,
             "failures": self.failures,
@@ -85,7 +88,9 @@ class StudyStatus:
         words = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
         share = self.flops / self.plan.total_flops
         total = short_flops(self.plan.total_flops)
-        return f"{words or 'nothing planned'}; {share:.0%} of {total} FLOPs"
+        runs = "1 run" if self.beside == 1 else f"{self.beside} runs"
+        more = f"; {runs} beside the plan queued or running" if self.beside else ""
+        return f"{words or 'nothing planned'}; {share:.0%} of {total} FLOPs{more}"
 
 
 def study_status(folder: StudyFolder) -> StudyStatus:
@@ -99,7 +104,9 @@ def study_status(folder: StudyFolder) -> StudyStatus:
         for e in plan.experiments
         if e.id not in runs
     }
-    return StudyStatus(folder, plan, runs, left, (*problems, *queue.notes))
+    others = filter(is_name, queue.runs - {e.id for e in plan.experiments})
+    beside = [id for id in others if not (folder.path / "runs" / id / "result.json").is_file()]
+    return StudyStatus(folder, plan, runs, left, (*problems, *queue.notes), len(beside))
 
 
 def underway(experiment: Experiment, folder: StudyFolder, *, is_queued: bool) -> Underway:

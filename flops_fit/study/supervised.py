@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flops_fit.errors import StudyError
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.store.protocols import ForAnother, TakesTurns, Trainer, Turns, Watcher
@@ -24,7 +25,7 @@ Output = Callable[[Path], AbstractContextManager[None]]
 """What is printed inside goes where it says; given the path of a run's log."""
 
 
-class TookTooLong(Exception):
+class TookTooLong(StudyError):
     """A run was ended at its time limit."""
 
 

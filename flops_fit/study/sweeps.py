@@ -238,24 +238,40 @@ def decided(
     warn: Tell | None = None,
 ) -> Decided:
     """Plan, and decide what is not decided yet: one process at a time."""
-    known = folder.pinned()
-    prepared = spec.prepare(folder)
-    with folder.deciding():
-        if folder.pinned() != known:  # by another process, meanwhile
-            prepared = spec.prepare(folder)
-        plan = prepared.plan
-        for changed in pin_sources(spec, folder):
-            said = SOURCE_WARNING.format(changed)
+    with deciding(spec, folder) as prepared:
+        for said in pin_sources(spec, folder):
             if warn is None:
                 tell(f"warning: {said}")
             else:
                 warn(said)
-        runs, problems = folder.runs_of(plan)
-        todo = missing_beside(runs, plan, retried(settings))
-        tell_what_is_there(plan, problems, len(todo), tell)
-        if todo and prepared.trains_with:
-            tell(f"trains with {prepared.trains_with}")
-        return Decided(plan, todo, tuned_here(todo, prepared, folder, settings))
+        todo = to_train(prepared, folder, settings, tell)
+        return Decided(prepared.plan, todo, tuned_here(todo, prepared, folder, settings))
+
+
+@contextmanager
+def deciding(spec: Spec, folder: StudyFolder) -> Iterator[Prepared]:
+    """Inside, with the plan by all that is pinned, no other process decides for the study."""
+    known = folder.pinned()
+    prepared = spec.prepare(folder)
+    with folder.deciding():
+        yield prepared if folder.pinned() == known else spec.prepare(folder)
+
+
+def to_train(
+    prepared: Prepared, folder: StudyFolder, settings: SweepSettings, tell: Tell
+) -> list[Experiment]:
+    """What is missing of the plan; its notes are told, files that can't be read, and how much."""
+    plan = prepared.plan
+    runs, problems = folder.runs_of(plan)
+    todo = missing_beside(runs, plan, retried(settings))
+    for note in plan.notes:
+        tell(f"note: {note}")
+    for problem in problems:
+        tell(f"warning: {problem}: this run is trained again")
+    tell(f"{plan}: +{len(todo)} new, {len(plan) - len(todo)} completed already")
+    if todo and prepared.trains_with:
+        tell(f"trains with {prepared.trains_with}")
+    return todo
 
 
 def retried(settings: SweepSettings) -> list[str]:
@@ -333,7 +349,8 @@ def launched(
     """What trains `todo` here, with its progress on screen and in the log, and signals caught."""
     from flops_fit.study.machine import executor, stop_on_signals
 
-    progress = SweepProgress(math.fsum(map(flops_to_train, chains(todo))), len(todo))
+    flops = math.fsum(map(flops_to_train, chains(todo)))
+    progress = SweepProgress(flops, len(todo), has_bar=not settings.rank)
     patience = Patience(settings.fail_fast)
     running = executor(spec, tuned.trainer, folder, tuned.machine, patience)
     watcher = progress if log is None else LoggedWatcher(progress, log, folder)
@@ -342,7 +359,7 @@ def launched(
 
 
 def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
-    """Remember the code that the study is trained with; returns the names whose code has changed.
+    """Remember the code that the study is trained with; returns a warning of each change to it.
 
     Ids know names and arguments, not code, so that a new comment makes no run worthless.
     """
@@ -350,19 +367,10 @@ def pin_sources(spec: Spec, folder: StudyFolder) -> list[str]:
     sources = {f"source of {name}": code for name, code in spec.sources.items()}
     folder.pin(sources)
     return [
-        key.removeprefix("source of ")
+        SOURCE_WARNING.format(key.removeprefix("source of "))
         for key, code in sources.items()
         if pinned.get(key, code) != code
     ]
-
-
-def tell_what_is_there(plan: Plan, problems: Sequence[str], num_todo: int, tell: Tell) -> None:
-    """The plan's notes, files that can't be read, and how much is to be trained."""
-    for note in plan.notes:
-        tell(f"note: {note}")
-    for problem in problems:
-        tell(f"warning: {problem}: this run is trained again")
-    tell(f"{plan}: +{num_todo} new, {len(plan) - num_todo} completed already")
 
 
 def tell_of_other_lengths(runs: Sequence[Run], tell: Callable[[str], None]) -> None:

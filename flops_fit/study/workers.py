@@ -34,6 +34,7 @@ from flops_fit.report.screen import warnings_told
 from flops_fit.store.execution import Patience, Unit, longest_first, train_unit
 from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
+from flops_fit.store.unguarded import OURS, check_exit_code, starting
 from flops_fit.study.supervised import Supervised, in_log, too_long, unseen
 from flops_fit.study.surroundings import Place, Streams
 
@@ -130,16 +131,18 @@ class Workers:
         gpu = slot % len(self.gpus) if has_one else None
         place = Place({**os.environ, **of_slot}, self.threads, gpu)
         make = partial(_supervised, self.make_trainer, self.timeout_seconds)
-        process = context.Process(target=_work, args=(there, Streams(), place, make, self.folder))
+        given = (there, Streams(), place, make, self.folder)
+        process = context.Process(target=_work, name=f"{OURS}-worker-{slot}", args=given)
         resource_tracker.ensure_running()  # which lets signals through again
         with _environment(of_slot):
             if METHOD == "forkserver":
                 with _held_back(STOPS):  # it and all that it forks begin so: see `_work`
                     forkserver.set_forkserver_preload(PRELOADED)
                     forkserver.ensure_running()
-                process.start()  # waits for its imports
+                with starting():
+                    process.start()  # waits for its imports
             else:
-                with _held_back(STOPS):
+                with _held_back(STOPS), starting():
                     process.start()
         there.close()
         return Worker(slot, process, here)
@@ -172,6 +175,8 @@ class Workers:
             watcher.finished(message)
             return message
         if message is None:
+            if worker.work:  # another process is at it, and goes on from there
+                worker.rest = ()
             worker.is_ready, worker.is_idle, worker.work = True, True, ()
             return None
         name, flops = message
@@ -191,6 +196,7 @@ class Workers:
         work, worker.work = worker.work, ()
         code = worker.process.exitcode
         if not worker.is_ready:
+            check_exit_code(code)
             deaths.at_start(code)
             return None
         if len(work) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import time
@@ -18,7 +17,7 @@ import torch
 
 from flops_fit.datasets.batches import micro_batches
 from flops_fit.errors import ConfigError, StudyError
-from flops_fit.files import write_json
+from flops_fit.files import read_json, write_json
 from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.ids import digest
 from flops_fit.training.kernels import KernelPlan, in_force, plans_for
@@ -207,7 +206,7 @@ def remember(key: str, plan: KernelPlan, cache: Path) -> None:
 
 def _entries(cache: Path) -> dict[str, Any]:
     try:
-        entries = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        entries = read_json(cache)
+    except (FileNotFoundError, StudyError):
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -34,6 +34,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from flops_fit.plan.experiment import Experiment, Plan
 from flops_fit.plan.run import Run
 from flops_fit.store.protocols import Trainer, Unwatched, Watcher
+from flops_fit.store.unguarded import OURS, check_exit_code, starting
 from flops_fit.training.devices import is_out_of_memory
 from flops_fit.training.kernels import keep_freed_memory
 from flops_fit.training.ranks import Ranks, Spread
@@ -192,8 +193,10 @@ class Processes:
         for start in starts:
             mine, theirs = context.Pipe()
             start = replace(start, port=self._store.port, environment=dict(os.environ))
-            process = context.Process(target=_live, args=(theirs, make_trainer, start))
-            with _as_they_start():
+            process = context.Process(
+                target=_live, name=f"{OURS}-rank-{start.rank}", args=(theirs, make_trainer, start)
+            )
+            with _as_they_start(), starting():
                 process.start()
             theirs.close()
             self._processes.append(process)
@@ -272,6 +275,7 @@ class Processes:
     def _died(self, connection: Connection) -> RuntimeError:
         process = self._process(connection)
         process.join(LOST_SECONDS)
+        check_exit_code(process.exitcode)
         return RuntimeError(
             f"{self._name(connection)} that trained the run died with exit code "
             f"{process.exitcode} (-9 is often want of memory): lower micro_batch_size, or raise "

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flops_fit.files import within
 from flops_fit.report.loggers.package import check_package
 from flops_fit.store.protocols import Point, Scalar
 
@@ -40,10 +41,12 @@ class MlflowLog:
 
         self._runs: dict[str, str] = {}
         with _without_news():
-            self._client = MlflowClient(tracking_uri=uri or f"sqlite:///{study / 'mlflow.db'}")
+            self._client = MlflowClient(
+                tracking_uri=uri or f"sqlite:///{within(study, 'mlflow.db')}"
+            )
             found = self._client.get_experiment_by_name(study.name)
         if found is None:
-            place = None if uri else (study / "mlflow").as_uri()
+            place = None if uri else within(study, "mlflow").as_uri()
             self._experiment = str(self._client.create_experiment(study.name, place))
         else:
             self._experiment = str(found.experiment_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flops_fit.files import within
 from flops_fit.report.loggers.package import check_package
 from flops_fit.store.protocols import Point, Scalar
 
@@ -24,7 +25,7 @@ class TensorBoard:
         check_package("tensorboard")
 
     def __call__(self, study: Path) -> TensorBoardLog:
-        return TensorBoardLog(Path(self.folder or study / "tensorboard"))
+        return TensorBoardLog(Path(self.folder or within(study, "tensorboard")))
 
 
 class TensorBoardLog:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flops_fit.files import within
 from flops_fit.report.loggers.package import check_package
 from flops_fit.store.protocols import Point, Scalar
 
@@ -27,7 +28,8 @@ class Wandb:
         check_package("wandb")
 
     def __call__(self, study: Path) -> WandbLog:
-        return WandbLog(self.project or study.name, self.mode, Path(self.folder or study))
+        folder = self.folder or within(study, "wandb").parent  # in which wandb makes one so named
+        return WandbLog(self.project or study.name, self.mode, Path(folder))
 
 
 class WandbLog:
