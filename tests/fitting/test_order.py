@@ -106,3 +106,15 @@ def test_the_script_that_counts_believed_tables_knows_a_good_verdict():
         assert script.short(law.diagnostics.verdict).startswith("No good")
         return
     raise AssertionError("no shuffled table had a law")
+
+
+def test_losses_that_follow_mostly_something_else_are_in_doubt():
+    """A bowl that chance can't make, in noise of thrice its depth."""
+    table = points(sizes=np.geomspace(1 / 8, 8, 60), noise=0.0)
+    noise = np.random.default_rng(0).normal(0, 0.12, len(table))
+    (sizes, _) = orders(table.with_loss(table.loss * np.exp(noise)))
+    assert sizes.by_chance <= 0.01
+    assert sizes.explained < 0.4
+    assert not sizes.is_clear
+    assert not sizes.is_none
+    assert "does not follow size within a budget" in sizes.doubt
