@@ -17,15 +17,22 @@ import torch
 from torch.utils.data import (
     DataLoader,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
     Subset,
-    default_collate,
 )
 
 from flops_fit.datasets.batches import Batch, as_batch, changed, joined, num_samples, token_rows
 from flops_fit.datasets.draws import drawing
 from flops_fit.datasets.hugging_face import with_tensors
+from flops_fit.datasets.loaders import (
+    STREAM_SEED,
+    batch_size_of,
+    check_batch_size,
+    check_fills_a_batch,
+    check_rows,
+    full_batches,
+    loaded_batches,
+    rebuilt,
+)
 from flops_fit.datasets.overlap import HELD_OUT, TRAINING, Look, check_overlap
 from flops_fit.datasets.samples import (
     HASHED_SAMPLES,
@@ -37,7 +44,6 @@ from flops_fit.datasets.samples import (
     batch_hash,
     device_bytes_of,
     map_style,
-    not_collated,
     on_training_device,
     text_hash,
 )
@@ -46,7 +52,6 @@ from flops_fit.datasets.source import (
     Source,
     check_held_out_fraction,
     fixed_batches,
-    seed_of,
     seeded_generator,
     shuffled_batches,
 )
@@ -63,9 +68,6 @@ from flops_fit.signatures import qualified_name
 RESERVED_BATCHES = 32
 """Batches at the start of a stream that are kept for evaluation and never trained on; looked at
 for copies where the held-out data are a dataset of their own."""
-
-STREAM_SEED = 0
-"""Of what a stream draws at random: one for all runs, so that what is reserved stays reserved."""
 
 
 @runtime_checkable
@@ -371,100 +373,3 @@ def parted(samples: UserSamples, held_out: Any, seed: int) -> tuple[Samples, Sam
 def is_fraction(held_out: Any) -> bool:
     """Whether `held_out` speaks of the training data itself and is no dataset of its own."""
     return held_out is None or isinstance(held_out, int | float)
-
-
-def rebuilt(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
-    """The loader over `dataset`, without a short last batch and with a generator of its own for
-    its shuffling, so that the user's loader stays as it was.
-
-    Its workers start anew each epoch: only then are they seeded, and a run can resume.
-    """
-    settings: dict[str, Any] = {
-        "batch_size": batch_size_of(loader),
-        "drop_last": True,
-        "generator": torch.Generator(),
-        "collate_fn": loader.collate_fn,
-        "num_workers": loader.num_workers,
-        "prefetch_factor": loader.prefetch_factor,
-        "pin_memory": loader.pin_memory,
-        "timeout": loader.timeout,
-        "worker_init_fn": loader.worker_init_fn,
-        "multiprocessing_context": loader.multiprocessing_context,
-    }
-    sampler = loader.sampler
-    if isinstance(dataset, IterableDataset) or isinstance(sampler, SequentialSampler):
-        return DataLoader(dataset, **settings)
-    if isinstance(sampler, RandomSampler) and not sampler.replacement:
-        return DataLoader(dataset, shuffle=True, **settings)
-    if dataset is loader.dataset:
-        return DataLoader(dataset, sampler=sampler, **settings)
-    raise ConfigError(
-        f"no fraction can be held out of a DataLoader with a {type(sampler).__qualname__} of its "
-        "own: give held_out=a dataset"
-    )
-
-
-def batch_size_of(loader: DataLoader[Any]) -> int:
-    """Raises `ConfigError` where batches are made elsewhere."""
-    if loader.batch_size is None:
-        raise ConfigError(
-            "the DataLoader has no batch_size, so its batches may differ in size: make it with "
-            "batch_size= in place of a batch_sampler"
-        )
-    return loader.batch_size
-
-
-def full_batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Once through a stream, the short last batch skipped."""
-    batches = loaded_batches(loader, STREAM_SEED, first_step=0)
-    return (batch for batch in batches if num_samples(batch) == loader.batch_size)
-
-
-def loaded_batches(loader: DataLoader[Any], seed: int, first_step: int) -> Iterator[Batch]:
-    """Once through the loader from its start, which is step `first_step` of a run.
-
-    What a sampler or, without workers, a dataset draws at random depends on (seed, step), what
-    workers draw on (seed, first_step).
-    """
-    loader.generator.manual_seed(seed_of(seed, first_step))
-    with drawing(seed, first_step):
-        batches = iter(loader)
-    for step in itertools.count(first_step):
-        with drawing(seed, step):
-            loaded = fetched_by(loader, batches)
-        if not loaded:
-            return
-        yield as_batch(loaded[0])
-
-
-def fetched_by(loader: DataLoader[Any], batches: Iterator[Any]) -> list[Any]:
-    """The next batch, if there is one. Raises `ConfigError` for samples that can't be in one."""
-    try:
-        return list(itertools.islice(batches, 1))
-    except RuntimeError as error:
-        if loader.collate_fn is not default_collate:
-            raise
-        raise not_collated(error) from error
-
-
-def check_rows(num_rows: int, batch_size: int) -> None:
-    if num_rows != batch_size:
-        raise ConfigError(
-            f"the DataLoader's collate_fn makes {num_rows} rows of a batch of {batch_size}: "
-            "it must keep one row for each sample"
-        )
-
-
-def check_fills_a_batch(num_samples: int, batch_size: int) -> None:
-    if num_samples < batch_size:
-        raise ConfigError(
-            f"{num_samples} samples to train on, one batch takes {batch_size}: "
-            "give more data, hold out less, or lower batch_size"
-        )
-
-
-def check_batch_size(asked: int, fixed: int) -> None:
-    if asked != fixed:
-        raise ConfigError(
-            f"batch_size {asked} asked of data that come in batches of {fixed}: use {fixed}"
-        )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from from_scripts import loaded
 
 from flops_fit.fitting import FitError, IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.examine.order import COMPUTE, ROWS, SIZES, orders
@@ -90,3 +91,30 @@ def test_what_is_in_doubt_says_what_to_do():
     (sizes, _) = orders(shuffled(points(), points().budget))
     assert "tables whose losses were shuffled follow size within a budget as well" in sizes.doubt
     assert "train more sizes" in sizes.doubt
+
+
+def test_the_script_that_counts_believed_tables_knows_a_good_verdict():
+    script = loaded("permuted_tables")
+    law = fit_runs(points().runs, draws=200)
+    assert script.short(law.diagnostics.verdict) in script.USABLE
+    table = points()
+    for seed in range(20):
+        try:
+            law = fit_runs(shuffled(table, table.budget, seed).runs, draws=50)
+        except FitError:
+            continue
+        assert script.short(law.diagnostics.verdict).startswith("No good")
+        return
+    raise AssertionError("no shuffled table had a law")
+
+
+def test_losses_that_follow_mostly_something_else_are_in_doubt():
+    """A bowl that chance can't make, in noise of thrice its depth."""
+    table = points(sizes=np.geomspace(1 / 8, 8, 60), noise=0.0)
+    noise = np.random.default_rng(0).normal(0, 0.12, len(table))
+    (sizes, _) = orders(table.with_loss(table.loss * np.exp(noise)))
+    assert sizes.by_chance <= 0.01
+    assert sizes.explained < 0.4
+    assert not sizes.is_clear
+    assert not sizes.is_none
+    assert "does not follow size within a budget" in sizes.doubt
