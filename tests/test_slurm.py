@@ -260,6 +260,10 @@ def test_what_sbatch_says_is_passed_on(lab, capsys):
     said = capsys.readouterr().err
     assert "invalid partition specified: nowhere" in said
     assert "`sinfo` lists them" in said
+    assert main([*words, "executor.minutes=600", "dry_run=true"]) == 0
+    said = capsys.readouterr()
+    assert "low gives a job 60 min, 600 were wanted" in said.err
+    assert "--time=60\n" in said.out
     assert main([*words, "executor.gpus=1"]) == 1
     assert "executor.gpus=0 for a partition without GPUs" in capsys.readouterr().err
 
