@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from flops_fit.study.status import study_status
 from flops_fit.training.spec import torch_trainer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+STUDY = Path(__file__).parent / "assets/studies/toy"
 
 
 def on_screen(folder: Path, columns: int, *words: str) -> list[str]:
@@ -164,6 +166,48 @@ def test_output_that_nobody_takes_ends_in_silence_or_one_sentence(
     assert done.returncode == code
     errors = [line for line in done.stderr.splitlines() if not line.startswith("chinchilla is ")]
     assert [line for line in errors if "rror" in line or "Traceback" in line] == [said] * bool(said)
+
+
+CLOSED = """
+import multiprocessing
+import os
+import sys
+from flops_fit.study.surroundings import Streams
+
+
+def work(streams):
+    sys.stdout = None  # as in a server that was started where it is closed
+    streams.take()
+    print("nobody reads this", flush=True)
+    os.write(2, b"written")
+
+
+if __name__ == "__main__":
+    os.close(1)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(Streams(),))
+    process.start()
+    process.join()
+    os._exit(process.exitcode)
+"""
+
+
+def test_a_worker_of_a_command_whose_stdout_is_closed_can_print(tmp_path):
+    (tmp_path / "closed.py").write_text(CLOSED)
+    words = [sys.executable, "closed.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "written")
+
+
+def test_help_to_nobody_and_tables_in_ascii_are_no_errors(tmp_path):
+    help_to_nobody = f"{sys.executable} -m flops_fit --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", help_to_nobody], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    shutil.copytree(STUDY, tmp_path / "outputs/toy", symlinks=True)
+    words = [sys.executable, "-m", "flops_fit", "status", "study=toy"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "------" in done.stdout
 
 
 def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path):

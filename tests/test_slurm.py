@@ -33,7 +33,8 @@ from flops_fit.models import MLP
 
 
 class Slow(MLP):
-    """Naps in every training step, as long as the environment says; breaks at one width."""
+    """Naps in every training step, as long as the environment says, until its job is queued again;
+    breaks at one width."""
 
     def __init__(self, width, **more):
         super().__init__(width, **more)
@@ -42,7 +43,8 @@ class Slow(MLP):
     def forward(self, x):
         if torch.is_grad_enabled() and self.width == int(os.environ.get("BROKEN", 0)):
             raise ValueError("this size is broken")
-        if torch.is_grad_enabled() and len(x) == 64:  # a step, not a trial of one
+        is_step = torch.is_grad_enabled() and len(x) == 64  # not a trial of one
+        if is_step and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
             time.sleep(float(os.environ.get("NAP", 0)))
         return super().forward(x)
 '''
@@ -82,9 +84,10 @@ def lab() -> Iterator[Path]:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setenv("SLURM_CONF", f"{cluster}/slurm.conf")
-        patch.setenv("NAP", "0.05")
-        # Slurm looks at limits every 30 seconds: this job is told 20 to 50 seconds after its start.
-        late = ["study=late", "executor.minutes=2", "executor.stop_seconds=70", *one_run(1100)]
+        patch.setenv("NAP", "0.15")
+        # Slurm looks at limits every 30 seconds: this job is told 80 to 110 seconds after its start,
+        # which on a busy machine is the time it needs to train a step.
+        late = ["study=late", "executor.minutes=3", "executor.stop_seconds=100", *one_run(1100)]
         assert main(["train", *WORDS, *SLURM, *late]) == 0
         patch.setenv("NAP", "0")
         try:
@@ -260,6 +263,10 @@ def test_what_sbatch_says_is_passed_on(lab, capsys):
     said = capsys.readouterr().err
     assert "invalid partition specified: nowhere" in said
     assert "`sinfo` lists them" in said
+    assert main([*words, "executor.minutes=600", "dry_run=true"]) == 0
+    said = capsys.readouterr()
+    assert "low gives a job 60 min, 600 were wanted" in said.err
+    assert "--time=60\n" in said.out
     assert main([*words, "executor.gpus=1"]) == 1
     assert "executor.gpus=0 for a partition without GPUs" in capsys.readouterr().err
 

@@ -170,6 +170,16 @@ def test_a_folder_that_is_a_link_leads_nothing_out(folder, name):
         assert contents(outside) == before, words
 
 
+def test_a_result_that_is_a_link_to_itself_is_set_aside(folder):
+    study = StudyFolder(Path("outputs/toy"))
+    result = min(study.path.glob("runs/*/result.json"))
+    result.unlink()
+    result.symlink_to(result.name)
+    with pytest.warns(StudyWarning, match="set aside as result.json.unusable-1"):
+        study.room_for(result.parent.name)
+    assert not os.path.lexists(result)
+
+
 @pytest.mark.parametrize("name", [".deciding.lock", "runs/{}/.lock"])
 def test_a_lock_that_is_a_link_opens_nothing(folder, name):
     precious = folder / "precious"

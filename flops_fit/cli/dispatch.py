@@ -6,6 +6,7 @@ Imports nothing before it is needed: help takes a tenth of a second, and torch t
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import signal
 import sys
@@ -18,14 +19,15 @@ from flops_fit.cli.verbs import VERBS, Verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     reopen_closed()
+    write_what_can_be_written()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text(), end="")
+        tell(help_text())
         return OK if words else USAGE
     if words[0] in ("-V", "--version"):
         from flops_fit import __version__
 
-        print(f"flops-fit {__version__}")
+        tell(f"flops-fit {__version__}\n")
         return OK
     if words[0] in ("-sc", "--shell-completion"):
         return complete(words)
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(words):
         from flops_fit.cli.help import verb_help
 
-        print(verb_help(verb), end="")
+        tell(verb_help(verb))
         return OK
     code = run(verb, words)
     if argv is None and code == INTERRUPTED:
@@ -50,6 +52,21 @@ def reopen_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def write_what_can_be_written() -> None:
+    """A character that a stream's encoding lacks is a question mark there, no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def tell(text: str) -> None:
+    """Help, to whoever is there to read it."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # of `flops-fit --help | head`; the flush at the end is not to fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(verb: Verb, words: Sequence[str]) -> int:

@@ -114,7 +114,7 @@ def show_table(table: Table) -> None:
         if table.title or not all(column.no_wrap for column in table.columns):
             console.print(table)
             return
-        head, *lines = plain_lines(table)
+        head, *lines = plain_lines(table, "-" if console.options.ascii_only else "─")
         console.print(Text(head, "table.header"), soft_wrap=True)
         console.print("\n".join(lines), soft_wrap=True)
         return
@@ -132,13 +132,13 @@ def table_of(*columns: str) -> Table:
     return table
 
 
-def plain_lines(table: Table) -> list[str]:
+def plain_lines(table: Table, dash: str) -> list[str]:
     """The lines that rich makes of a table of uncut columns, the first its header, in a fiftieth of
     the time: a plan may have 10,000 runs."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
     widths = [max(map(cell_len, cells)) for cells in columns]
     to_left = [column.justify == "left" for column in table.columns]
-    rule = "─" * (sum(widths) + BETWEEN * (len(widths) - 1))
+    rule = dash * (sum(widths) + BETWEEN * (len(widths) - 1))
     gap = " " * BETWEEN
     lines = []
     for row in zip(*columns, strict=True):

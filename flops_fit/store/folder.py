@@ -145,8 +145,10 @@ class StudyFolder:
         with os.scandir(folder) as entries:
             found = [*entries]
         for entry in found:
-            is_in_the_way = entry.name in RUN_FILES and not entry.is_file()
-            is_in_the_way |= entry.name == LOCK and entry.is_symlink()
+            is_file = entry.is_file(follow_symlinks=False) or (
+                entry.name != LOCK and os.path.isfile(entry)
+            )
+            is_in_the_way = entry.name in RUN_FILES and not is_file
             if is_in_the_way or (entry.is_symlink() and not is_inside(Path(entry), folder)):
                 clear_way(Path(entry))
         return folder

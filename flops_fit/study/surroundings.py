@@ -25,14 +25,18 @@ class Streams:
 
     def take(self) -> None:
         """Write to them from now on."""
-        for number, (sent, stream) in enumerate(
-            zip(self._sent, (sys.stdout, sys.stderr), strict=True), start=1
+        for number, (name, sent) in enumerate(
+            zip(("stdout", "stderr"), self._sent, strict=True), start=1
         ):
             theirs = sent.detach()
             if theirs != number:
                 os.dup2(theirs, number)
                 os.close(theirs)
-            if isinstance(stream, io.TextIOWrapper):
+            stream = getattr(sys, name)
+            if stream is None:  # it was closed where this process was forked off
+                nowhere = open(number, "w", 1, encoding="utf-8", closefd=False)  # noqa: SIM115
+                setattr(sys, name, nowhere)
+            elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)  # so that a kill loses no line
 
 

@@ -53,6 +53,10 @@ LOST_SECONDS = 5.0
 LAST_WORDS_SECONDS = 20.0
 """For a checkpoint, where the process that started them has died."""
 
+FIRST_STEP = ["torch.distributed.fsdp", "torch._dynamo"]
+"""Modules that torch loads with the first step, which takes 2 s: once for all processes of a CPU.
+Whether they touch a GPU, which no fork survives, was not tried."""
+
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 """A variable of the environment that torch reads when it is loaded."""
 
@@ -189,7 +193,8 @@ class Processes:
         self._connections: list[Connection] = []
         self._is_idle = False
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # torch is loaded once for all
+        further = [] if starts[0].on_gpu else FIRST_STEP
+        context.set_forkserver_preload([__name__, *further])  # torch is loaded once for all
         for start in starts:
             mine, theirs = context.Pipe()
             start = replace(start, port=self._store.port, environment=dict(os.environ))
