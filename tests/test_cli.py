@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from flops_fit.cli import main
 from flops_fit.cli.verbs import VERBS
 from flops_fit.cli.words import for_hydra
+from flops_fit.plan.run import Status, ended_run
+from flops_fit.store.folder import StudyFolder
 
 TINY = ["budgets=[1e7,3e7]", "batch_size=32", "min_steps=5", "num_sizes=3", "span=2", "workers=1"]
 TINY += ["center=10"]
@@ -185,6 +188,23 @@ def test_the_whole_chain(folder, capsys):
     assert main(["status", "json=true"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["completed"] == status["planned"] == 15
+
+
+def test_the_status_of_many_runs_is_a_row_per_budget(folder, capsys):
+    assert main(["plan", *TINY, "seeds=40"]) == 0
+    study = StudyFolder(folder / "outputs/mlp-toy")
+    plan = study.read_plan()
+    first, second, *_ = plan.experiments
+    study.write_run(ended_run(first, Status.FAILED, "no room"))
+    study.write_run(replace(ended_run(second, Status.COMPLETED, None), loss=0.25))
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    said = capsys.readouterr().out
+    head, _, *budgets = [line.split() for line in said.splitlines()[1:5]]
+    assert head == ["budget", "runs", "completed", "failed", "missing", "least", "loss"]
+    assert budgets == [["1e7", "120", "1", "1", "118", "0.2500"], ["3e7", "120", "120"]]
+    assert [e.id in said for e in plan.experiments[:3]] == [True, False, False]
+    assert "1 completed, 1 failed, 238 missing" in said
 
 
 def test_added_budget_trains_only_its_own_runs(folder, capsys):

@@ -98,7 +98,7 @@ def make_trainer_after_deaths(folder, graves, most):
 
 
 def fail_to_make_trainer():
-    raise LookupError("no such part")
+    raise EOFError("no such part")
 
 
 @pytest.fixture
@@ -161,7 +161,20 @@ def test_a_recipe_that_cannot_be_made_ends_the_sweep(folder, capfd):
     plan, _ = planned(folder.path)
     with pytest.raises(RuntimeError, match="a worker process ended with exit code 1 before"):
         Workers(fail_to_make_trainer, folder, 1, threads=1)(chains(plan.experiments), Unwatched())
-    assert "LookupError: no such part" in capfd.readouterr().err
+    assert "EOFError: no such part" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("has_heard", [True, False])
+def test_a_worker_whose_command_is_gone_leaves_without_a_word(folder, capfd, has_heard):
+    """Closed with a message that nobody had read, a connection is reset, else it ends."""
+    worker = Workers(partial(make_trainer, folder.path), folder, 1, threads=1)._start(0)
+    assert worker.connection.poll(60)
+    if has_heard:
+        assert worker.connection.recv() is None
+    worker.connection.close()
+    worker.process.join(60)
+    assert worker.process.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

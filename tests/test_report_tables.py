@@ -85,11 +85,8 @@ def test_runs_stand_beside_what_was_planned():
         "x", "completed", 100, 20_000, 1e9, 0.25, 1e9, size=Size("width", 8), wall_time_seconds=2.04
     )
     failed = replace(done, id="y", status="failed", loss=None, wall_time_seconds=None)
-    table = tables.runs_table(
-        PLAN,
-        {"x": done, "y": failed},
-        lambda e: {"x": "completed", "y": "failed", "z": "paused, 40%"}[e.id],
-    )
+    runs, words = {"x": done, "y": failed}, {"x": "completed", "y": "failed", "z": "paused, 40%"}
+    table = tables.runs_table(PLAN.experiments, runs, lambda e: words[e.id], "width")
     assert headers(table) == ["run", "budget", "width", "status", "loss", "seconds"]
     assert rows(table) == [
         ["x", "1e9", "8", "completed", "0.2500", "2.0"],
@@ -97,6 +94,10 @@ def test_runs_stand_beside_what_was_planned():
         ["z", "3e9", "16", "paused, 40%", "", ""],
     ]
     assert [column.justify for column in table.columns] == ["left", *["right"] * 5]
+    kinds = ["completed", "failed", "paused"]
+    counts = tables.counts_table(PLAN, runs, lambda e: words[e.id], kinds)
+    assert headers(counts) == ["budget", "runs", *kinds, "least loss"]
+    assert rows(counts) == [["1e9", "2", "1", "1", "", "0.2500"], ["3e9", "1", "", "", "1", ""]]
 
 
 def answer(prediction: Prediction, reach: Reach, *others: Prediction) -> Answer:

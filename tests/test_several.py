@@ -65,7 +65,7 @@ def be_killed():
 
 
 def fail():
-    raise LookupError("no such row")
+    raise EOFError("no more rows")
 
 
 def run_out_of_memory():
@@ -284,7 +284,7 @@ def test_one_that_ends_takes_the_run_with_it_and_no_more(folder, tmp_path, fate)
         if fate == "killed":
             assert "process 2 of 2 that trained the run died with exit code -9" in failed.error
         else:
-            assert failed.error == "LookupError: no such row"
+            assert failed.error == "EOFError: no more rows"
             told = (folder.path / "runs" / failed.id / "error.txt").read_text()
             assert "in process 2 of 2" in told
             assert "FATES[self.fate]()" in told

@@ -11,6 +11,9 @@ from flops_fit.settings import StatusSettings
 from flops_fit.study.found import found_study
 from flops_fit.study.status import study_status
 
+MOST_ROWS = 200
+"""Runs with a row each: of more, those that run, wait halfway or went wrong have one."""
+
 
 def status(settings: StatusSettings, origins: Origins) -> int:
     """What of the plan in force is completed, failed and missing."""
@@ -22,7 +25,14 @@ def status(settings: StatusSettings, origins: Origins) -> int:
     if settings.json:
         print_json(found.to_json())
         return OK
-    show_table(tables.runs_table(found.plan, found.runs, found.word))
+    plan, size = found.plan, found.plan.experiments[0].size.name
+    rows = plan.experiments
+    if len(rows) > MOST_ROWS:
+        kinds = [kind for kind, count in found.counts.items() if count]
+        show_table(tables.counts_table(plan, found.runs, found.word, kinds))
+        rows = found.remarkable
+    if 0 < len(rows) <= MOST_ROWS:
+        show_table(tables.runs_table(rows, found.runs, found.word, size))
     show(str(found))
     for reason, count in found.failures.items():
         show(f"{count} ended by: {reason}", "- ")

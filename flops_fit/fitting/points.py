@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,9 +227,19 @@ def _check_flops(runs: Sequence[Run], points: Points) -> None:
 
 def places(points: Points) -> NDArray[np.int64]:
     """A number for each row, (n,), equal where N and D are."""
-    logs = np.log(np.stack([points.num_params, points.num_tokens]))
-    _, group = np.unique(np.round(logs / SAME_POINT).astype(np.int64), axis=1, return_inverse=True)
-    return group.ravel()
+    columns = np.log(np.stack([points.num_params, points.num_tokens])) / SAME_POINT
+    return _groups(*np.round(columns).astype(np.int64))
+
+
+def _groups(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int64]:
+    """A number for each row, (n,), equal where both columns are, rising with the first of them.
+
+    `np.unique` of columns at once takes ten times as long.
+    """
+    _, ones = np.unique(first, return_inverse=True)
+    different, others = np.unique(second, return_inverse=True)
+    _, group = np.unique(ones.ravel() * len(different) + others.ravel(), return_inverse=True)
+    return np.asarray(group.ravel(), dtype=np.int64)
 
 
 def near_best(points: Points, factor: float) -> NDArray[np.bool_]:
@@ -244,10 +255,10 @@ def replicate_groups(points: Points) -> list[NDArray[np.int64]]:
     """Indices of the rows that share N, D and unique tokens, an array for each with several."""
     group = places(points)
     if points.unique_tokens is not None:
-        _, data = np.unique(points.unique_tokens, return_inverse=True)
-        _, group = np.unique(np.stack([group, data]), axis=1, return_inverse=True)
-        group = group.ravel()
-    return [np.flatnonzero(group == g) for g in np.flatnonzero(np.bincount(group) > 1)]
+        group = _groups(group, points.unique_tokens)
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))
+    return [rows for rows in np.split(order, ends[:-1]) if len(rows) > 1]
 
 
 def blocks(points: Points) -> NDArray[np.int64]:

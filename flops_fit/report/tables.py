@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -294,15 +295,42 @@ def variants_table(variants: Sequence[Variant]) -> Table:
     return table
 
 
-def runs_table(plan: Plan, runs: Mapping[str, Run], words: Callable[[Experiment], str]) -> Table:
+def runs_table(
+    experiments: Iterable[Experiment],
+    runs: Mapping[str, Run],
+    words: Callable[[Experiment], str],
+    size: str,
+) -> Table:
     """A row per experiment with what became of it, in `words`."""
-    table = table_of("run", "budget", plan.experiments[0].size.name, "status", "loss", "seconds")
+    table = table_of("run", "budget", size, "status", "loss", "seconds")
     table.columns[0].justify = "left"
-    for e in plan.experiments:
+    for e in experiments:
         run = runs.get(e.id)
         loss = short_loss(run.loss) if run and run.loss is not None else ""
         seconds = f"{run.wall_time_seconds:.1f}" if run and run.wall_time_seconds else ""
         table.add_row(e.id, short_flops(e.budget), e.size.label, words(e), loss, seconds)
+    return table
+
+
+def counts_table(
+    plan: Plan, runs: Mapping[str, Run], words: Callable[[Experiment], str], kinds: Sequence[str]
+) -> Table:
+    """A row per budget: how many of its runs became what (`kinds`, by the first of `words`), and
+    its least loss."""
+    of_budget: dict[float, list[Experiment]] = {}
+    for e in plan.experiments:
+        of_budget.setdefault(e.budget, []).append(e)
+    table = table_of("budget", "runs", *kinds, "least loss")
+    for budget, experiments in of_budget.items():
+        counts = Counter(words(e).partition(",")[0] for e in experiments)
+        found = (runs[e.id].loss for e in experiments if e.id in runs)
+        losses = [loss for loss in found if loss is not None]
+        table.add_row(
+            short_flops(budget),
+            f"{len(experiments):,}",
+            *(f"{counts[kind]:,}" if counts[kind] else "" for kind in kinds),
+            short_loss(min(losses)) if losses else "",
+        )
     return table
 
 

@@ -59,6 +59,12 @@ class StudyStatus:
         return str(self.underway[experiment.id]) if run is None else str(run.status)
 
     @property
+    def remarkable(self) -> tuple[Experiment, ...]:
+        """Those that some process is at, that wait halfway or went wrong."""
+        plain = {str(Status.COMPLETED), QUEUED, MISSING}
+        return tuple(e for e in self.plan.experiments if self.word(e) not in plain)
+
+    @property
     def failures(self) -> dict[str, int]:
         """Reason -> runs that failed or diverged for it, the commonest first."""
         ended = (run for run in self.runs.values() if run.error)

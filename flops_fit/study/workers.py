@@ -156,7 +156,7 @@ class Workers:
         """Take one message; returns the run that it says has ended."""
         try:
             message = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             return self._bury(worker, watcher, deaths)
         if isinstance(message, UserError):
             raise message
@@ -272,7 +272,7 @@ def _hand_out(queue: deque[Unit], workers: Sequence[Worker]) -> None:
             now, later = unit.experiments, unit.experiments[:0]
             if not unit.together:
                 now, later = unit.experiments[:1], unit.experiments[1:]
-            with suppress(BrokenPipeError):  # it has just died, which its next news will say
+            with suppress(ConnectionError):  # it has just died, which its next news will say
                 worker.connection.send(Unit(now, unit.together))
             worker.work, worker.is_idle, worker.since = now, False, time.monotonic()
             worker.num_limits = 1 + len(now) if unit.together else 1  # and then each alone
@@ -385,7 +385,7 @@ class PipeWatcher:
         try:
             with self._lock:
                 self.connection.send(message)
-        except BrokenPipeError:  # the parent was killed: leave a checkpoint and go
+        except ConnectionError:  # the parent was killed: leave a checkpoint and go
             self.stop_requested = True
 
     def request_stop(self, *_: object) -> None:
@@ -425,9 +425,20 @@ def _work(
             trainer = make_trainer()
             watcher.send(None)  # ready
             while not watcher.stop_requested:
-                train_unit(connection.recv(), trainer, folder, watcher)
+                if (unit := _next_unit(connection)) is None:
+                    return
+                train_unit(unit, trainer, folder, watcher)
                 watcher.send(None)  # ready for more
     except UserError as error:
         watcher.send(error)
-    except (EOFError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return
+
+
+def _next_unit(connection: Connection) -> Unit | None:
+    """What to train next; None where nobody is there any more who would say it."""
+    try:
+        unit: Unit = connection.recv()
+    except (EOFError, ConnectionError):
+        return None
+    return unit

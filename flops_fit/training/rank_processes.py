@@ -224,7 +224,7 @@ class Processes:
                         run = message if isinstance(message, Run) else run
             self._check_alive(busy)
             if watcher.stop_requested and not is_told:
-                with suppress(BrokenPipeError):  # its death is noticed in the next round
+                with suppress(ConnectionError):  # its death is noticed in the next round
                     self._connections[0].send(STOP)
                 is_told = True
         self._is_idle = True
@@ -248,13 +248,13 @@ class Processes:
         for connection in self._connections:
             try:
                 connection.send(task)
-            except BrokenPipeError:
+            except ConnectionError:
                 raise self._died(connection) from None
 
     def _heard(self, connection: Connection) -> Any:
         try:
             return connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             raise self._died(connection) from None
 
     def _check_alive(self, busy: set[Connection]) -> None:
@@ -335,7 +335,7 @@ class PipedWatcher:
         self._is_asked = is_asked
 
     def progress(self, experiment: Experiment, flops: float) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             self.connection.send(float(flops))
 
     def finished(self, run: Run) -> None:
@@ -372,8 +372,6 @@ def _live(connection: Connection, make_trainer: Callable[[], Trainer], start: St
                 connection.send(Stopped())
             else:
                 connection.send(None if start.rank else run)
-    except (EOFError, BrokenPipeError):
-        return
     except Exception as error:
         trace = traceback.format_exc()
         with suppress(OSError, EOFError):
@@ -383,8 +381,11 @@ def _live(connection: Connection, make_trainer: Callable[[], Trainer], start: St
 
 
 def _next_task(connection: Connection) -> Task:
-    while not isinstance(task := connection.recv(), Task):
-        pass  # asked to stop a run that had just ended
+    try:
+        while not isinstance(task := connection.recv(), Task):
+            pass  # asked to stop a run that had just ended
+    except (EOFError, ConnectionError):  # nobody is there any more
+        raise SystemExit(0) from None
     return task
 
 
@@ -427,7 +428,7 @@ def _pass_on_warnings(connection: Connection, start: Start) -> None:
         return
 
     def show(message: Any, category: Any, filename: str, line: int, *_: Any) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             connection.send(Warned(message, filename, line))
 
     warnings.showwarning = show  # type: ignore[assignment]

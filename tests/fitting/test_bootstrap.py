@@ -9,7 +9,7 @@ from sweeps import BUDGETS, CHINCHILLA, SIZES, points, sweep
 from flops_fit.fitting import IsoflopFit, SurfaceFit, fit_runs
 from flops_fit.fitting.bootstrap import resample_weights
 from flops_fit.fitting.noise import FreshNoise, seed_noise
-from flops_fit.fitting.points import blocks, places
+from flops_fit.fitting.points import blocks, places, replicate_groups
 from flops_fit.fitting.simulation import simulate_trunks
 
 
@@ -32,6 +32,17 @@ def repeated(runs, seeds):
             runs, 0.004 * np.random.default_rng(seed).standard_normal(len(runs)), strict=True
         )
     ]
+
+
+def test_repeats_share_n_and_d_and_their_unique_tokens():
+    runs = repeated(sweep(CHINCHILLA)[:5], 3)
+    found = [rows.tolist() for rows in replicate_groups(points(runs))]
+    assert sorted(found) == [[k, 5 + k, 10 + k] for k in range(5)]
+    some = [dataclasses.replace(run, unique_tokens=1e6 + (i < 5)) for i, run in enumerate(runs)]
+    found = [rows.tolist() for rows in replicate_groups(points([*some, *sweep(CHINCHILLA)[5:]]))]
+    assert sorted(found) == [[k, 5 + k, 10 + k] for k in range(5)]  # not all tell
+    found = [rows.tolist() for rows in replicate_groups(points(some))]
+    assert sorted(found) == [[5 + k, 10 + k] for k in range(5)]
 
 
 def test_runs_of_one_trunk_are_drawn_together_or_not_at_all():

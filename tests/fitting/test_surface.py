@@ -43,6 +43,17 @@ def test_no_step_of_an_independent_optimizer_improves_the_optimum(objective):
         assert law.value <= found.fun * (1 + 1e-9)
 
 
+def test_the_optimum_of_a_large_table_is_that_of_all_its_rows(monkeypatch):
+    """Fewer rows decide only where it is looked for."""
+    noisy = points(sweep(CHINCHILLA, noise=0.01, seed=3))
+    all_rows = SurfaceFit().law(noisy)
+    monkeypatch.setattr("flops_fit.fitting.surface.fit.MOST_ROWS_TO_SEARCH", len(noisy) // 2)
+    half = SurfaceFit().law(noisy)
+    assert half.value == pytest.approx(all_rows.value, rel=1e-12)
+    for name, value in dataclasses.asdict(all_rows.surface).items():
+        assert getattr(half.surface, name) == pytest.approx(value, rel=1e-6), name
+
+
 def test_huber_of_hand_picked_residuals():
     predicted, measured = np.exp([0.0005, 0.01, -0.01]), np.ones(3)
     expected = [0.5 * 0.0005**2, 1e-3 * (0.01 - 0.0005), 1e-3 * (0.01 - 0.0005)]

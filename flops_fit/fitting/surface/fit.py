@@ -44,6 +44,9 @@ TO_THE_END = Ending(tolerance=1e-13, max_steps=400)
 RESAMPLE_ENDING = Ending(tolerance=1e-8, max_steps=80)
 """How a bootstrap refit ends: an objective within 1e-8 moves alpha by < 1e-3 standard errors."""
 
+MOST_ROWS_TO_SEARCH = 5_000
+"""Rows by which neighbourhoods of optima are looked for; all rows then decide where these are."""
+
 SAME_OPTIMUM = 1e-6
 """Relative difference of objectives below which two starts ended in the same place."""
 
@@ -219,10 +222,13 @@ class SurfaceFit:
 
     def _polished(self, design: Design, space: Space) -> Solutions:
         """The ends of all starts, each led through the smoother objectives first."""
-        fits = self._starts(design)
+        some = design.sample(MOST_ROWS_TO_SEARCH)
+        fits = self._starts(some)
+        stages = [*self.objective.smoother, *([self.objective] if some is not design else [])]
+        for objective in stages:
+            weights = np.ones((len(fits), len(some.loss)))
+            fits = solve(fits, weights, some, objective, space, RESAMPLE_ENDING).fits
         weights = np.ones((len(fits), len(design.loss)))
-        for easier in self.objective.smoother:
-            fits = solve(fits, weights, design, easier, space, RESAMPLE_ENDING).fits
         return solve(fits, weights, design, self.objective, space, TO_THE_END)
 
     def _starts(self, design: Design) -> Array:

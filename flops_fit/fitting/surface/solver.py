@@ -73,6 +73,13 @@ class Design:
         mean_n, mean_d = float(log_n.mean()), float(log_d.mean())
         return cls(log_n - mean_n, log_d - mean_d, loss, mean_n, mean_d)
 
+    def sample(self, most: int) -> Design:
+        """So many of its rows, always the same; itself where it has no more."""
+        if len(self.x) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.x))[:most])
+        return replace(self, x=self.x[rows], y=self.y[rows], loss=self.loss[..., rows])
+
     def part(self, fits: NDArray[np.int64] | slice) -> Design:
         """The same for some of the fits."""
         return self if self.loss.ndim == 1 else replace(self, loss=self.loss[fits])
