@@ -85,8 +85,8 @@ def lab() -> Iterator[Path]:
         patch.syspath_prepend(folder)
         patch.setenv("SLURM_CONF", f"{cluster}/slurm.conf")
         patch.setenv("NAP", "0.15")
-        # Slurm looks at limits every 30 seconds: this job is told 80 to 110 seconds after its start,
-        # which on a busy machine is the time it needs to train a step.
+        # Slurm looks at limits every 30 seconds: this job is told 80 to 110 seconds after its
+        # start, which on a busy machine is the time it needs to train a step.
         late = ["study=late", "executor.minutes=3", "executor.stop_seconds=100", *one_run(1100)]
         assert main(["train", *WORDS, *SLURM, *late]) == 0
         patch.setenv("NAP", "0")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -64,3 +65,18 @@ class Place:
         torch.set_num_threads(self.threads)
         if self.gpu is not None and torch.cuda.device_count() > 1:
             torch.cuda.set_device(self.gpu)  # CUDA had looked before: all are still there
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """What a child process started inside sees from its first import on."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

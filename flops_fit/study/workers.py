@@ -36,7 +36,7 @@ from flops_fit.store.folder import StudyFolder
 from flops_fit.store.protocols import Trainer, Watcher
 from flops_fit.store.unguarded import OURS, check_exit_code, starting
 from flops_fit.study.supervised import Supervised, in_log, too_long, unseen
-from flops_fit.study.surroundings import Place, Streams
+from flops_fit.study.surroundings import Place, Streams, environment
 
 POLL_SECONDS = 0.2
 """Between looks at whether a stop was requested."""
@@ -134,7 +134,7 @@ class Workers:
         given = (there, Streams(), place, make, self.folder)
         process = context.Process(target=_work, name=f"{OURS}-worker-{slot}", args=given)
         resource_tracker.ensure_running()  # which lets signals through again
-        with _environment(of_slot):
+        with environment(of_slot):
             if METHOD == "forkserver":
                 with _held_back(STOPS):  # it and all that it forks begin so: see `_work`
                     forkserver.set_forkserver_preload(PRELOADED)
@@ -336,21 +336,6 @@ def _held_back(signals: set[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """What a child process started inside sees from its first import on."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @dataclass(frozen=True)

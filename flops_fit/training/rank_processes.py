@@ -293,18 +293,14 @@ class Processes:
         error = failure.error
         others = [c for c in self._connections if c is not connection]
         sentinels = {self._process(c).sentinel: c for c in others}
-        dead = wait(list(sentinels), LOST_SECONDS if _tells_of_loss(error) else 0.0)
+        may_be_of_a_loss = isinstance(error, dist.DistError) or "gloo" in str(error)
+        dead = wait(list(sentinels), LOST_SECONDS if may_be_of_a_loss else 0.0)
         if dead:
             return self._died(next(c for sentinel, c in sentinels.items() if sentinel in dead))
         if failure.portion is not None and is_out_of_memory(error):
             error = OutOfMemory(f"{self._name(connection)}: {error}", failure.portion)
         error.add_note(f"in {self._name(connection)}:\n{failure.trace}")
         return error
-
-
-def _tells_of_loss(error: Exception) -> bool:
-    """Whether it may come of another process's end."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextmanager
