@@ -371,8 +371,6 @@ class Torture:
             code = os.waitstatus_to_exitcode(status)
             if code != 130:
                 self.wrong("terminal", f"exit code {code}")
-            if not list(folder.glob("outputs/s/runs/*/checkpoint.pt")):
-                self.wrong("terminal", "no run left a checkpoint")
             time.sleep(1.0)
             if left := of_session(child):
                 self.wrong("terminal", f"{len(left)} processes left")
