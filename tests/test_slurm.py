@@ -55,6 +55,7 @@ WORDS += ["device=cpu", "threads=1", "together=false", "held_out_samples=256", "
 WORDS += ["kernels={matmul: default, attention: fused}", "batch_size=64", "checkpoint_seconds=2"]
 
 SLURM = ["executor=slurm", "executor.partition=low", "executor.cpus=1", "executor.minutes=5"]
+SLURM += ["executor.minutes_per_job=1e-6"]  # a job for each run, however fast the machine
 
 STEP = 6 * 225 * 64
 """FLOPs of a step of the smallest size that is trained here, an MLP of width 8."""
@@ -149,7 +150,7 @@ SWEEP = [f"budgets=[{60 * STEP},{120 * STEP}]", "sizes=[8,16]"]
 
 
 def test_arrays_train_what_one_process_does_and_the_same_command_then_fits(lab, capsys):
-    words = ["train", *WORDS, *SLURM, *SWEEP, "study=sweep", "executor.minutes_per_job=1e-6"]
+    words = ["train", *WORDS, *SLURM, *SWEEP, "study=sweep"]
     assert main(words) == 0
     said = capsys.readouterr().err
     assert "4 runs in 4 jobs submitted, 2 arrays" in said
