@@ -42,7 +42,8 @@ class Slow(MLP):
 
     def forward(self, x):
         is_broken = self.width == int(os.environ.get("BROKEN", 0)) and "SLURM_JOB_ID" in os.environ
-        if torch.is_grad_enabled() and is_broken:
+        has_numbers = type(x) is torch.Tensor and not x.is_meta
+        if torch.is_grad_enabled() and is_broken and has_numbers:
             raise ValueError("this size is broken")
         is_step = torch.is_grad_enabled() and len(x) == 64  # not a trial of one
         if is_step and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
