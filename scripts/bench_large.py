@@ -25,8 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from bench_executors import FLEET_FIGURES, Figure, Study, made_on, table_of
-from marked_block import write_block
+from bench_executors import Figure, Study, told
 
 from flops_fit.laws import LossSurface
 from flops_fit.plan.run import Status, ended_run
@@ -115,11 +114,7 @@ def main() -> int:
             Command(f"`fit` of a table of {rows:,} rows", ("fit", "runs=runs.csv"), 60, (0, 3)),
         ]
         figures = [command.timed(place) for command in commands]
-    table = table_of(figures)
-    print(table)
-    if not is_quick:
-        write_block(FLEET_FIGURES, "large", f"{made_on()}\n\n{table}")
-    return 0 if all(figure.holds for figure in figures) else 1
+    return told(figures, None if is_quick else "large")
 
 
 if __name__ == "__main__":

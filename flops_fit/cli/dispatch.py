@@ -65,8 +65,10 @@ def tell(text: str) -> None:
     """Help, to whoever is there to read it."""
     try:
         print(text, end="", flush=True)
-    except BrokenPipeError:  # of `flops-fit --help | head`; the flush at the end is not to fail too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # of `flops-fit --help | head`
+        from flops_fit.cli.failures import drop_stdout
+
+        drop_stdout()
 
 
 def run(verb: Verb, words: Sequence[str]) -> int:

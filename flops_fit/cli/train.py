@@ -20,6 +20,7 @@ from flops_fit.report.files import PAGE, is_current
 from flops_fit.report.printing import print_law
 from flops_fit.report.screen import say
 from flops_fit.settings import SweepSettings
+from flops_fit.store.folder import as_pinned
 from flops_fit.store.protocols import Spec
 from flops_fit.study.fits import FittedStudy, Fitting
 from flops_fit.study.frozen import RunFailed, keep
@@ -32,8 +33,8 @@ def train(settings: SweepSettings, origins: Origins) -> int:
     """Plan, train what is missing, fit, and show the answer."""
     check_rank(settings)
     if settings.rank is not None:
-        count = settings.gpus_per_run or study_folder(settings).pinned().get("gpus_per_run") or 1
-        take_own_gpus(settings.rank, count)
+        pinned = as_pinned(settings, study_folder(settings))
+        take_own_gpus(settings.rank, pinned.gpus_per_run or 1)
     spec = build_spec(settings, origins)
     if settings.rank:
         return train_part(spec, settings, origins)

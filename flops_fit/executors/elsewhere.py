@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from flops_fit.fitting import Refusal
 from flops_fit.report.screen import say
@@ -35,17 +36,17 @@ def submitted(
     with deciding(executor.planned(spec, settings), folder) as prepared:
         plan, said = prepared.plan, list[str]()
         todo = to_train(prepared, folder, settings, said.append)
-        if not (todo or settings.dry_run):  # whoever answers says what there is
-            return executor.submit(spec, prepared, todo, folder, settings, logger)
-        for line in said:
-            tell(line)
-        if settings.dry_run:
-            return executor.submit(spec, prepared, todo, folder, settings, logger)
+        submit = partial(executor.submit, spec, prepared, todo, folder, settings, logger)
+        if todo or settings.dry_run:  # else whoever answers says what there is
+            for line in said:
+                tell(line)
+        if not todo or settings.dry_run:
+            return submit()
         for warning in pin_sources(spec, folder):
             tell(f"warning: {warning}")
         folder.write_plan(plan)
         try:
-            return executor.submit(spec, prepared, todo, folder, settings, logger)
+            return submit()
         finally:
             if records(folder).arrays:  # of the jobs that there are, some may be refused
                 pins = prepared.trainer.pins

@@ -18,7 +18,7 @@ from flops_fit.plan.experiment import Experiment
 from flops_fit.plan.trunks import chains
 from flops_fit.settings import MachineSettings, SweepSettings
 from flops_fit.shown import duration, short_flops
-from flops_fit.store.folder import StudyFolder
+from flops_fit.store.folder import StudyFolder, as_pinned
 from flops_fit.store.protocols import Logger, Prepared, Spec
 from flops_fit.store.sharing import check_file_system
 from flops_fit.study.jobs import JobArray, Records, Waiting, jobs_there, never_began, records
@@ -270,17 +270,6 @@ class Submission:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def as_pinned(settings: SweepSettings, folder: StudyFolder) -> SweepSettings:
-    """With what the study has pinned of how many GPUs and threads a run has: its jobs will."""
-    pinned = folder.pinned()
-    kept = {
-        name: pinned[name]
-        for name in ("threads", "gpus_per_run", "spread")
-        if name in pinned and getattr(settings, name) is None
-    }
-    return replace(settings, **kept)
 
 
 def check_slurm() -> None:

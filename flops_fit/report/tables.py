@@ -317,11 +317,9 @@ def counts_table(
 ) -> Table:
     """A row per budget: how many of its runs became what (`kinds`, by the first of `words`), and
     its least loss."""
-    of_budget: dict[float, list[Experiment]] = {}
-    for e in plan.experiments:
-        of_budget.setdefault(e.budget, []).append(e)
     table = table_of("budget", "runs", *kinds, "least loss")
-    for budget, experiments in of_budget.items():
+    for budget in plan.budgets:
+        experiments = plan.at_budget(budget).experiments
         counts = Counter(words(e).partition(",")[0] for e in experiments)
         found = (runs[e.id].loss for e in experiments if e.id in runs)
         losses = [loss for loss in found if loss is not None]

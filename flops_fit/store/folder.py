@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -326,6 +326,17 @@ def checked_pins(pins: dict[str, Any]) -> dict[str, Any]:
     if pins.get("threads", 1) > MOST_THREADS:
         raise StudyError(f"threads is {pins['threads']}: no machine has so many")
     return pins
+
+
+def as_pinned(settings: SweepSettings, folder: StudyFolder) -> SweepSettings:
+    """With what the study has pinned of how many GPUs and threads a run has."""
+    pinned = folder.pinned()
+    kept = {
+        name: pinned[name]
+        for name in ("threads", "gpus_per_run", "spread")
+        if name in pinned and getattr(settings, name) is None
+    }
+    return replace(settings, **kept)
 
 
 def latest_study(output_root: Path) -> StudyFolder:

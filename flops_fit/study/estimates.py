@@ -220,8 +220,9 @@ def estimate_elsewhere(
     workers = min(settings.workers or 1, len(prepared.plan))
     if not isinstance(prepared.trainer, TorchTrainer):
         return Estimate(hardware.device, workers, None, hardware=hardware.name)
-    recipe, count = on(hardware, prepared.trainer.recipe, settings.precision), settings.gpus_per_run
-    recipe = spread_over(recipe, count or 1, settings.spread)
+    count = settings.gpus_per_run or 1
+    recipe = on(hardware, prepared.trainer.recipe, settings.precision)
+    recipe = spread_over(recipe, count, settings.spread)
     memory = _memory(prepared.plan.experiments, recipe, int(hardware.memory_bytes / workers))
     plan = prepared.plan
     title = f"{hardware.title}, {recipe.precision}"
@@ -230,7 +231,7 @@ def estimate_elsewhere(
         return Estimate(hardware.device, workers, None, memory, hardware.name, title)
 
     def step(experiment: Experiment) -> float:
-        return alone(experiment) / (count or 1)
+        return alone(experiment) / count
 
     seconds = seconds_on(hardware, plan, recipe, workers, step)
     by_budget = {
